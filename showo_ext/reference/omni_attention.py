@@ -1,0 +1,47 @@
+"""Plain-torch omni_attention: the formula, for tests, for reading, and for devices without a kernel.
+
+    scores = scale * q k^T, with -inf where the mask forbids;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
+
+It materialises [B, H, S_q, S_kv] and is differentiable by autograd (twice), in whatever dtype the inputs have.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from showo_ext.mask import OmniMask
+
+
+@overload
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[False] = False
+) -> Tensor: ...
+@overload
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(scale q k^T over the allowed columns) v.
+
+    q: [B, H, S_q, D]; k, v: [B, H_kv, S_kv, D] with H a multiple of H_kv (query head h reads kv head h // (H / H_kv));
+    mask: OmniMask of batch B or 1. Returns [B, H, S_q, D], with return_lse also the natural-log normaliser [B, H, S_q].
+    Rows without columns give zeros and lse = -inf, and pass no gradient.
+    """
+    scale = q.size(-1) ** -0.5 if scale is None else scale
+    group = q.size(1) // k.size(1) if k.size(1) else 1
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    allowed = mask.to_dense().unsqueeze(1)  # [B, 1, S_q, S_kv]
+    some = allowed.any(-1, keepdim=True)
+    # Rows without columns are computed as if they saw everything, then replaced: no NaN reaches autograd.
+    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~(allowed | ~some), float("-inf"))
+    if k.size(2) == 0:
+        lse = scores.new_full(scores.shape[:-1], float("-inf"))
+        out = scores @ v
+    else:
+        lse = scores.logsumexp(-1).masked_fill(~some.squeeze(-1), float("-inf"))
+        out = (scores.softmax(-1) @ v).masked_fill(~some, 0.0)
+    return (out, lse) if return_lse else out
