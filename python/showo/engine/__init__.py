@@ -1,0 +1,1 @@
+"""Inference: pictures from text, text from pictures."""

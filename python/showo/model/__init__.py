@@ -1,0 +1,1 @@
+"""The transformer, the image tokenizer, weights on disk, losses."""

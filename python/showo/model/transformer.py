@@ -1,0 +1,310 @@
+"""The Show-o transformer: a Phi decoder over text ids, task marks and image codes, with omni-attention.
+
+One block is  x + attention(ln(x)) + mlp(ln(x))  with a single LayerNorm, QK-LayerNorm, partial rotary positions
+(half-split layout), tanh-GELU, biases everywhere, a final LayerNorm and an untied head. Module and parameter names
+are those of the released checkpoints, so their state dicts load as they are. There are no buffers: rotary angles are
+computed from explicit positions once per call and shared by all layers, which is also what allows packed rows, cached
+prefixes and padded batches to give the same numbers.
+
+Shapes: B batch, S rows of this call, H heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from showo_ext import OmniMask, omni_attention
+from torch import Tensor, nn
+
+from showo.config import ShowoConfig
+from showo.model.weights import PretrainedMixin
+
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
+
+
+class Linear(nn.Linear):
+    """nn.Linear that starts from normal(0, 0.02) and zero bias, as the backbone's training did."""
+
+    std: ClassVar[float] = 0.02
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding that starts from normal(0, 0.02)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=Linear.std)
+
+
+class KVCache:
+    """Keys and values of every layer, [B, H, slots, D], written at given slots.
+
+    A fixed buffer: nothing is reallocated while a picture or a text is generated. What a query may look at is the
+    mask's business, slots that no interval covers are never read.
+    """
+
+    def __init__(
+        self,
+        config: ShowoConfig,
+        batch: int,
+        slots: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch, config.num_heads, slots, config.head_dim)
+        self.batch = batch
+        self.slots = slots
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: int | Tensor) -> None:
+        """Put keys, values [B, H, S, D] at slots: from one start for all rows, or one slot per row [B] (S = 1)."""
+        if isinstance(slots, int):
+            end = slots + keys.shape[2]
+            if slots < 0 or end > self.slots:
+                raise ValueError(f"KVCache: rows {slots}..{end} do not fit {self.slots} slots")
+            self.keys[layer][:, :, slots:end] = keys
+            self.values[layer][:, :, slots:end] = values
+        else:
+            rows = torch.arange(self.batch, device=slots.device)
+            self.keys[layer][rows, :, slots] = keys[:, :, 0]
+            self.values[layer][rows, :, slots] = values[:, :, 0]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.layer_norm_eps
+        self.num_heads = config.num_heads
+        self.head_dim = config.head_dim
+        self.q_proj = Linear(hidden, hidden)
+        self.k_proj = Linear(hidden, hidden)
+        self.v_proj = Linear(hidden, hidden)
+        self.dense = Linear(hidden, hidden)
+        self.q_layernorm: nn.Module = nn.Identity()
+        self.k_layernorm: nn.Module = nn.Identity()
+        if config.qk_layernorm:
+            self.q_layernorm = nn.LayerNorm(self.head_dim, eps=eps)
+            self.k_layernorm = nn.LayerNorm(self.head_dim, eps=eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: OmniMask,
+        attend: AttentionFunction,
+        cache: KVCache | None,
+        slots: int | Tensor,
+        layer: int,
+        rows: slice,
+    ) -> Tensor:
+        heads = (self.num_heads, self.head_dim)
+        cos, sin = rotary
+        q = self.q_layernorm(self.q_proj(x[:, rows]).unflatten(-1, heads))
+        k = self.k_layernorm(self.k_proj(x).unflatten(-1, heads))
+        v = self.v_proj(x).unflatten(-1, heads).transpose(1, 2)
+        q = rotate(q, cos[:, rows], sin[:, rows]).to(v.dtype).transpose(1, 2)
+        k = rotate(k, cos, sin).to(v.dtype).transpose(1, 2)
+        if cache is not None:
+            cache.write(layer, k, v, slots)
+            k = cache.keys[layer][:, :, : mask.kv_length]
+            v = cache.values[layer][:, :, : mask.kv_length]
+        out = attend(q, k, v, mask)
+        return self.dense(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention and MLP in parallel after one LayerNorm."""
+
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, rows: slice, **attention: Any) -> Tensor:
+        normed = self.input_layernorm(x)
+        return x[:, rows] + self.self_attn(normed, rows=rows, **attention) + self.mlp(normed[:, rows])
+
+
+class Phi(nn.Module):
+    """Embedding, blocks, final LayerNorm."""
+
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class PhiForCausalLM(nn.Module):
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        self.model = Phi(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+
+class Showo(PretrainedMixin, nn.Module):
+    """Show-o: logits over one vocabulary of text and image codes.
+
+    attend: the attention used, `showo_ext.omni_attention` unless another function of the same signature is set
+    (for example `showo_ext.reference.omni_attention`).
+    """
+
+    config_class = ShowoConfig
+
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attend: AttentionFunction = omni_attention
+        self.showo = PhiForCausalLM(config)
+        if config.w_clip_vit:
+            self.mm_projector = nn.Sequential(
+                Linear(config.clip_width, config.hidden_size),
+                nn.GELU(),
+                Linear(config.hidden_size, config.hidden_size),
+            )
+        if config.initializer_range != Linear.std:
+            self._rescale_init(config.initializer_range / Linear.std)
+
+    @torch.no_grad()
+    def _rescale_init(self, factor: float) -> None:
+        for module in self.modules():
+            if isinstance(module, (Linear, Embedding)):
+                module.weight.mul_(factor)
+
+    @property
+    def device(self) -> torch.device:
+        return self.showo.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.showo.lm_head.weight.dtype
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings [B, S, hidden] of ids [B, S]."""
+        return self.showo.model.embed_tokens(input_ids)
+
+    def project_clip(self, features: Tensor) -> Tensor:
+        """CLIP-ViT features [B, P, clip_width] as embeddings [B, P, hidden]."""
+        if not self.config.w_clip_vit:
+            raise ValueError("project_clip: this model has no CLIP-ViT projector (config.w_clip_vit is false)")
+        return self.mm_projector(features)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        mask: OmniMask | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        slots: int | Tensor = 0,
+        rows: slice = slice(None),
+    ) -> Tensor:
+        """Final, normalised hidden states [B, R, hidden], ready for `logits`.
+
+        input_ids [B, S] or inputs_embeds [B, S, hidden]: exactly one of them.
+        mask: who sees whom, [B, S, kv]; None is causal. kv is S, or the cache's columns in use.
+        positions: rotary positions, [S] or [B, S]; None counts from 0.
+        cache, slots: keys and values of these rows are written there, and attention reads columns 0..kv of it.
+        rows: rows whose result is wanted; the last layer computes queries and MLP for these only.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Showo: give either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            assert input_ids is not None
+            if input_ids.dim() != 2:
+                raise ValueError(f"Showo: input_ids must be [B, S], got shape {list(input_ids.shape)}")
+            x = self.embed(input_ids)
+        else:
+            if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != self.config.hidden_size:
+                raise ValueError(
+                    f"Showo: inputs_embeds must be [B, S, {self.config.hidden_size}], got {list(inputs_embeds.shape)}"
+                )
+            x = inputs_embeds
+        batch, length = x.shape[:2]
+        if mask is None:
+            if cache is not None:
+                raise ValueError("Showo: a cache needs an explicit mask")
+            mask = OmniMask.causal(batch, length, device=x.device)
+        if positions is None:
+            if cache is not None:
+                raise ValueError("Showo: a cache needs explicit positions")
+            positions = torch.arange(length, device=x.device)
+        if positions.dim() == 1:
+            positions = positions[None]
+        if positions.shape[1] != length or positions.shape[0] not in (1, batch):
+            raise ValueError(f"Showo: positions must be [{length}] or [{batch}, {length}], got {list(positions.shape)}")
+        rotary = rotary_angles(positions, self.config)
+        everything = slice(None)
+        last = self.config.num_layers - 1
+        for index, block in enumerate(self.showo.model.layers):
+            wanted = rows if index == last else everything
+            x = block(
+                x,
+                wanted,
+                rotary=rotary,
+                mask=mask if wanted == everything else mask.rows(wanted.start, wanted.stop),
+                attend=self.attend,
+                cache=cache,
+                slots=slots,
+                layer=index,
+            )
+        return self.showo.model.final_layernorm(x)
+
+    def logits(self, hidden: Tensor, vocab: tuple[int, int] | None = None) -> Tensor:
+        """Logits [..., V] of final hidden states, or of ids vocab[0] .. vocab[1]-1 only."""
+        head = self.showo.lm_head
+        if vocab is None:
+            return head(hidden)
+        first, end = vocab
+        if not 0 <= first < end <= self.config.vocab_size:
+            raise ValueError(f"Showo: vocab {vocab} is not a range of the {self.config.vocab_size} ids")
+        return F.linear(hidden, head.weight[first:end], head.bias[first:end])
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        mask: OmniMask | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, S, V]; arguments as for `hidden_states`."""
+        return self.logits(self.hidden_states(input_ids, inputs_embeds, mask=mask, positions=positions))
+
+
+def rotary_angles(positions: Tensor, config: ShowoConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, S, 1, rotary_dim / 2] in fp32 (fp64 rounds positions nowhere, fp32 does not up to 2**24)."""
+    half = config.rotary_dim // 2
+    exponent = torch.arange(half, device=positions.device, dtype=torch.float32) * (2 / config.rotary_dim)
+    angles = positions[..., None].float() * torch.exp(exponent * -math.log(config.rope_theta))
+    return angles.cos()[:, :, None], angles.sin()[:, :, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first dims of every head: pairs are (i, i + rotary_dim / 2). x [B, S, H, D]."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -1,0 +1,223 @@
+"""Saving and loading of models: safetensors + config.json, local folders or hub ids.
+
+Every name and shape of a checkpoint is compared with the model before anything is loaded, files appear whole or not at
+all, and pickles (`pytorch_model.bin`, as released) are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from showo.files import atomic_path, atomic_write_text
+
+if TYPE_CHECKING:
+    from typing import Self
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_SUFFIX = ".index.json"
+# In this order; the last two are how the released folders call theirs.
+WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another shape than the model; the message says which file and why."""
+
+
+class PretrainedMixin:
+    """`save_pretrained` and `from_pretrained` for a module built from one config dataclass.
+
+    The class sets `config_class` (with from_dict and to_dict) and takes the config as its only argument.
+    """
+
+    config_class: ClassVar[Any]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write model.safetensors and config.json into a folder, each atomically.
+
+        dtype: floating tensors are stored in it (fp16 and bf16 halve the file); None keeps theirs.
+        """
+        from safetensors.torch import save_file
+
+        assert isinstance(self, nn.Module)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for name, tensor in self.state_dict().items():
+            if tensor.is_floating_point() and dtype is not None:
+                tensor = tensor.to(dtype)
+            tensors[name] = tensor.detach().cpu().contiguous()
+        with atomic_path(folder / WEIGHTS_NAME) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        atomic_write_text(folder / CONFIG_NAME, json.dumps(self.config.to_dict(), indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        config: Any = None,
+    ) -> Self:
+        """Build the model and load its weights, in evaluation mode.
+
+        source: a folder, or a hub id "owner/name" (downloaded through huggingface_hub; revision as there).
+        dtype: floating tensors are converted to it; None keeps what the file holds.
+        config: instead of the folder's config.json.
+        """
+        folder = resolve_folder(source, revision=revision)
+        if config is None:
+            config = read_config(folder, cls.config_class)
+        with torch.device("meta"):
+            model = cls(config)  # type: ignore[call-arg]
+        assert isinstance(model, nn.Module)
+        load_weights(model, folder, dtype=dtype, device=device)
+        return model.eval()
+
+
+def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint, downloaded first if `source` is a hub id."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file; expected a folder with {CONFIG_NAME} and weights")
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
+        raise CheckpointError(f"no checkpoint folder at {path}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+    except Exception as error:  # the hub's many errors: no network, no such repository, no access
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"no folder {source!r} here, and it cannot be had from the hub: {reason}") from error
+
+
+def read_config(folder: Path, config_class: Any) -> Any:
+    path = folder / CONFIG_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {CONFIG_NAME}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    try:
+        return config_class.from_dict(data)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_weights(
+    model: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> None:
+    """Load the folder's weights into `model` (which may be on the meta device), all names and shapes checked."""
+    readers = dict(open_tensors(folder))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_names_and_shapes(
+        expected, {name: shape for name, (shape, _) in readers.items()}, what=f"{folder}", into=type(model).__name__
+    )
+    state = {}
+    for name in expected:
+        tensor = readers[name][1]()
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        state[name] = tensor.to(device=device, dtype=wanted)
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def check_names_and_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, what: str, into: str
+) -> None:
+    """CheckpointError that lists what is missing, unexpected or of another shape (the first few of each)."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} {list(found[name])} instead of {list(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{what} does not fit {into}: " + "; ".join(problems))
+
+
+Reader = tuple[tuple[int, ...], Callable[[], Tensor]]
+
+
+def open_tensors(folder: Path) -> Iterator[tuple[str, Reader]]:
+    """Name, shape and a function that reads the tensor, for every tensor of the folder's checkpoint."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            yield from _open_file(folder / name)
+            return
+        index = folder / (name + INDEX_SUFFIX)
+        if index.is_file():
+            yield from _open_shards(index)
+            return
+    raise CheckpointError(f"{folder} has no weights (looked for {', '.join(WEIGHT_FILES)} and their {INDEX_SUFFIX})")
+
+
+def _open_shards(index: Path) -> Iterator[tuple[str, Reader]]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not an index of weight shards: {error}") from error
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names a shard outside its folder: {shard!r}")
+    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if absent:
+        raise CheckpointError(f"{index.parent} lacks {len(absent)} of {len(shards)} weight shards: {', '.join(absent)}")
+    for shard in shards:
+        promised = {name for name, file in weight_map.items() if file == shard}
+        for name, reader in _open_file(index.parent / shard):
+            if name not in promised:
+                raise CheckpointError(f"{index.parent / shard} holds {name}, which {index.name} does not place there")
+            promised.remove(name)
+            yield name, reader
+        if promised:
+            raise CheckpointError(f"{index.parent / shard} lacks {', '.join(sorted(promised)[:4])}")
+
+
+def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = safe_open(path, framework="pt")
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                yield name, (tuple(file.get_slice(name).get_shape()), _reader(file, name))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged or incomplete: {error}") from error
+        return
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # zip, pickle and refused-global errors alike
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as plain weights: {reason}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path} is not a state dict of tensors")
+    for name, tensor in state.items():
+        yield name, (tuple(tensor.shape), lambda tensor=tensor: tensor)
+
+
+def _reader(file: Any, name: str) -> Callable[[], Tensor]:
+    return lambda: file.get_tensor(name)
