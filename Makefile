@@ -1,0 +1,73 @@
+# Every target sets up what it needs in .venv. To use another environment: make PYTHON=/path/to/python <target>,
+# which then must hold the dependencies already (pip install -e '.[dev]').
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+ifdef PYTHON
+SETUP :=
+else
+PYTHON := .venv/bin/python
+SETUP := .venv/.installed
+endif
+SYSTEM_PYTHON ?= python3
+JOBS ?= $(shell nproc)
+BIN = $(dir $(PYTHON))
+export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
+
+CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
+	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
+PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
+
+.PHONY: help install dev demo test test-fast test-kernels test-asan lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/.installed: pyproject.toml setup.py constraints.txt
+	$(SYSTEM_PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt 'setuptools>=77' wheel cmake ninja pybind11
+	.venv/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+install: $(SETUP) ## create .venv and install the package into it
+
+dev: $(SETUP) ## build the native module in-tree (incremental)
+	$(PYTHON) setup.py -q build_ext --inplace -j $(JOBS)
+
+demo: dev ## generate a sheet of pictures, describe two, train for a minute
+	$(PYTHON) -m showo.demo
+
+test: dev ## lint and the whole test suite
+	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
+	$(PYTHON) -m pytest -m "not soak and not kernels"
+
+test-fast: dev ## the tests that take seconds
+	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"
+
+test-kernels: dev ## the exhaustive sweep over kernels
+	$(PYTHON) -m pytest -m kernels
+
+ASAN = build/asan
+test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehaviorSanitizer (ASAN_TESTS=...)
+	mkdir -p $(ASAN)/site/showo_ext
+	ln -sfn $(CURDIR)/showo_ext/* $(ASAN)/site/showo_ext/ && rm -f $(ASAN)/site/showo_ext/_C*.so
+	$(BIN)cmake -S. -B$(ASAN)/build -GNinja -DSHOWO_SANITIZE=ON -DSHOWO_EXT_CUDA=0 -DPython_EXECUTABLE=$(abspath $(PYTHON)) \
+		-Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) -DSHOWO_EXT_OUTPUT_DIR=$(CURDIR)/$(ASAN)/site/showo_ext
+	$(BIN)cmake --build $(ASAN)/build --target _C -j $(JOBS)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(ASAN)/site:$(CURDIR)/python \
+		$(PYTHON) -m pytest -q -p no:cacheprovider -o pythonpath= $(or $(ASAN_TESTS),tests/codebook)
+
+lint: $(SETUP) ## ruff, mypy, clang-format
+	$(BIN)ruff check $(PY_DIRS)
+	$(BIN)ruff format --check $(PY_DIRS)
+	$(BIN)mypy showo_ext $(if $(wildcard python/showo/__init__.py),python/showo)
+	$(if $(CXX_FILES),$(BIN)clang-format --dry-run --Werror $(CXX_FILES))
+
+format: $(SETUP) ## apply ruff and clang-format
+	$(BIN)ruff check --fix $(PY_DIRS)
+	$(BIN)ruff format $(PY_DIRS)
+	$(if $(CXX_FILES),$(BIN)clang-format -i $(CXX_FILES))
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info showo_ext/_C*.so

@@ -1,0 +1,38 @@
+# Decides whether the CUDA kernels are built (SHOWO_EXT_CUDA) and for which architectures (SHOWO_EXT_CUDA_ARCHS).
+
+set(SHOWO_EXT_CUDA "auto" CACHE STRING "CUDA kernels: auto (when nvcc is found), 1 (required), 0 (never)")
+set(SHOWO_EXT_CUDA_ARCHS "80" CACHE STRING "Compute capabilities, e.g. 80;90: machine code for each, PTX for the last")
+set_property(CACHE SHOWO_EXT_CUDA PROPERTY STRINGS auto 1 0)
+string(TOLOWER "${SHOWO_EXT_CUDA}" showo_cuda_choice)
+if(NOT showo_cuda_choice MATCHES "^(auto|1|0|on|off)$")
+  message(FATAL_ERROR "SHOWO_EXT_CUDA is '${SHOWO_EXT_CUDA}', expected auto, 1 or 0")
+endif()
+
+set(SHOWO_HAS_CUDA FALSE)
+if(NOT showo_cuda_choice MATCHES "^(0|off)$")
+  # The architecture list also serves CMake's own compiler test, so it is set before the language is enabled.
+  string(REPLACE "," ";" SHOWO_EXT_CUDA_ARCHS "${SHOWO_EXT_CUDA_ARCHS}")
+  set(CMAKE_CUDA_ARCHITECTURES "")
+  foreach(arch IN LISTS SHOWO_EXT_CUDA_ARCHS)
+    if(NOT arch MATCHES "^[0-9]+[a-z]?$")
+      message(FATAL_ERROR "SHOWO_EXT_CUDA_ARCHS holds '${arch}', expected compute capabilities such as 80 or 90")
+    endif()
+    list(APPEND CMAKE_CUDA_ARCHITECTURES ${arch}-real)
+  endforeach()
+  list(GET SHOWO_EXT_CUDA_ARCHS -1 showo_last_arch)
+  list(APPEND CMAKE_CUDA_ARCHITECTURES ${showo_last_arch}-virtual)
+
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(SHOWO_HAS_CUDA TRUE)
+  elseif(showo_cuda_choice MATCHES "^(1|on)$")
+    message(FATAL_ERROR "SHOWO_EXT_CUDA=1 asks for the CUDA kernels, but no working nvcc was found. "
+                        "Put nvcc on PATH or set CUDACXX to it.")
+  endif()
+endif()
+if(NOT SHOWO_HAS_CUDA)
+  message(NOTICE "showo_ext: CPU-only build, without CUDA kernels (no nvcc found, or SHOWO_EXT_CUDA=0)")
+endif()

@@ -1,0 +1,18 @@
+// Turning CUDA runtime errors into a Status. Host side only.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "common/status.h"
+
+namespace showo {
+
+inline Status check_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return ok_status();
+  return cuda_error("%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+// Call right after a launch: reports a bad configuration and clears it, so that it is not found by somebody else.
+inline Status check_launch(const char* kernel) { return check_cuda(cudaGetLastError(), kernel); }
+
+}  // namespace showo

@@ -1,0 +1,123 @@
+#include "common/parallel.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+namespace showo {
+namespace {
+
+struct Job {
+  Job(TaskFunction f, void* c, int64_t n) : function(f), context(c), num_tasks(n) {}
+  TaskFunction function;
+  void* context;
+  int64_t num_tasks;
+  std::atomic<int64_t> next{0};
+  std::exception_ptr error;  // guarded by the pool's mutex
+};
+
+thread_local bool inside_parallel_run = false;
+
+class Pool {
+ public:
+  // Returns false when another thread is using the pool.
+  bool run(Job* job, int num_threads) {
+    std::unique_lock<std::mutex> region(region_, std::try_to_lock);
+    if (!region.owns_lock()) return false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (num_workers_ < num_threads - 1) {
+        std::thread([this] { work(); }).detach();
+        ++num_workers_;
+      }
+      job_ = job;
+      free_places_ = num_threads - 1;
+    }
+    wake_.notify_all();
+    drain(job);
+    // Workers that did not wake up in time are not waited for: the place is simply closed.
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;
+    free_places_ = 0;
+    done_.wait(lock, [this] { return num_inside_ == 0; });
+    return true;
+  }
+
+ private:
+  void work() {
+    inside_parallel_run = true;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [this] { return free_places_ > 0; });
+      --free_places_;
+      ++num_inside_;
+      Job* job = job_;
+      lock.unlock();
+      drain(job);
+      lock.lock();
+      if (--num_inside_ == 0) done_.notify_one();
+    }
+  }
+
+  void drain(Job* job) {
+    while (true) {
+      const int64_t task = job->next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= job->num_tasks) return;
+      try {
+        job->function(job->context, task);
+      } catch (...) {
+        job->next.store(job->num_tasks, std::memory_order_relaxed);
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!job->error) job->error = std::current_exception();
+      }
+    }
+  }
+
+  std::mutex region_;  // held during one parallel run
+  std::mutex mutex_;   // guards what follows
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  int free_places_ = 0;
+  int num_inside_ = 0;
+  int num_workers_ = 0;
+};
+
+// The pool is never destroyed, since its threads may outlive static destructors; after fork() the parent's pool is
+// abandoned, because its threads do not exist in the child and its locks may be held.
+Pool& pool() {
+  static std::mutex creation;
+  static std::atomic<Pool*> current{nullptr};
+  static std::atomic<pid_t> owner{0};
+  const pid_t pid = getpid();
+  if (owner.load(std::memory_order_acquire) != pid) {
+    std::lock_guard<std::mutex> lock(creation);
+    if (owner.load(std::memory_order_relaxed) != pid) {
+      current.store(new Pool, std::memory_order_relaxed);
+      owner.store(pid, std::memory_order_release);
+    }
+  }
+  return *current.load(std::memory_order_relaxed);
+}
+
+void run_serially(int64_t num_tasks, TaskFunction function, void* context) {
+  for (int64_t task = 0; task < num_tasks; ++task) function(context, task);
+}
+
+}  // namespace
+
+void parallel_run(int64_t num_tasks, int num_threads, TaskFunction function, void* context) {
+  if (num_tasks < num_threads) num_threads = static_cast<int>(num_tasks);
+  if (num_threads <= 1 || inside_parallel_run) return run_serially(num_tasks, function, context);
+  Job job(function, context, num_tasks);
+  inside_parallel_run = true;
+  const bool ran = pool().run(&job, num_threads);
+  inside_parallel_run = false;
+  if (!ran) return run_serially(num_tasks, function, context);
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace showo

@@ -1,0 +1,6 @@
+"""Types of the compiled module (csrc/bindings). Pointers are integers: Tensor.data_ptr()."""
+
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def set_cpu_isa(name: str) -> None: ...

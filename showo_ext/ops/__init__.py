@@ -1,0 +1,1 @@
+"""The torch operators, one file each: public function, validation, schema, implementations, fake, autograd."""
