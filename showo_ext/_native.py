@@ -86,7 +86,8 @@ def require_cuda_kernel(op: str, launcher: str, module: Any | None = None) -> An
     if not hasattr(module, launcher):
         why = "has no CUDA kernel for it" if module.build_info()["has_cuda"] else "is CPU-only"
         raise NotImplementedError(
-            f"{op}: this build of showo_ext {why}; for CUDA tensors use showo_ext.reference.{op}, or move them to the CPU"
+            f"{op}: this build of showo_ext {why}; for CUDA tensors use showo_ext.reference.{op}, "
+            "or move them to the CPU"
         )
     return module
 

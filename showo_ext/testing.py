@@ -1,0 +1,189 @@
+"""What the tests and benchmarks of all operators share: inputs, the error budget, guards around memory, CPU code paths.
+
+Nothing here needs pytest, so users can check their own build with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import native
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ISAS = ("baseline", "avx2", "avx512")
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def randn(
+    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 1.0, device: str = "cpu"
+) -> Tensor:
+    """Normal numbers that depend on (shape, seed) alone, drawn in fp32 on the CPU and then converted."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator) * scale).to(dtype=dtype, device=device)
+
+
+def randint(low: int, high: int, shape: Sequence[int], *, seed: int = 0, device: str = "cpu") -> Tensor:
+    """int64 numbers in [low, high)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, high, tuple(shape), generator=generator).to(device)
+
+
+def uniforms(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
+    """fp32 numbers in the open interval (0, 1): explicit noise for the sampling operators."""
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.randint(0, 1 << 23, shape, generator=generator)
+    return ((bits.double() + 0.5) / (1 << 23)).float().to(device)
+
+
+def inside_larger(tensor: Tensor, *, pad: int = 3, offset: int = 1, last_dim_contiguous: bool = True) -> Tensor:
+    """The same values as a view into a larger tensor whose other elements are poison (NaN, or the lowest integer).
+
+    Every dimension is a slice, so all strides but the last differ from the contiguous ones, and the pointer is
+    `offset` elements away from the allocation's alignment. With `last_dim_contiguous=False` the last stride is 2.
+    """
+    step = 1 if last_dim_contiguous or tensor.dim() == 0 else 2
+    sizes = [size + pad for size in tensor.shape]
+    if sizes:
+        sizes[-1] = tensor.shape[-1] * step + pad
+    large = poisoned(sizes, dtype=tensor.dtype, device=tensor.device)
+    index = [slice(offset, offset + size) for size in tensor.shape]
+    if index:
+        index[-1] = slice(offset, offset + tensor.shape[-1] * step, step)
+    view = large[tuple(index)]
+    view.copy_(tensor.detach())
+    return view
+
+
+def poison_value(dtype: torch.dtype) -> float | int | bool:
+    """NaN for floating types, True for bool, the lowest number for integers: values a kernel must not leave or use."""
+    if dtype.is_floating_point:
+        return float("nan")
+    return True if dtype == torch.bool else torch.iinfo(dtype).min if dtype != torch.uint8 else 0xA5
+
+
+def poisoned(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Tensor:
+    """A tensor full of `poison_value`."""
+    return torch.full(tuple(shape), poison_value(dtype), dtype=dtype, device=device)
+
+
+# ---------------------------------------------------------------- the error budget
+
+
+def max_error(actual: Tensor, oracle: Tensor) -> float:
+    """Largest |actual - oracle| in fp64, where both are finite."""
+    a, o = actual.detach().double(), oracle.detach().double()
+    finite = a.isfinite() & o.isfinite()
+    return float((a - o)[finite].abs().max()) if bool(finite.any()) else 0.0
+
+
+def rounding_band(oracle: Tensor, dtype: torch.dtype) -> float:
+    """Half a unit in the last place of `dtype` at the oracle's largest finite magnitude."""
+    o = oracle.detach().double()
+    o = o[o.isfinite()]
+    largest = float(o.abs().max()) if o.numel() else 0.0
+    return max(largest * torch.finfo(dtype).eps / 2, torch.finfo(dtype).smallest_normal)
+
+
+def assert_within_budget(
+    actual: Tensor, oracle: Tensor, same_dtype: Tensor, *, what: str = "result", factor: float = 2.0
+) -> None:
+    """Fails unless `actual` is about as close to the fp64 oracle as plain torch in the same dtype is.
+
+    The budget is factor * (max error of `same_dtype` + rounding band of actual's dtype). Infinities and NaN must be
+    where the oracle has them.
+
+    Args:
+        actual: the kernel's result.
+        oracle: the same quantity computed in float64 from the same (already rounded) inputs.
+        same_dtype: plain torch's result in the kernel's input dtype.
+    """
+    assert actual.shape == oracle.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(oracle.shape)}"
+    a, o = actual.detach().double(), oracle.detach().double()
+    # A value beyond the dtype's range may round to infinity.
+    o = torch.where(o.abs() > torch.finfo(actual.dtype).max, o.sign() * float("inf"), o)
+    same_special = (a.isnan() == o.isnan()) & ((a == o) | ~o.isinf()) & ((a == o) | ~a.isinf())
+    if not bool(same_special.all()):
+        where = (~same_special).nonzero()[0].tolist()
+        raise AssertionError(f"{what}: at {where} got {a[tuple(where)]}, the fp64 oracle has {o[tuple(where)]}")
+    error = max_error(actual, oracle)
+    peer = max_error(same_dtype, oracle)
+    band = rounding_band(oracle, actual.dtype)
+    budget = factor * (peer + band)
+    assert error <= budget, (
+        f"{what}: max error {error:.3e} exceeds {budget:.3e} = {factor} * (torch {peer:.3e} + rounding {band:.3e})"
+    )
+
+
+# ---------------------------------------------------------------- guards around memory
+
+
+@dataclass
+class Guarded:
+    """A tensor inside a larger allocation; `check()` fails when something was written around it."""
+
+    tensor: Tensor
+    before: Tensor
+    after: Tensor
+
+    def check(self) -> None:
+        for zone, where in ((self.before, "before"), (self.after, "after")):
+            assert bool((zone == 0x5A).all()), f"memory {where} the tensor was overwritten"
+
+
+def guarded(tensor: Tensor, *, guard_bytes: int = 256) -> Guarded:
+    """A contiguous copy of `tensor` with guard zones of bytes 0x5A directly before and after it."""
+    size = tensor.numel() * tensor.element_size()
+    memory = torch.full((size + 2 * guard_bytes,), 0x5A, dtype=torch.uint8, device=tensor.device)
+    inner = memory[guard_bytes : guard_bytes + size].view(tensor.dtype).view(tensor.shape)
+    inner.copy_(tensor.detach())
+    return Guarded(inner, memory[:guard_bytes], memory[guard_bytes + size :])
+
+
+# ---------------------------------------------------------------- code paths
+
+
+def available_isas() -> tuple[str, ...]:
+    """The CPU code paths that this machine can run, the best one last."""
+    best = native().build_info()["cpu_isa_best"]
+    return ISAS[: ISAS.index(best) + 1]
+
+
+@contextlib.contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Runs the CPU kernels with another instruction set: "baseline", "avx2" or "avx512"."""
+    previous = native().build_info()["cpu_isa"]
+    native().set_cpu_isa(name)
+    try:
+        yield
+    finally:
+        native().set_cpu_isa(previous)
+
+
+@contextlib.contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Runs torch and the CPU kernels on `count` threads."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+def assert_compiles(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Fails unless torch.compile(fullgraph=True) accepts `function` and gives the eager results, bit for bit.
+
+    The backend is "aot_eager": tracing, fake tensors and autograd are exercised, code generation is not.
+    """
+    torch.compiler.reset()
+    eager = function(*args, **kwargs)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(*args, **kwargs)
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=0, equal_nan=True)
