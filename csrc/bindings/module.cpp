@@ -47,4 +47,5 @@ PYBIND11_MODULE(SHOWO_MODULE_NAME, m) {
   m.def("build_info", &showo::build_info, "Facts about this build and the instruction set in use.");
   m.def("set_cpu_isa", &showo::set_cpu_isa, py::arg("name"), "Selects the CPU code path; for tests.");
   showo::bind_codebook(m);
+  showo::bind_resample(m);
 }

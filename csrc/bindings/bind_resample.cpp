@@ -1,0 +1,153 @@
+// Bindings of the sampling operators.
+#include "bindings/bindings.h"
+#include "resample/params.h"
+
+namespace py = pybind11;
+
+namespace showo {
+namespace {
+
+ScalarOrRows scalar_or_rows(uintptr_t data, int64_t value, int64_t stride) {
+  return ScalarOrRows{as_pointer<const int64_t>(data), value, stride};
+}
+
+NoiseSource noise_source(uintptr_t noise, int64_t seed, uintptr_t seed_data, int64_t seed_stride, int64_t step,
+                         uintptr_t step_data) {
+  NoiseSource source;
+  source.uniforms = as_pointer<const float>(noise);
+  source.seed = scalar_or_rows(seed_data, seed, seed_stride);
+  source.step = scalar_or_rows(step_data, step, 0);
+  return source;
+}
+
+SampleParams sample_params(uintptr_t ids, uintptr_t logprob, uintptr_t cond, uintptr_t uncond, int dtype, int64_t batch,
+                           int64_t length, int64_t vocab, int64_t cond_stride_b, int64_t cond_stride_n,
+                           int64_t uncond_stride_b, int64_t uncond_stride_n, double cond_scale, double uncond_scale,
+                           double temperature, int64_t top_k, double top_p, const NoiseSource& noise) {
+  SampleParams p;
+  p.ids = as_pointer<int64_t>(ids);
+  p.logprob = as_pointer<float>(logprob);
+  p.cond = as_pointer<const void>(cond);
+  p.uncond = as_pointer<const void>(uncond);
+  p.dtype = static_cast<DType>(dtype);
+  p.batch = batch;
+  p.length = length;
+  p.vocab = vocab;
+  p.cond_stride_b = cond_stride_b;
+  p.cond_stride_n = cond_stride_n;
+  p.uncond_stride_b = uncond_stride_b;
+  p.uncond_stride_n = uncond_stride_n;
+  p.cond_scale = static_cast<float>(cond_scale);
+  p.uncond_scale = static_cast<float>(uncond_scale);
+  p.temperature = temperature;
+  p.top_k = top_k;
+  p.top_p = top_p;
+  p.noise = noise;
+  return p;
+}
+
+void sample_tokens(uintptr_t ids, uintptr_t logprob, uintptr_t cond, uintptr_t uncond, int dtype, int64_t batch,
+                   int64_t length, int64_t vocab, int64_t cond_stride_b, int64_t cond_stride_n, int64_t uncond_stride_b,
+                   int64_t uncond_stride_n, double cond_scale, double uncond_scale, double temperature, int64_t top_k,
+                   double top_p, uintptr_t noise, int64_t seed, uintptr_t seed_data, int64_t seed_stride, int64_t step,
+                   uintptr_t step_data, int num_threads) {
+  const SampleParams p =
+      sample_params(ids, logprob, cond, uncond, dtype, batch, length, vocab, cond_stride_b, cond_stride_n,
+                    uncond_stride_b, uncond_stride_n, cond_scale, uncond_scale, temperature, top_k, top_p,
+                    noise_source(noise, seed, seed_data, seed_stride, step, step_data));
+  launch([&] { return sample_tokens_cpu(p, num_threads); });
+}
+
+void remask(uintptr_t ids_out, uintptr_t masked, uintptr_t ids, uintptr_t logprob, uintptr_t known, int64_t batch,
+            int64_t length, int64_t mask_len, uintptr_t mask_len_data, int64_t mask_len_stride, double temperature,
+            int64_t mask_id, uintptr_t noise, int64_t seed, uintptr_t seed_data, int64_t seed_stride, int64_t step,
+            uintptr_t step_data, int num_threads) {
+  RemaskParams p;
+  p.ids_out = as_pointer<int64_t>(ids_out);
+  p.masked = as_pointer<bool>(masked);
+  p.ids = as_pointer<const int64_t>(ids);
+  p.logprob = as_pointer<const float>(logprob);
+  p.known.flags = as_pointer<const bool>(known);
+  p.batch = batch;
+  p.length = length;
+  p.mask_len = scalar_or_rows(mask_len_data, mask_len, mask_len_stride);
+  p.temperature = temperature;
+  p.mask_id = mask_id;
+  p.noise = noise_source(noise, seed, seed_data, seed_stride, step, step_data);
+  launch([&] { return remask_cpu(p, num_threads); });
+}
+
+void resample(uintptr_t ids_out, uintptr_t masked, uintptr_t sampled, uintptr_t logprob, uintptr_t canvas,
+              uintptr_t known, int64_t mask_len, uintptr_t mask_len_data, int64_t mask_len_stride, int64_t mask_id,
+              int64_t offset, double remask_temperature, uintptr_t remask_noise, uintptr_t cond, uintptr_t uncond,
+              int dtype, int64_t batch, int64_t length, int64_t vocab, int64_t cond_stride_b, int64_t cond_stride_n,
+              int64_t uncond_stride_b, int64_t uncond_stride_n, double cond_scale, double uncond_scale,
+              double temperature, int64_t top_k, double top_p, uintptr_t noise, int64_t seed, uintptr_t seed_data,
+              int64_t seed_stride, int64_t step, uintptr_t step_data, int num_threads) {
+  SampleParams p = sample_params(sampled, logprob, cond, uncond, dtype, batch, length, vocab, cond_stride_b,
+                                 cond_stride_n, uncond_stride_b, uncond_stride_n, cond_scale, uncond_scale, temperature,
+                                 top_k, top_p, noise_source(noise, seed, seed_data, seed_stride, step, step_data));
+  p.canvas = as_pointer<const int64_t>(canvas);
+  p.known.flags = as_pointer<const bool>(known);
+  p.known.ids = p.canvas;
+  p.known.mask_id = mask_id;
+  p.offset = offset;
+  RemaskParams r;
+  r.ids_out = as_pointer<int64_t>(ids_out);
+  r.masked = as_pointer<bool>(masked);
+  r.ids = p.ids;
+  r.logprob = p.logprob;
+  r.known = p.known;
+  r.mask_len = scalar_or_rows(mask_len_data, mask_len, mask_len_stride);
+  r.noise = p.noise;
+  r.noise.uniforms = as_pointer<const float>(remask_noise);
+  r.batch = batch;
+  r.length = length;
+  r.temperature = remask_temperature;
+  r.mask_id = mask_id;
+  launch([&] { return resample_cpu(p, r, num_threads); });
+}
+
+void corrupt_tokens(uintptr_t inputs, uintptr_t labels, uintptr_t masked, uintptr_t ids, int64_t batch, int64_t length,
+                    double mask_ratio, uintptr_t mask_ratios, int64_t mask_id, uintptr_t noise, int64_t seed,
+                    uintptr_t seed_data, int64_t seed_stride, int64_t step, uintptr_t step_data, int num_threads) {
+  CorruptParams p;
+  p.inputs = as_pointer<int64_t>(inputs);
+  p.labels = as_pointer<int64_t>(labels);
+  p.masked = as_pointer<bool>(masked);
+  p.ids = as_pointer<const int64_t>(ids);
+  p.batch = batch;
+  p.length = length;
+  p.ratio = mask_ratio;
+  p.ratios = as_pointer<const float>(mask_ratios);
+  p.mask_id = mask_id;
+  p.noise = noise_source(noise, seed, seed_data, seed_stride, step, step_data);
+  launch([&] { return corrupt_tokens_cpu(p, num_threads); });
+}
+
+}  // namespace
+
+void bind_resample(py::module_& m) {
+  using py::arg;
+  m.def("sample_tokens_cpu", &sample_tokens, py::kw_only(), arg("ids"), arg("logprob"), arg("cond"), arg("uncond"),
+        arg("dtype"), arg("batch"), arg("length"), arg("vocab"), arg("cond_stride_b"), arg("cond_stride_n"),
+        arg("uncond_stride_b"), arg("uncond_stride_n"), arg("cond_scale"), arg("uncond_scale"), arg("temperature"),
+        arg("top_k"), arg("top_p"), arg("noise"), arg("seed"), arg("seed_data"), arg("seed_stride"), arg("step"),
+        arg("step_data"), arg("num_threads"));
+  m.def("remask_cpu", &remask, py::kw_only(), arg("ids_out"), arg("masked"), arg("ids"), arg("logprob"), arg("known"),
+        arg("batch"), arg("length"), arg("mask_len"), arg("mask_len_data"), arg("mask_len_stride"), arg("temperature"),
+        arg("mask_id"), arg("noise"), arg("seed"), arg("seed_data"), arg("seed_stride"), arg("step"), arg("step_data"),
+        arg("num_threads"));
+  m.def("resample_cpu", &resample, py::kw_only(), arg("ids_out"), arg("masked"), arg("sampled"), arg("logprob"),
+        arg("canvas"), arg("known"), arg("mask_len"), arg("mask_len_data"), arg("mask_len_stride"), arg("mask_id"),
+        arg("offset"), arg("remask_temperature"), arg("remask_noise"), arg("cond"), arg("uncond"), arg("dtype"),
+        arg("batch"), arg("length"), arg("vocab"), arg("cond_stride_b"), arg("cond_stride_n"), arg("uncond_stride_b"),
+        arg("uncond_stride_n"), arg("cond_scale"), arg("uncond_scale"), arg("temperature"), arg("top_k"), arg("top_p"),
+        arg("noise"), arg("seed"), arg("seed_data"), arg("seed_stride"), arg("step"), arg("step_data"),
+        arg("num_threads"));
+  m.def("corrupt_tokens_cpu", &corrupt_tokens, py::kw_only(), arg("inputs"), arg("labels"), arg("masked"), arg("ids"),
+        arg("batch"), arg("length"), arg("mask_ratio"), arg("mask_ratios"), arg("mask_id"), arg("noise"), arg("seed"),
+        arg("seed_data"), arg("seed_stride"), arg("step"), arg("step_data"), arg("num_threads"));
+}
+
+}  // namespace showo

@@ -1,0 +1,106 @@
+// Masked-token sampling: parameters and launchers. One struct per operator, filled by the bindings; all strides in
+// elements. Rows of the batch are B, places in a row N, codes V.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/philox.h"
+#include "common/status.h"
+
+namespace showo {
+
+// An argument that the caller gives as a number or, for all rows or per row, as a tensor: `data` wins when it is set.
+struct ScalarOrRows {
+  const int64_t* data = nullptr;  // [1] if stride is 0, else [B]
+  int64_t value = 0;
+  int64_t stride = 0;
+
+  int64_t at(int64_t row) const { return data ? data[row * stride] : value; }
+};
+
+// Where the noise comes from: uniforms given by the caller, else Philox (common/philox.h).
+struct NoiseSource {
+  const float* uniforms = nullptr;  // contiguous, one per element: [B, N, V] or [B, N]
+  ScalarOrRows seed;                // stride 0: one for the batch, 1: every row has its own
+  ScalarOrRows step;                // data: [1]
+
+  PhiloxRow row(PhiloxStream stream, int64_t batch_row, int64_t position) const {
+    const bool seed_per_row = seed.data && seed.stride != 0;
+    return philox_row(seed.at(batch_row), stream, seed_per_row ? 0 : batch_row, position, step.at(0));
+  }
+};
+
+// Places whose token is settled: flagged, or, without flags, those whose id is not the mask id. Neither: none is.
+struct KnownPlaces {
+  const bool* flags = nullptr;   // [B, N] contiguous, or null
+  const int64_t* ids = nullptr;  // [B, N] contiguous, or null
+  int64_t mask_id = 0;
+
+  bool at(int64_t place) const { return flags ? flags[place] : ids && ids[place] != mask_id; }
+};
+
+// Chooses argmax_v of log p(v) + Gumbel(u_v) and gives log p of it, where p = softmax(x / temperature) over the kept
+// tokens and x = (1 + guidance) * cond - guidance * uncond, every product rounded to fp32.
+struct SampleParams {
+  int64_t* ids = nullptr;    // [B, N] out, contiguous
+  float* logprob = nullptr;  // [B, N] out, contiguous
+
+  const void* cond = nullptr;       // [B, N, V], last dimension contiguous
+  const void* uncond = nullptr;     // [B, N, V] or null
+  const int64_t* canvas = nullptr;  // [B, N] contiguous, or null: the ids of known places
+  KnownPlaces known;                // not sampled: they keep their id and get logprob 0
+  NoiseSource noise;
+
+  int64_t batch = 0, length = 0, vocab = 0;
+  int64_t cond_stride_b = 0, cond_stride_n = 0;
+  int64_t uncond_stride_b = 0, uncond_stride_n = 0;
+  DType dtype = DType::kF32;
+
+  int64_t offset = 0;       // added to every chosen index
+  float cond_scale = 1.0f;  // 1 + guidance
+  float uncond_scale = 0.0f;
+  double temperature = 1.0;  // 0: the most probable token, its log-probability at temperature 1
+  int64_t top_k = 0;         // 0: no limit
+  double top_p = 1.0;
+};
+
+// Masks the min(mask_len, unknown) least confident unknown places: confidence = logprob + temperature * Gumbel(u).
+struct RemaskParams {
+  int64_t* ids_out = nullptr;  // [B, N] out; all contiguous
+  bool* masked = nullptr;      // [B, N] out
+
+  const int64_t* ids = nullptr;    // [B, N]
+  const float* logprob = nullptr;  // [B, N]
+  KnownPlaces known;
+  ScalarOrRows mask_len;
+  NoiseSource noise;
+
+  int64_t batch = 0, length = 0;
+  double temperature = 0.0;
+  int64_t mask_id = 0;
+};
+
+// Masks max(1, round_half_even(length * ratio)) random places of every row.
+struct CorruptParams {
+  int64_t* inputs = nullptr;  // [B, N], all contiguous
+  int64_t* labels = nullptr;  // [B, N]: the id where masked, -100 elsewhere
+  bool* masked = nullptr;     // [B, N]
+
+  const int64_t* ids = nullptr;   // [B, N]
+  const float* ratios = nullptr;  // [B], or null: ratio holds for every row
+  double ratio = 0.0;
+  NoiseSource noise;
+
+  int64_t batch = 0, length = 0;
+  int64_t mask_id = 0;
+};
+
+Status sample_tokens_cpu(const SampleParams& params, int num_threads);
+Status remask_cpu(const RemaskParams& params, int num_threads);
+Status corrupt_tokens_cpu(const CorruptParams& params, int num_threads);
+
+// One MaskGIT step: `remask.ids` and `remask.logprob` are the outputs of `sample`.
+Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int num_threads);
+
+}  // namespace showo

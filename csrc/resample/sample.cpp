@@ -1,0 +1,122 @@
+// sample_tokens and resample on the CPU: checks, threads over the rows, faults turned into a status.
+#include <algorithm>
+#include <cinttypes>
+#include <memory>
+#include <mutex>
+
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "resample/checks.h"
+#include "resample/params.h"
+#include "resample/sample_row.h"
+
+namespace showo {
+namespace resample {
+
+SHOWO_DISPATCH_ISA(RowOutput, sample_row, (const SampleParams& params, const RowInput& row), (params, row))
+
+namespace {
+
+constexpr int64_t kTaskElements = 32768;  // logits of one task: some tens of microseconds
+
+const char* fault_text(RowFault fault) {
+  switch (fault) {
+    case RowFault::kNan:
+      return "logits hold NaN";
+    case RowFault::kPositiveInfinity:
+      return "logits hold +inf";
+    case RowFault::kOverflow:
+      return "guidance overflows fp32: (1 + guidance) * logits - guidance * uncond is not finite";
+    case RowFault::kNothingAllowed:
+      return "every logit of a row is -inf, so there is nothing to choose";
+    case RowFault::kNoiseRange:
+      return "noise must lie strictly between 0 and 1, found another value";
+    case RowFault::kNone:
+      break;
+  }
+  return "no fault";
+}
+
+// Keeps the fault of the lowest place, so that the message does not depend on the threads.
+struct FirstFault {
+  std::mutex mutex;
+  int64_t place = -1, index = 0;
+  RowFault fault = RowFault::kNone;
+
+  void report(int64_t at, const RowOutput& row) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (place >= 0 && place < at) return;
+    place = at;
+    index = row.index;
+    fault = row.fault;
+  }
+};
+
+template <typename T>
+const void* element(const void* base, int64_t offset) {
+  return base ? static_cast<const T*>(base) + offset : nullptr;
+}
+
+const void* row_of(const void* base, DType dtype, int64_t offset) {
+  return dtype == DType::kF32 ? element<float>(base, offset) : element<uint16_t>(base, offset);
+}
+
+void sample_place(const SampleParams& p, int64_t place, float* scratch, FirstFault* first) {
+  if (p.known.at(place)) {
+    p.ids[place] = p.canvas[place];
+    p.logprob[place] = 0.0f;
+    return;
+  }
+  const int64_t b = place / p.length, n = place % p.length;
+  RowInput row;
+  row.cond = row_of(p.cond, p.dtype, b * p.cond_stride_b + n * p.cond_stride_n);
+  row.uncond = row_of(p.uncond, p.dtype, b * p.uncond_stride_b + n * p.uncond_stride_n);
+  row.uniforms = p.noise.uniforms ? p.noise.uniforms + place * p.vocab : nullptr;
+  row.philox = p.noise.row(PhiloxStream::kSample, b, n);
+  row.scratch = scratch;
+  const RowOutput out = sample_row(p, row);
+  if (out.fault != RowFault::kNone) return first->report(place, out);
+  p.ids[place] = out.index + p.offset;
+  p.logprob[place] = out.logprob;
+}
+
+Status check_sample(const SampleParams& p) {
+  SHOWO_CHECK_ARGUMENT(p.dtype == DType::kF32 || p.dtype == DType::kF16 || p.dtype == DType::kBF16,
+                       "logits must be float32, float16 or bfloat16, got %s", dtype_name(p.dtype));
+  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.length >= 0 && p.vocab >= 0, "sizes must not be negative");
+  SHOWO_CHECK_ARGUMENT(p.vocab > 0 || p.batch * p.length == 0, "logits must have at least one entry per row");
+  SHOWO_CHECK_ARGUMENT(p.vocab <= INT32_MAX && p.length <= INT32_MAX, "logits must have fewer than 2^31 rows, entries");
+  SHOWO_CHECK_ARGUMENT(p.temperature == 0.0 || (p.temperature >= 1e-30 && p.temperature <= 1e30),
+                       "temperature must be 0 or between 1e-30 and 1e30, got %g", p.temperature);
+  SHOWO_CHECK_ARGUMENT(p.top_k >= 0, "top_k must not be negative, got %" PRId64, p.top_k);
+  SHOWO_CHECK_ARGUMENT(p.top_p > 0.0 && p.top_p <= 1.0, "top_p must lie in (0, 1], got %g", p.top_p);
+  SHOWO_CHECK_ARGUMENT(!(p.known.flags || p.known.ids) || p.canvas, "known places need the ids that they keep");
+  return check_noise(p.noise, p.batch);
+}
+
+}  // namespace
+}  // namespace resample
+
+Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
+  using namespace resample;
+  SHOWO_RETURN_IF_ERROR(check_sample(params));
+  const int64_t places = params.batch * params.length;
+  const int64_t per_task = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, params.vocab));
+  const int64_t scratch_size = row_is_filtered(params) ? 2 * padded_row(params.vocab) : 0;
+  FirstFault first;
+  parallel_for((places + per_task - 1) / per_task, num_threads, [&](int64_t task) {
+    std::unique_ptr<float[]> scratch(scratch_size ? new float[static_cast<size_t>(scratch_size)] : nullptr);
+    const int64_t end = std::min(places, (task + 1) * per_task);
+    for (int64_t place = task * per_task; place < end; ++place) sample_place(params, place, scratch.get(), &first);
+  });
+  if (first.fault == RowFault::kNone) return ok_status();
+  return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64, fault_text(first.fault),
+                          first.place / params.length, first.place % params.length, first.index);
+}
+
+Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int num_threads) {
+  SHOWO_RETURN_IF_ERROR(sample_tokens_cpu(sample, num_threads));
+  return remask_cpu(remask, num_threads);
+}
+
+}  // namespace showo

@@ -1,0 +1,38 @@
+// One row of logits: what the launchers of sample.cpp ask of cpu_sample_row.cpp, which is compiled once per instruction
+// set.
+#pragma once
+
+#include <cstdint>
+
+#include "common/philox.h"
+#include "resample/params.h"
+
+namespace showo::resample {
+
+enum class RowFault { kNone, kNan, kPositiveInfinity, kOverflow, kNothingAllowed, kNoiseRange };
+
+struct RowInput {
+  const void* cond;       // [V] of params.dtype
+  const void* uncond;     // [V] or null
+  const float* uniforms;  // [V], or null: Philox
+  PhiloxRow philox;
+  float* scratch;  // 2 * padded_row(V) floats if the row is filtered (top_k, top_p), else unused
+};
+
+struct RowOutput {
+  int64_t index;  // the choice; where the fault lies, if there is one
+  float logprob;
+  RowFault fault;
+};
+
+constexpr int64_t kGroup = 32;  // elements of one vector step: eight Philox counters
+
+constexpr int64_t padded_row(int64_t vocab) { return (vocab + kGroup - 1) / kGroup * kGroup; }
+
+constexpr bool row_is_filtered(const SampleParams& params) {
+  return (params.top_k > 0 && params.top_k < params.vocab) || params.top_p < 1.0;
+}
+
+RowOutput sample_row(const SampleParams& params, const RowInput& row);
+
+}  // namespace showo::resample

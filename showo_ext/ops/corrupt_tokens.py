@@ -1,0 +1,131 @@
+"""corrupt_tokens: the masked inputs and labels of mask-token training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import cuda_call, emulated, native
+from showo_ext.ops._sampling import (
+    SEED_LIMIT,
+    check_float,
+    check_int,
+    check_noise,
+    check_tensor,
+    contiguous,
+    noise_arguments,
+    pointer,
+    split_seed,
+)
+
+
+def corrupt_tokens(
+    ids: Tensor, mask_ratio: float | Tensor, mask_id: int, *, seed: int | Tensor, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Replaces max(1, round(N * mask_ratio)) random places of every row by `mask_id`, and makes the labels.
+
+    The places are those with the smallest uniforms, equal ones by lower index, so every subset of that size is equally
+    likely. The product N * ratio is rounded half to even, in the precision of the ratio (fp32 for a tensor, fp64 for
+    a Python float).
+
+    Args:
+        ids: int64 `[B, N]`.
+        mask_ratio: in [0, 1], a float or float32 `[B]` (or 0-d).
+        mask_id: the id written to masked places.
+        seed: an int for the batch, or int64 `[B]`, one for each row, as in `sample_tokens`.
+        noise: float32 uniforms in (0, 1), `[B, N]`, instead of Philox.
+
+    Returns:
+        `inputs`, int64 `[B, N]`; `labels`, int64 `[B, N]`, the original id where masked and -100 elsewhere; `masked`,
+        bool `[B, N]`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also ratios in a
+            tensor outside [0, 1] and noise outside (0, 1).
+    """
+    check_tensor("ids", ids, (torch.int64,))
+    if ids.dim() != 2:
+        raise ValueError(f"ids must have shape [B, N], got {list(ids.shape)}")
+    ratio, ratios = 0.0, None
+    if isinstance(mask_ratio, Tensor):
+        shape = () if mask_ratio.dim() == 0 else ids.shape[:1]
+        check_tensor(
+            "mask_ratio", mask_ratio, (torch.float32,), like=ids, shape=shape, shape_of=" (one per row) or none"
+        )
+        ratios = mask_ratio.detach().expand(ids.shape[0])
+    else:
+        check_float("mask_ratio", mask_ratio, 0.0, 1.0, "between 0 and 1")
+        ratio = float(mask_ratio)
+    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
+    check_noise("noise", noise, ids, ids.shape, " as ids")
+    seed, seeds = split_seed(seed, ids, ids.shape[0])
+    inputs, labels, masked = torch.ops.showo_ext.corrupt_tokens(ids, ratio, ratios, mask_id, seed, seeds, noise)
+    return inputs, labels, masked
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# schema
+
+_lib = torch.library.Library("showo_ext", "FRAGMENT")
+_lib.define(
+    "corrupt_tokens(Tensor ids, float mask_ratio, Tensor? mask_ratios, SymInt mask_id, SymInt seed, Tensor? seeds, "
+    "Tensor? noise) -> (Tensor inputs, Tensor labels, Tensor masked)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# implementations
+
+
+def _run(
+    launcher: Callable[..., None],
+    ids: Tensor,
+    mask_ratio: float,
+    mask_ratios: Tensor | None,
+    mask_id: int,
+    seed: int,
+    seeds: Tensor | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, labels, masked = _corrupt_tokens_fake(ids)
+    ids, mask_ratios = ids.contiguous(), contiguous(mask_ratios)
+    noise, seeds = contiguous(noise), contiguous(seeds)
+    launcher(
+        inputs=inputs.data_ptr(),
+        labels=labels.data_ptr(),
+        masked=masked.data_ptr(),
+        ids=ids.data_ptr(),
+        batch=ids.shape[0],
+        length=ids.shape[1],
+        mask_ratio=mask_ratio,
+        mask_ratios=pointer(mask_ratios),
+        mask_id=mask_id,
+        **noise_arguments(noise, seed, seeds, 0, None),
+    )
+    return inputs, labels, masked
+
+
+def _corrupt_tokens_cpu(ids: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if (module := emulated()) is not None:
+        return _corrupt_tokens_cuda(ids, *arguments, module=module)
+    launcher = functools.partial(native().corrupt_tokens_cpu, num_threads=torch.get_num_threads())
+    return _run(launcher, ids, *arguments)
+
+
+def _corrupt_tokens_cuda(ids: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+    with cuda_call("corrupt_tokens", ids, module) as (module, stream):
+        return _run(functools.partial(module.corrupt_tokens_cuda, stream=stream), ids, *arguments)
+
+
+def _corrupt_tokens_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return ids.new_empty(ids.shape), ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
+
+
+_lib.impl("corrupt_tokens", _corrupt_tokens_cpu, "CPU")
+_lib.impl("corrupt_tokens", _corrupt_tokens_cuda, "CUDA")
+torch.library.register_fake("showo_ext::corrupt_tokens", _corrupt_tokens_fake, lib=_lib)

@@ -1,0 +1,153 @@
+"""remask: which of the sampled tokens become masks again, by confidence, exactly as many as asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import cuda_call, emulated, native
+from showo_ext.ops._sampling import (
+    SEED_LIMIT,
+    check_float,
+    check_int,
+    check_noise,
+    check_tensor,
+    contiguous,
+    noise_arguments,
+    pointer,
+    row_stride,
+    split_mask_len,
+    split_seed,
+    split_step,
+)
+
+
+def remask(
+    ids: Tensor,
+    logprob: Tensor,
+    known: Tensor,
+    mask_len: int | Tensor,
+    temperature: float,
+    mask_id: int,
+    *,
+    seed: int | Tensor,
+    step: int | Tensor = 0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Masks the `mask_len` least confident unknown places of every row again.
+
+    Confidence is logprob + temperature * Gumbel(u), Gumbel(u) = -log(-log u), one u per place, computed in fp64; the
+    smallest are masked, equal ones by lower index. Known places are never masked, however high the temperature, and
+    a row never masks more places than are unknown: one without any is left alone. (The official code remasks at least
+    one token of every row, and may take known ones at high temperatures.)
+
+    Args:
+        ids: int64 `[B, N]`, the tokens of all places.
+        logprob: float32 `[B, N]`; not read at known places.
+        known: bool `[B, N]`, the places whose token was settled before.
+        mask_len: places to mask, at least 0: an int, or int64 `[B]` (or 0-d), which may live on the GPU; there a
+            negative entry counts as 0.
+        temperature: between 0 (no noise) and 1e30.
+        mask_id: the id written to masked places.
+        seed, step: as in `sample_tokens`; the noise has its own stream, keyed by row and place.
+        noise: float32 uniforms in (0, 1), `[B, N]`, instead of Philox.
+
+    Returns:
+        `ids`, int64 `[B, N]`, a copy with mask_id at the masked places, and `masked`, bool `[B, N]`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also NaN in
+            logprob at an unknown place, noise outside (0, 1), a negative entry of mask_len.
+    """
+    check_tensor("ids", ids, (torch.int64,))
+    if ids.dim() != 2:
+        raise ValueError(f"ids must have shape [B, N], got {list(ids.shape)}")
+    check_tensor("logprob", logprob, (torch.float32,), like=ids, shape=ids.shape, shape_of=" as ids")
+    check_tensor("known", known, (torch.bool,), like=ids, shape=ids.shape, shape_of=" as ids")
+    check_float("temperature", temperature, 0.0, 1e30, "between 0 and 1e30")
+    count, counts = split_mask_len(mask_len, ids)
+    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
+    check_noise("noise", noise, ids, ids.shape, " as ids")
+    seed, seeds = split_seed(seed, ids, ids.shape[0])
+    step, step_tensor = split_step(step, ids)
+    out, masked = torch.ops.showo_ext.remask(
+        ids, logprob.detach(), known, count, counts, float(temperature), mask_id, seed, seeds, step, step_tensor, noise
+    )
+    return out, masked
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# schema
+
+_lib = torch.library.Library("showo_ext", "FRAGMENT")
+_lib.define(
+    "remask(Tensor ids, Tensor logprob, Tensor known, SymInt mask_len, Tensor? mask_lens, float temperature, "
+    "SymInt mask_id, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) "
+    "-> (Tensor ids, Tensor masked)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# implementations
+
+
+def _run(
+    launcher: Callable[..., None],
+    ids: Tensor,
+    logprob: Tensor,
+    known: Tensor,
+    mask_len: int,
+    mask_lens: Tensor | None,
+    temperature: float,
+    mask_id: int,
+    seed: int,
+    seeds: Tensor | None,
+    step: int,
+    step_tensor: Tensor | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    out, masked = _remask_fake(ids)
+    ids, logprob, known = ids.contiguous(), logprob.contiguous(), known.contiguous()
+    noise, seeds, mask_lens = contiguous(noise), contiguous(seeds), contiguous(mask_lens)
+    launcher(
+        ids_out=out.data_ptr(),
+        masked=masked.data_ptr(),
+        ids=ids.data_ptr(),
+        logprob=logprob.data_ptr(),
+        known=known.data_ptr(),
+        batch=ids.shape[0],
+        length=ids.shape[1],
+        mask_len=mask_len,
+        mask_len_data=pointer(mask_lens),
+        mask_len_stride=row_stride(mask_lens),
+        temperature=temperature,
+        mask_id=mask_id,
+        **noise_arguments(noise, seed, seeds, step, step_tensor),
+    )
+    return out, masked
+
+
+def _remask_cpu(ids: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    if (module := emulated()) is not None:
+        return _remask_cuda(ids, *arguments, module=module)
+    launcher = functools.partial(native().remask_cpu, num_threads=torch.get_num_threads())
+    return _run(launcher, ids, *arguments)
+
+
+def _remask_cuda(ids: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor]:
+    with cuda_call("remask", ids, module) as (module, stream):
+        return _run(functools.partial(module.remask_cuda, stream=stream), ids, *arguments)
+
+
+def _remask_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
+
+
+_lib.impl("remask", _remask_cpu, "CPU")
+_lib.impl("remask", _remask_cuda, "CUDA")
+torch.library.register_fake("showo_ext::remask", _remask_fake, lib=_lib)

@@ -1,0 +1,203 @@
+"""resample: one MaskGIT step, sample_tokens and remask fused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import cuda_call, emulated, native
+from showo_ext.ops._sampling import (
+    SEED_LIMIT,
+    check_float,
+    check_int,
+    check_noise,
+    check_sampling,
+    check_tensor,
+    contiguous,
+    noise_arguments,
+    pointer,
+    row_stride,
+    sample_arguments,
+    split_mask_len,
+    split_seed,
+    split_step,
+)
+from showo_ext.reference.resample import ResampleOutput
+
+
+def resample(
+    logits: Tensor,
+    ids: Tensor,
+    mask_len: int | Tensor,
+    mask_id: int,
+    *,
+    uncond: Tensor | None = None,
+    known: Tensor | None = None,
+    offset: int = 0,
+    guidance: float = 0.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    remask_temperature: float = 1.0,
+    seed: int | Tensor,
+    step: int | Tensor = 0,
+    noise: Tensor | None = None,
+    remask_noise: Tensor | None = None,
+) -> ResampleOutput:
+    """Fills every unknown place of a canvas of tokens, then masks the least confident of the filled places again.
+
+    `sample_tokens` on the unknown places, plus `offset`, then `remask` with the log-probabilities as confidence. Known
+    places keep their token, get logprob 0, are never masked, and their logits and noise are not looked at.
+
+    Args:
+        logits: `[B, N, V]`, as in `sample_tokens`.
+        ids: int64 `[B, N]`, the canvas. Ids count from wherever the caller likes: `offset` is the id of code 0.
+        mask_len: places to mask, int, int64 `[B]` or 0-d, as in `remask`; 0 finishes the picture.
+        mask_id: the id of a masked place.
+        uncond, guidance, temperature, top_k, top_p, seed, step, noise: as in `sample_tokens`.
+        known: bool `[B, N]`; without it, the places where `ids` is not `mask_id`.
+        offset: added to every sampled index.
+        remask_temperature, remask_noise: `temperature` and `noise` of `remask`. The official schedule multiplies the
+            temperature by 1 - (step + 1) / steps after every step; it is the caller's to compute, like mask_len.
+
+    Returns:
+        `(ids, masked, sampled, logprob)`, all `[B, N]`: the canvas of the next step; the places masked in it; the
+        canvas before masking, without any mask; the log-probability of each sampled token.
+
+    Raises:
+        TypeError, ValueError: as `sample_tokens` and `remask`.
+    """
+    check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
+    if logits.dim() != 3:
+        raise ValueError(f"logits must have shape [B, N, V], got {list(logits.shape)}")
+    shape = logits.shape[:2]
+    check_tensor("ids", ids, (torch.int64,), like=logits, shape=shape, shape_of=" as logits have")
+    if known is not None:
+        check_tensor("known", known, (torch.bool,), like=logits, shape=shape, shape_of=" as ids")
+    count, counts = split_mask_len(mask_len, ids)
+    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
+    check_int("offset", offset, 0, SEED_LIMIT // 2, "at least 0")
+    check_float("remask_temperature", remask_temperature, 0.0, 1e30, "between 0 and 1e30")
+    check_noise("noise", noise, logits, logits.shape, " as logits")
+    check_noise("remask_noise", remask_noise, logits, shape, " as ids")
+    seed, seeds = split_seed(seed, logits, shape[0])
+    step, step_tensor = split_step(step, logits)
+    if guidance == 0:
+        uncond = None
+    out = torch.ops.showo_ext.resample(
+        logits.detach(),
+        None if uncond is None else uncond.detach(),
+        ids,
+        known,
+        count,
+        counts,
+        mask_id,
+        offset,
+        float(guidance),
+        float(temperature),
+        top_k,
+        float(top_p),
+        float(remask_temperature),
+        seed,
+        seeds,
+        step,
+        step_tensor,
+        noise,
+        remask_noise,
+    )
+    return ResampleOutput(*out)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# schema
+
+_lib = torch.library.Library("showo_ext", "FRAGMENT")
+_lib.define(
+    "resample(Tensor logits, Tensor? uncond, Tensor ids, Tensor? known, SymInt mask_len, Tensor? mask_lens, "
+    "SymInt mask_id, SymInt offset, float guidance, float temperature, int top_k, float top_p, "
+    "float remask_temperature, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise, "
+    "Tensor? remask_noise) -> (Tensor ids, Tensor masked, Tensor sampled, Tensor logprob)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# implementations
+
+_Output = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _run(
+    launcher: Callable[..., None],
+    logits: Tensor,
+    uncond: Tensor | None,
+    ids: Tensor,
+    known: Tensor | None,
+    mask_len: int,
+    mask_lens: Tensor | None,
+    mask_id: int,
+    offset: int,
+    guidance: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    remask_temperature: float,
+    seed: int,
+    seeds: Tensor | None,
+    step: int,
+    step_tensor: Tensor | None,
+    noise: Tensor | None,
+    remask_noise: Tensor | None,
+) -> _Output:
+    out, masked, sampled, logprob = _resample_fake(logits)
+    ids, known, noise, remask_noise = ids.contiguous(), contiguous(known), contiguous(noise), contiguous(remask_noise)
+    seeds, mask_lens = contiguous(seeds), contiguous(mask_lens)
+    launcher(
+        ids_out=out.data_ptr(),
+        masked=masked.data_ptr(),
+        sampled=sampled.data_ptr(),
+        logprob=logprob.data_ptr(),
+        canvas=ids.data_ptr(),
+        known=pointer(known),
+        mask_len=mask_len,
+        mask_len_data=pointer(mask_lens),
+        mask_len_stride=row_stride(mask_lens),
+        mask_id=mask_id,
+        offset=offset,
+        remask_temperature=remask_temperature,
+        remask_noise=pointer(remask_noise),
+        **sample_arguments(logits, uncond, guidance, temperature, top_k, top_p),
+        **noise_arguments(noise, seed, seeds, step, step_tensor),
+    )
+    return out, masked, sampled, logprob
+
+
+def _resample_cpu(logits: Tensor, *arguments: Any) -> _Output:
+    if (module := emulated()) is not None:
+        return _resample_cuda(logits, *arguments, module=module)
+    launcher = functools.partial(native().resample_cpu, num_threads=torch.get_num_threads())
+    return _run(launcher, logits, *arguments)
+
+
+def _resample_cuda(logits: Tensor, *arguments: Any, module: Any = None) -> _Output:
+    with cuda_call("resample", logits, module) as (module, stream):
+        return _run(functools.partial(module.resample_cuda, stream=stream), logits, *arguments)
+
+
+def _resample_fake(logits: Tensor, *_: Any) -> _Output:
+    shape = logits.shape[:2]
+    return (
+        logits.new_empty(shape, dtype=torch.int64),
+        logits.new_empty(shape, dtype=torch.bool),
+        logits.new_empty(shape, dtype=torch.int64),
+        logits.new_empty(shape, dtype=torch.float32),
+    )
+
+
+_lib.impl("resample", _resample_cpu, "CPU")
+_lib.impl("resample", _resample_cuda, "CUDA")
+torch.library.register_fake("showo_ext::resample", _resample_fake, lib=_lib)

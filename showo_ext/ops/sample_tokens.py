@@ -1,0 +1,165 @@
+"""sample_tokens: guidance, temperature, top-k, top-p, choice and log-probability in one pass over the logits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import cuda_call, emulated, native
+from showo_ext.ops._sampling import (
+    check_noise,
+    check_sampling,
+    contiguous,
+    noise_arguments,
+    sample_arguments,
+    split_seed,
+    split_step,
+)
+
+
+def sample_tokens(
+    logits: Tensor,
+    uncond: Tensor | None = None,
+    *,
+    guidance: float = 0.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Tensor,
+    step: int | Tensor = 0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Chooses one index per row of `logits` and gives its log-probability. Not differentiable.
+
+    With x = (1 + guidance) * logits - guidance * uncond (rounded to fp32 after every product, whatever the dtype), the
+    distribution is p = softmax(x / temperature) over the tokens that `top_k`, then `top_p` keep, and the choice is
+    argmax of log p + Gumbel(u), Gumbel(u) = -log(-log u); equal scores go to the lower index. `logprob` is log p of
+    the choice, with p renormalised over what was kept. `temperature=0` takes the most probable token; its logprob is
+    that at temperature 1 (the limit would be 0 for every token, useless as a confidence).
+
+    `top_k` keeps exactly that many tokens, equal ones by lower index. `top_p` keeps the shortest prefix in order of
+    probability (equal ones by lower index) whose mass among the tokens that top_k left reaches it; masses are right to
+    about 1e-6, so a prefix that ends within that of `top_p` may end one token sooner or later. A token whose logit is
+    -inf in `logits` or `uncond` is never chosen.
+
+    Without `noise` the uniforms come from Philox4x32-10 (csrc/common/philox.h), the same on every device: keyed by
+    seed, step, row (dimension 0; only with one seed for the whole batch), position (the dimensions between, flattened)
+    and index. They have 23 bits, so tokens e^19 times less probable than the likeliest are not drawn.
+
+    Args:
+        logits: `[..., V]` float32, float16 or bfloat16, any strides with a contiguous last dimension.
+        uncond: logits without the condition, same shape and dtype. Not read if guidance is 0.
+        guidance: at least 0; as in the official Show-o code, 0 means none.
+        temperature: 0, or between 1e-30 and 1e30.
+        top_k: 0 for no limit; V or more also keep every token.
+        top_p: in (0, 1], 1 for no limit.
+        seed: an int for the batch, or int64 `[logits.shape[0]]`, one for each row: a row then gets the same noise in
+            any batch, namely that of a batch of one with this seed. (A 0-d tensor is like an int.)
+        step: a number below 2^32 that makes the noise of one step of a loop differ from the next; int or 0-d int64.
+        noise: float32 uniforms in (0, 1) of the shape of `logits`, instead of Philox.
+
+    Returns:
+        `ids`, int64 `[...]`, and `logprob`, float32 `[...]`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also NaN or +inf
+            among the logits, a row of -inf, guidance that overflows fp32, noise outside (0, 1).
+    """
+    check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
+    check_noise("noise", noise, logits, logits.shape, " as logits")
+    seed, seeds = split_seed(seed, logits, logits.shape[0] if logits.dim() > 1 else 1)
+    step, step_tensor = split_step(step, logits)
+    if guidance == 0:
+        uncond = None
+    ids, logprob = torch.ops.showo_ext.sample_tokens(
+        logits.detach(),
+        None if uncond is None else uncond.detach(),
+        float(guidance),
+        float(temperature),
+        top_k,
+        float(top_p),
+        seed,
+        seeds,
+        step,
+        step_tensor,
+        noise,
+    )
+    return ids, logprob
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# schema
+
+_lib = torch.library.Library("showo_ext", "FRAGMENT")
+_lib.define(
+    "sample_tokens(Tensor logits, Tensor? uncond, float guidance, float temperature, int top_k, float top_p, "
+    "SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) -> (Tensor ids, Tensor logprob)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# implementations
+
+
+def as_rows(logits: Tensor) -> Tensor:
+    """`[B, N, V]`: dimension 0 is the batch row, what lies before the vocabulary the position; a view if it can be."""
+    if logits.dim() == 1:
+        return logits[None, None]
+    if logits.dim() == 2:
+        return logits[:, None]
+    rows = logits.flatten(1, -2)
+    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+
+
+def _run(
+    launcher: Callable[..., None],
+    logits: Tensor,
+    uncond: Tensor | None,
+    guidance: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    seeds: Tensor | None,
+    step: int,
+    step_tensor: Tensor | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    ids, logprob = _sample_tokens_fake(logits)
+    cond = as_rows(logits)
+    free = None if uncond is None else as_rows(uncond)
+    noise, seeds = contiguous(noise), contiguous(seeds)
+    launcher(
+        ids=ids.data_ptr(),
+        logprob=logprob.data_ptr(),
+        **sample_arguments(cond, free, guidance, temperature, top_k, top_p),
+        **noise_arguments(noise, seed, seeds, step, step_tensor),
+    )
+    return ids, logprob
+
+
+def _sample_tokens_cpu(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    if (module := emulated()) is not None:
+        return _sample_tokens_cuda(logits, *arguments, module=module)
+    launcher = functools.partial(native().sample_tokens_cpu, num_threads=torch.get_num_threads())
+    return _run(launcher, logits, *arguments)
+
+
+def _sample_tokens_cuda(logits: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor]:
+    with cuda_call("sample_tokens", logits, module) as (module, stream):
+        return _run(functools.partial(module.sample_tokens_cuda, stream=stream), logits, *arguments)
+
+
+def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = logits.shape[:-1]
+    return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
+
+
+_lib.impl("sample_tokens", _sample_tokens_cpu, "CPU")
+_lib.impl("sample_tokens", _sample_tokens_cuda, "CUDA")
+torch.library.register_fake("showo_ext::sample_tokens", _sample_tokens_fake, lib=_lib)

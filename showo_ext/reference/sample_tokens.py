@@ -1,0 +1,75 @@
+"""``sample_tokens`` in plain torch: written for reading; sorts rows and works in fp64 after the guidance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from showo_ext.reference.philox import STREAM_SAMPLE, uniforms
+
+
+def sample_tokens(
+    logits: Tensor,
+    uncond: Tensor | None = None,
+    *,
+    guidance: float = 0.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Tensor,
+    step: int | Tensor = 0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Choose one id per row of ``logits [..., V]``; see :func:`showo_ext.sample_tokens` for the meaning.
+
+    Returns int64 ``ids [...]`` and fp32 ``logprob [...]``. Arguments are taken to be valid.
+    """
+    guided = _guide(logits, uncond, guidance)
+    scaled = guided.double() / (temperature or 1.0)
+    if 0 < top_k < scaled.shape[-1]:
+        scaled = _keep_top_k(scaled, top_k)
+    if top_p < 1:
+        scaled = _keep_top_p(scaled, top_p)
+    logp = scaled.log_softmax(-1)
+    if temperature == 0:
+        ids = guided.argmax(-1)
+    else:
+        if noise is None:
+            noise = _philox_noise(logits.shape, seed, step, logits.device)
+        ids = (logp - (-noise.double().log()).log()).argmax(-1)
+    return ids, logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
+
+
+def _guide(logits: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
+    """(1 + g) cond - g uncond in fp32, each product rounded; a token that is -inf in either stays forbidden."""
+    cond = logits.float()
+    if uncond is None or guidance == 0:
+        return cond
+    free = uncond.float()
+    guided = (1 + guidance) * cond - guidance * free
+    return guided.masked_fill((cond == -math.inf) | (free == -math.inf), -math.inf)
+
+
+def _keep_top_k(scaled: Tensor, top_k: int) -> Tensor:
+    """Exactly the ``top_k`` largest; among equal values the lower index is kept."""
+    order = scaled.argsort(dim=-1, descending=True, stable=True)
+    return scaled.scatter(-1, order[..., top_k:], -math.inf)
+
+
+def _keep_top_p(scaled: Tensor, top_p: float) -> Tensor:
+    """The shortest prefix, most probable first and lower index first among equals, whose mass reaches ``top_p``."""
+    order = scaled.argsort(dim=-1, descending=True, stable=True)
+    weights = (scaled - scaled.amax(-1, keepdim=True)).exp().gather(-1, order)
+    before = weights.cumsum(-1) - weights
+    kept = before < top_p * weights.sum(-1, keepdim=True)
+    kept[..., :1] = True
+    return scaled.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -math.inf)
+
+
+def _philox_noise(shape: torch.Size, seed: int | Tensor, step: int | Tensor, device: torch.device) -> Tensor:
+    """One uniform per logit: dimension 0 is the row, what lies between it and the vocabulary the position."""
+    rows = shape[0] if len(shape) > 1 else 1
+    positions = math.prod(shape[1:-1])
+    return uniforms(seed, STREAM_SAMPLE, step, rows, positions, shape[-1], device).reshape(shape)
