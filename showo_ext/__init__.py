@@ -7,17 +7,23 @@ Each operator has one public function here, a plain-torch twin of the same name 
 from showo_ext._native import build_info
 from showo_ext._version import __version__
 from showo_ext.ops.corrupt_tokens import corrupt_tokens
+from showo_ext.ops.lfq import lfq_decode, lfq_encode
 from showo_ext.ops.remask import remask
 from showo_ext.ops.resample import resample
 from showo_ext.ops.sample_tokens import sample_tokens
+from showo_ext.ops.vq import codebook_lookup, vq_encode
 from showo_ext.reference.resample import ResampleOutput
 
 __all__ = [
     "ResampleOutput",
     "__version__",
     "build_info",
+    "codebook_lookup",
     "corrupt_tokens",
+    "lfq_decode",
+    "lfq_encode",
     "remask",
     "resample",
     "sample_tokens",
+    "vq_encode",
 ]

@@ -35,4 +35,59 @@ Status lfq_encode_cpu(const LfqParams& params, int num_threads);
 // An id outside [offset, offset + 2^bits) is an invalid argument; nothing is promised about z then.
 Status lfq_decode_cpu(const LfqParams& params, int num_threads);
 
+// ids[r] = argmin over k of |z[r] - codebook[k]|^2, summed in float over dim in rising order. The lowest index wins a
+// tie; a distance of NaN counts as infinity, so a row without any finite distance gets 0.
+struct VqEncodeParams {
+  const void* z;         // [num_rows, dim]
+  const void* codebook;  // [num_codes, dim]
+  int64_t* ids;          // [num_rows], written
+  float* workspace;      // vq_encode_workspace_size() floats (CPU only)
+
+  int64_t num_rows;
+  int64_t num_codes;
+  int64_t dim;
+  int64_t z_stride;  // between rows; within a row elements are contiguous
+  int64_t codebook_stride;
+  DType dtype;  // of z and codebook: f32, f16 or bf16
+};
+
+// The CPU kernel keeps the codebook as floats, transposed in blocks; whole blocks are stored.
+constexpr int64_t vq_encode_workspace_size(int64_t num_codes, int64_t dim) { return (num_codes + 31) / 32 * 32 * dim; }
+
+Status vq_encode_cpu(const VqEncodeParams& params, int num_threads);
+
+// out[r] = codebook[ids[r]], and its gradient grad_codebook[k] = sum of grad[r] over all r with ids[r] == k.
+struct CodebookLookupParams {
+  const void* codebook;  // [num_codes, dim], read by forward
+  void* out;             // [num_rows, dim], contiguous, written by forward
+  const void* grad;      // [num_rows, dim], read by backward
+  void* grad_codebook;   // [num_codes, dim], contiguous, written by backward (all of it)
+  const int64_t* ids;    // [num_rows]
+  float* workspace;      // [num_codes, dim], CPU backward with 16-bit floats only: sums in float
+
+  // CUDA backward only: the positions sorted by id (stable), and where each id starts in them.
+  const int64_t* order;   // [num_rows]
+  const int64_t* starts;  // [num_codes + 1]
+
+  int64_t num_rows;
+  int64_t num_codes;
+  int64_t dim;
+  int64_t codebook_stride;  // between rows; within a row elements are contiguous
+  int64_t grad_stride;
+  DType dtype;
+};
+
+// An id outside [0, num_codes) is an invalid argument.
+Status codebook_lookup_forward_cpu(const CodebookLookupParams& params, int num_threads);
+// Adds in rising order of rows whatever the number of threads, so that the result is always the same.
+Status codebook_lookup_backward_cpu(const CodebookLookupParams& params, int num_threads);
+
+// The CUDA launchers enqueue on `stream` (a cudaStream_t) and return. They cannot look at values: an id out of range
+// decodes to NaN, looks up NaN, and takes no part in the gradient.
+Status lfq_encode_cuda(const LfqParams& params, void* stream);
+Status lfq_decode_cuda(const LfqParams& params, void* stream);
+Status vq_encode_cuda(const VqEncodeParams& params, void* stream);
+Status codebook_lookup_forward_cuda(const CodebookLookupParams& params, void* stream);
+Status codebook_lookup_backward_cuda(const CodebookLookupParams& params, void* stream);
+
 }  // namespace showo

@@ -1,0 +1,189 @@
+"""lfq_encode, lfq_decode: lookup-free quantization, where the signs of a latent's channels are its code.
+
+Channel 0 is the most significant bit; a channel counts as 1 if it is greater than 0, so zero, minus zero and NaN
+count as 0 (MAGVIT-v2, arXiv 2310.05737, as used by Show-o). Neither has a gradient: the straight-through estimator is
+the model's business.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._checks import require_dtype, require_int, require_rank, require_strided, require_tensor
+from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_BITS = 62
+
+# ---------------------------------------------------------------- public functions
+
+
+def lfq_encode(z: Tensor, *, offset: int = 0) -> Tensor:
+    """Code ids of latents.
+
+    Args:
+        z: [B, bits, H, W], fp32, fp16 or bf16, any strides, 1 to 62 bits.
+        offset: added to every id (the place of the first code in a vocabulary).
+
+    Returns:
+        int64 [B, H * W], each id in [offset, offset + 2**bits).
+    """
+    require_tensor("z", z)
+    require_int("offset", offset)
+    return torch.ops.showo_ext.lfq_encode(z, offset)
+
+
+def lfq_decode(
+    ids: Tensor, bits: int, height: int, width: int, *, offset: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The codebook entries of ids: +1 or -1 per bit.
+
+    Args:
+        ids: int64 [B, height * width].
+        bits: channels of an entry, 1 to 62.
+        offset: subtracted from every id first.
+        dtype: of the result: float32, float16 or bfloat16.
+
+    Returns:
+        [B, bits, height, width], contiguous.
+
+    Raises:
+        ValueError: on the CPU, if an id is outside [offset, offset + 2**bits). On a CUDA device, where looking would
+            stall the stream, the entry of such an id is NaN instead.
+    """
+    require_tensor("ids", ids)
+    for name, value in (("bits", bits), ("height", height), ("width", width), ("offset", offset)):
+        require_int(name, value)
+    return torch.ops.showo_ext.lfq_decode(ids, bits, height, width, offset, dtype)
+
+
+# ---------------------------------------------------------------- validation
+
+
+def _validate_encode(z: Tensor, offset: int) -> None:
+    require_strided("z", z)
+    require_dtype("z", z, FLOAT_DTYPES)
+    require_rank("z", z, 4, "[B, bits, H, W]")
+    _validate_bits(z.shape[1], offset)
+
+
+def _validate_decode(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> None:
+    require_strided("ids", ids)
+    require_dtype("ids", ids, (torch.int64,))
+    require_rank("ids", ids, 2, "[B, height * width]")
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"dtype is {dtype}, expected float32, float16 or bfloat16")
+    if height < 0 or width < 0:
+        raise ValueError(f"height and width are {height} and {width}, expected none below 0")
+    if ids.shape[1] != height * width:
+        raise ValueError(
+            f"ids has shape {tuple(ids.shape)}, expected [B, {height * width}] (height {height} * width {width})"
+        )
+    _validate_bits(bits, offset)
+
+
+def _validate_bits(bits: int, offset: int) -> None:
+    if not 1 <= bits <= MAX_BITS:
+        raise ValueError(f"bits is {bits}, expected 1 to {MAX_BITS}")
+    if not -(2**62) <= offset <= 2**62:
+        raise ValueError(f"offset is {offset}, expected an absolute value of at most 2**62")
+
+
+# ---------------------------------------------------------------- schema
+
+_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
+_LIBRARY.define("lfq_encode(Tensor z, int offset) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_LIBRARY.define(
+    "lfq_decode(Tensor ids, int bits, SymInt height, SymInt width, int offset, ScalarType dtype) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+# ---------------------------------------------------------------- implementations
+
+
+def _arguments(z: Tensor, ids: Tensor, offset: int) -> dict[str, Any]:
+    batch, bits, height, width = z.shape
+    stride_batch, stride_bit, stride_row, stride_column = z.stride()
+    return {
+        "z": z.data_ptr(),
+        "ids": ids.data_ptr(),
+        "dtype": DTYPE_CODES[z.dtype],
+        "batch": batch,
+        "bits": bits,
+        "height": height,
+        "width": width,
+        "stride_batch": stride_batch,
+        "stride_bit": stride_bit,
+        "stride_row": stride_row,
+        "stride_column": stride_column,
+        "offset": offset,
+    }
+
+
+def _encode_cpu(z: Tensor, offset: int) -> Tensor:
+    if (module := emulated()) is not None:
+        return _encode_cuda(z, offset, module)
+    ids = _encode_fake(z, offset)
+    native().lfq_encode_cpu(**_arguments(z, ids, offset), num_threads=torch.get_num_threads())
+    return ids
+
+
+def _encode_cuda(z: Tensor, offset: int, module: Any | None = None) -> Tensor:
+    ids = _encode_fake(z, offset)
+    with cuda_call("lfq_encode", z, module) as (module, stream):
+        module.lfq_encode_cuda(**_arguments(z, ids, offset), stream=stream)
+    return ids
+
+
+def _decode_cpu(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> Tensor:
+    if (module := emulated()) is not None:
+        return _decode_cuda(ids, bits, height, width, offset, dtype, module)
+    z = _decode_fake(ids, bits, height, width, offset, dtype)
+    ids = ids.contiguous()
+    native().lfq_decode_cpu(**_arguments(z, ids, offset), num_threads=torch.get_num_threads())
+    return z
+
+
+def _decode_cuda(
+    ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype, module: Any | None = None
+) -> Tensor:
+    z = _decode_fake(ids, bits, height, width, offset, dtype)
+    ids = ids.contiguous()
+    with cuda_call("lfq_decode", ids, module) as (module, stream):
+        module.lfq_decode_cuda(**_arguments(z, ids, offset), stream=stream)
+    return z
+
+
+# ---------------------------------------------------------------- fake: validates and allocates, for real tensors too
+
+
+def _encode_fake(z: Tensor, offset: int) -> Tensor:
+    _validate_encode(z, offset)
+    return torch.empty((z.shape[0], z.shape[2] * z.shape[3]), dtype=torch.int64, device=z.device)
+
+
+def _decode_fake(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> Tensor:
+    _validate_decode(ids, bits, height, width, offset, dtype)
+    return torch.empty((ids.shape[0], bits, height, width), dtype=dtype, device=ids.device)
+
+
+for _name, _cpu, _cuda, _fake in (
+    ("lfq_encode", _encode_cpu, _encode_cuda, _encode_fake),
+    ("lfq_decode", _decode_cpu, _decode_cuda, _decode_fake),
+):
+    _LIBRARY.impl(_name, _cpu, "CPU")
+    _LIBRARY.impl(_name, _cuda, "CUDA")
+    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
+
+# ---------------------------------------------------------------- autograd: integers carry no gradient
+
+
+def _no_gradient(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    return (None,) * len(ctx.needs_input_grad)
+
+
+torch.library.register_autograd("showo_ext::lfq_encode", _no_gradient, lib=_LIBRARY)
+torch.library.register_autograd("showo_ext::lfq_decode", _no_gradient, lib=_LIBRARY)

@@ -1,0 +1,301 @@
+"""vq_encode, codebook_lookup: the nearest entry of a codebook, and the entries of ids with a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._checks import (
+    require_dtype,
+    require_rank,
+    require_same_device,
+    require_same_dtype,
+    require_strided,
+    require_tensor,
+)
+from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_CODES = 2**31 - 2
+
+# ---------------------------------------------------------------- public functions
+
+
+def vq_encode(z: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codebook entry with the smallest Euclidean distance to each vector.
+
+    Sums of squared differences are formed in fp32; no distance matrix is stored. The lowest index wins a tie. A
+    distance of NaN counts as infinite, and a vector without any finite distance gets index 0. Under autocast both
+    arguments are taken in fp32, like torch.cdist does.
+
+    Args:
+        z: [..., D], fp32, fp16 or bf16.
+        codebook: [K, D] with K >= 1 and D >= 1, same dtype and device.
+
+    Returns:
+        int64 [...]. It carries no gradient.
+    """
+    require_tensor("z", z)
+    require_tensor("codebook", codebook)
+    if torch.is_autocast_enabled(z.device.type) and z.is_floating_point() and codebook.is_floating_point():
+        z, codebook = z.float(), codebook.float()
+    return torch.ops.showo_ext.vq_encode(z, codebook)
+
+
+def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
+    """The codebook entries of ids, with a gradient to the codebook.
+
+    The gradient adds in fp32 and in the order of the positions, so that it is the same in every run, on any number of
+    threads. It may be differentiated again.
+
+    Args:
+        ids: int64 [...].
+        codebook: [K, D], fp32, fp16 or bf16, same device.
+
+    Returns:
+        [..., D] in the codebook's dtype.
+
+    Raises:
+        ValueError: on the CPU, if an id is outside [0, K). On a CUDA device, where looking would stall the stream, the
+            entry of such an id is NaN, and its gradient goes nowhere.
+    """
+    require_tensor("ids", ids)
+    require_tensor("codebook", codebook)
+    return torch.ops.showo_ext.codebook_lookup(ids, codebook)
+
+
+# ---------------------------------------------------------------- validation
+
+
+def _validate_encode(z: Tensor, codebook: Tensor) -> None:
+    _validate_codebook(codebook)
+    require_strided("z", z)
+    require_dtype("z", z, FLOAT_DTYPES)
+    require_same_dtype("z", z, "codebook", codebook)
+    require_same_device("z", z, "codebook", codebook)
+    if codebook.shape[0] < 1 or codebook.shape[1] < 1:
+        raise ValueError(f"codebook has shape {tuple(codebook.shape)}, expected at least one entry of one number")
+    if codebook.shape[0] > MAX_CODES:
+        raise ValueError(f"codebook has {codebook.shape[0]} entries, expected at most {MAX_CODES}")
+    if z.dim() < 1 or z.shape[-1] != codebook.shape[1]:
+        raise ValueError(
+            f"z has shape {tuple(z.shape)}, expected [..., {codebook.shape[1]}] like the codebook's entries"
+        )
+
+
+def _validate_lookup(ids: Tensor, codebook: Tensor) -> None:
+    _validate_codebook(codebook)
+    require_strided("ids", ids)
+    require_dtype("ids", ids, (torch.int64,))
+    require_same_device("ids", ids, "codebook", codebook)
+
+
+def _validate_codebook(codebook: Tensor) -> None:
+    require_strided("codebook", codebook)
+    require_dtype("codebook", codebook, FLOAT_DTYPES)
+    require_rank("codebook", codebook, 2, "[K, D]")
+
+
+def _validate_lookup_backward(grad: Tensor, ids: Tensor, num_codes: int) -> None:
+    require_dtype("grad", grad, FLOAT_DTYPES)
+    require_dtype("ids", ids, (torch.int64,))
+    require_same_device("grad", grad, "ids", ids)
+    if grad.dim() != ids.dim() + 1 or grad.shape[:-1] != ids.shape:
+        raise ValueError(f"grad has shape {tuple(grad.shape)}, expected {tuple(ids.shape)} + (D,)")
+    if num_codes < 0:
+        raise ValueError(f"num_codes is {num_codes}, expected at least 0")
+
+
+# ---------------------------------------------------------------- schema
+
+_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
+for _schema in (
+    "vq_encode(Tensor z, Tensor codebook) -> Tensor",
+    "codebook_lookup(Tensor ids, Tensor codebook) -> Tensor",
+    "codebook_lookup_backward(Tensor grad, Tensor ids, SymInt num_codes) -> Tensor",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+# ---------------------------------------------------------------- implementations
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The vectors of [..., D] as [N, D] with contiguous vectors; a view where the strides allow."""
+    rows = tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
+    return rows if rows.stride(1) == 1 or rows.shape[1] <= 1 else rows.contiguous()
+
+
+def _encode_arguments(z: Tensor, codebook: Tensor, ids: Tensor) -> dict[str, Any]:
+    return {
+        "z": z.data_ptr(),
+        "codebook": codebook.data_ptr(),
+        "ids": ids.data_ptr(),
+        "dtype": DTYPE_CODES[z.dtype],
+        "num_rows": z.shape[0],
+        "num_codes": codebook.shape[0],
+        "dim": codebook.shape[1],
+        "z_stride": z.stride(0),
+        "codebook_stride": codebook.stride(0),
+    }
+
+
+def _encode_cpu(z: Tensor, codebook: Tensor) -> Tensor:
+    if (module := emulated()) is not None:
+        return _encode_cuda(z, codebook, module)
+    ids = _encode_fake(z, codebook)
+    z, codebook = _rows(z), _rows(codebook)
+    size = native().vq_encode_workspace_size(num_codes=codebook.shape[0], dim=codebook.shape[1])
+    workspace = torch.empty(size, dtype=torch.float32)
+    native().vq_encode_cpu(
+        **_encode_arguments(z, codebook, ids), workspace=workspace.data_ptr(), num_threads=torch.get_num_threads()
+    )
+    return ids
+
+
+def _encode_cuda(z: Tensor, codebook: Tensor, module: Any | None = None) -> Tensor:
+    ids = _encode_fake(z, codebook)
+    z, codebook = _rows(z), _rows(codebook)
+    with cuda_call("vq_encode", z, module) as (module, stream):
+        module.vq_encode_cuda(**_encode_arguments(z, codebook, ids), stream=stream)
+    return ids
+
+
+def _lookup_arguments(ids: Tensor, codebook: Tensor, out: Tensor) -> dict[str, Any]:
+    return {
+        "codebook": codebook.data_ptr(),
+        "ids": ids.data_ptr(),
+        "out": out.data_ptr(),
+        "dtype": DTYPE_CODES[codebook.dtype],
+        "num_rows": ids.numel(),
+        "num_codes": codebook.shape[0],
+        "dim": codebook.shape[1],
+        "codebook_stride": codebook.stride(0),
+    }
+
+
+def _lookup_cpu(ids: Tensor, codebook: Tensor) -> Tensor:
+    if (module := emulated()) is not None:
+        return _lookup_cuda(ids, codebook, module)
+    out = _lookup_fake(ids, codebook)
+    ids, codebook = ids.contiguous(), _rows(codebook)
+    native().codebook_lookup_forward_cpu(**_lookup_arguments(ids, codebook, out), num_threads=torch.get_num_threads())
+    return out
+
+
+def _lookup_cuda(ids: Tensor, codebook: Tensor, module: Any | None = None) -> Tensor:
+    out = _lookup_fake(ids, codebook)
+    ids, codebook = ids.contiguous(), _rows(codebook)
+    with cuda_call("codebook_lookup", ids, module, launcher="codebook_lookup_forward_cuda") as (module, stream):
+        module.codebook_lookup_forward_cuda(**_lookup_arguments(ids, codebook, out), stream=stream)
+    return out
+
+
+def _lookup_backward_arguments(grad: Tensor, grad_codebook: Tensor) -> dict[str, Any]:
+    return {
+        "grad": grad.data_ptr(),
+        "grad_codebook": grad_codebook.data_ptr(),
+        "dtype": DTYPE_CODES[grad.dtype],
+        "num_rows": grad.shape[0],
+        "num_codes": grad_codebook.shape[0],
+        "dim": grad_codebook.shape[1],
+        "grad_stride": grad.stride(0),
+    }
+
+
+def _lookup_backward_cpu(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
+    if (module := emulated()) is not None:
+        return _lookup_backward_cuda(grad, ids, num_codes, module)
+    grad_codebook = _lookup_backward_fake(grad, ids, num_codes)
+    grad, ids = _rows(grad), ids.contiguous()
+    workspace = grad_codebook if grad.dtype == torch.float32 else torch.empty_like(grad_codebook, dtype=torch.float32)
+    native().codebook_lookup_backward_cpu(
+        **_lookup_backward_arguments(grad, grad_codebook),
+        ids=ids.data_ptr(),
+        workspace=workspace.data_ptr(),
+        num_threads=torch.get_num_threads(),
+    )
+    return grad_codebook
+
+
+def _lookup_backward_cuda(grad: Tensor, ids: Tensor, num_codes: int, module: Any | None = None) -> Tensor:
+    grad_codebook = _lookup_backward_fake(grad, ids, num_codes)
+    grad = _rows(grad)
+    # Positions grouped by id, in a fixed order: one warp then adds the rows of one entry.
+    sorted_ids, order = torch.sort(ids.flatten(), stable=True)
+    starts = torch.searchsorted(sorted_ids, torch.arange(num_codes + 1, device=ids.device))
+    with cuda_call("codebook_lookup", ids, module, launcher="codebook_lookup_backward_cuda") as (module, stream):
+        module.codebook_lookup_backward_cuda(
+            **_lookup_backward_arguments(grad, grad_codebook),
+            order=order.data_ptr(),
+            starts=starts.data_ptr(),
+            stream=stream,
+        )
+    return grad_codebook
+
+
+# ---------------------------------------------------------------- fake: validates and allocates, for real tensors too
+
+
+def _encode_fake(z: Tensor, codebook: Tensor) -> Tensor:
+    _validate_encode(z, codebook)
+    return torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
+
+
+def _lookup_fake(ids: Tensor, codebook: Tensor) -> Tensor:
+    _validate_lookup(ids, codebook)
+    return torch.empty((*ids.shape, codebook.shape[1]), dtype=codebook.dtype, device=codebook.device)
+
+
+def _lookup_backward_fake(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
+    _validate_lookup_backward(grad, ids, num_codes)
+    return torch.empty((num_codes, grad.shape[-1]), dtype=grad.dtype, device=grad.device)
+
+
+for _name, _cpu, _cuda, _fake in (
+    ("vq_encode", _encode_cpu, _encode_cuda, _encode_fake),
+    ("codebook_lookup", _lookup_cpu, _lookup_cuda, _lookup_fake),
+    ("codebook_lookup_backward", _lookup_backward_cpu, _lookup_backward_cuda, _lookup_backward_fake),
+):
+    _LIBRARY.impl(_name, _cpu, "CPU")
+    _LIBRARY.impl(_name, _cuda, "CUDA")
+    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
+
+# ---------------------------------------------------------------- autograd: lookup is linear in the codebook
+
+
+def _encode_backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+    return None, None
+
+
+def _lookup_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ids, codebook = inputs
+    ctx.save_for_backward(ids)
+    ctx.num_codes = codebook.shape[0]
+
+
+def _lookup_gradient(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+    (ids,) = ctx.saved_tensors
+    return None, torch.ops.showo_ext.codebook_lookup_backward(grad, ids, ctx.num_codes)
+
+
+def _lookup_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _lookup_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (ids,) = ctx.saved_tensors
+    return torch.ops.showo_ext.codebook_lookup(ids, grad), None, None
+
+
+torch.library.register_autograd("showo_ext::vq_encode", _encode_backward, lib=_LIBRARY)
+torch.library.register_autograd(
+    "showo_ext::codebook_lookup", _lookup_gradient, setup_context=_lookup_setup, lib=_LIBRARY
+)
+torch.library.register_autograd(
+    "showo_ext::codebook_lookup_backward",
+    _lookup_backward_gradient,
+    setup_context=_lookup_backward_setup,
+    lib=_LIBRARY,
+)
