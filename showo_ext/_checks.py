@@ -17,6 +17,8 @@ def short_name(dtype: torch.dtype) -> str:
 def require_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}, expected a dense tensor")
 
 
 def require_dtype(name: str, tensor: Tensor, allowed: Sequence[torch.dtype]) -> None:
@@ -38,11 +40,6 @@ def require_same_device(name: str, tensor: Tensor, other_name: str, other: Tenso
         raise ValueError(
             f"{name} is on {tensor.device}, but {other_name} is on {other.device}; expected the same device"
         )
-
-
-def require_strided(name: str, tensor: Tensor) -> None:
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} has layout {tensor.layout}, expected a dense tensor")
 
 
 def require_rank(name: str, tensor: Tensor, rank: int, meaning: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._checks import require_dtype, require_int, require_rank, require_strided, require_tensor
+from showo_ext._checks import require_dtype, require_int, require_rank, require_tensor
 from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -64,14 +64,12 @@ def lfq_decode(
 
 
 def _validate_encode(z: Tensor, offset: int) -> None:
-    require_strided("z", z)
     require_dtype("z", z, FLOAT_DTYPES)
     require_rank("z", z, 4, "[B, bits, H, W]")
     _validate_bits(z.shape[1], offset)
 
 
 def _validate_decode(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> None:
-    require_strided("ids", ids)
     require_dtype("ids", ids, (torch.int64,))
     require_rank("ids", ids, 2, "[B, height * width]")
     if dtype not in FLOAT_DTYPES:

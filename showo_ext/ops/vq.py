@@ -12,7 +12,6 @@ from showo_ext._checks import (
     require_rank,
     require_same_device,
     require_same_dtype,
-    require_strided,
     require_tensor,
 )
 from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
@@ -71,7 +70,6 @@ def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
 
 def _validate_encode(z: Tensor, codebook: Tensor) -> None:
     _validate_codebook(codebook)
-    require_strided("z", z)
     require_dtype("z", z, FLOAT_DTYPES)
     require_same_dtype("z", z, "codebook", codebook)
     require_same_device("z", z, "codebook", codebook)
@@ -87,13 +85,11 @@ def _validate_encode(z: Tensor, codebook: Tensor) -> None:
 
 def _validate_lookup(ids: Tensor, codebook: Tensor) -> None:
     _validate_codebook(codebook)
-    require_strided("ids", ids)
     require_dtype("ids", ids, (torch.int64,))
     require_same_device("ids", ids, "codebook", codebook)
 
 
 def _validate_codebook(codebook: Tensor) -> None:
-    require_strided("codebook", codebook)
     require_dtype("codebook", codebook, FLOAT_DTYPES)
     require_rank("codebook", codebook, 2, "[K, D]")
 
