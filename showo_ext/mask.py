@@ -1,8 +1,9 @@
 """The one mask object of the project: which columns (keys) each row (query) may look at.
 
-`OmniMask` holds, for every query row, up to eight half-open column intervals instead of a dense matrix. All of Show-o's
-sequence formats need one interval per row, the CLIP-ViT variant two, `lvg_v2` one per run of text. Every attention backend
-(C++ on the CPU, CUDA, the plain-torch reference) reads the same intervals; a row without columns gives zeros and lse = -inf.
+`OmniMask` holds, for every query row, up to eight half-open column intervals instead of a dense matrix. All of
+Show-o's sequence formats need one interval per row, the CLIP-ViT variant two, `lvg_v2` one per run of text. Every
+attention backend (C++ on the CPU, CUDA, the plain-torch reference) reads the same intervals; a row without columns
+gives zeros and lse = -inf.
 
     mask = OmniMask.t2i(input_ids, pad_id=50295, soi_id=50296, eoi_id=50297)     # [B, S] token ids, left padded
     mask = OmniMask.cat([t2i_mask, lm_mask, mmu_mask])                           # a mixed batch
@@ -30,12 +31,12 @@ class OmniMask:
     """Immutable attention mask: column intervals per query row.
 
     Fields:
-        intervals: int32 [B, S_q, K, 2], half-open [start, stop) column ranges, 1 <= K <= 8. A range with start == stop is empty.
+        intervals: int32 [B, S_q, K, 2], half-open [start, stop) column ranges, 1 <= K <= 8; start == stop is empty.
             Ranges of a row may come in any order and may overlap: a column is allowed when any range holds it.
         kv_length: number of columns S_kv; every range lies in 0 <= start <= stop <= S_kv.
 
-    The constructor checks type and shape. `from_intervals` checks the values too (use it for data from outside); the attention
-    operators check them once more, so that a mask with a wrong range raises ValueError instead of reading beyond a tensor.
+    The constructor checks type and shape. `from_intervals` checks the values too (use it for data from outside); the
+    attention operators check them once more: a wrong range raises ValueError and never reads beyond a tensor.
     Do not write into `intervals`: masks share memory (slices, batches made with `expand`).
     """
 
@@ -56,7 +57,7 @@ class OmniMask:
         if self.kv_length < 0:
             raise ValueError(f"kv_length must not be negative, got {self.kv_length}")
 
-    # ---- shape -------------------------------------------------------------------------------------------------------
+    # ---- shape ------------------------------------------------------------------------------------------------------
 
     @property
     def batch_size(self) -> int:
@@ -90,7 +91,7 @@ class OmniMask:
         start, stop = mask_formats.merge(self.intervals).long().unbind(-1)
         return (stop - start).sum(-1)
 
-    # ---- from and to other forms -------------------------------------------------------------------------------------
+    # ---- from and to other forms ------------------------------------------------------------------------------------
 
     @classmethod
     def from_intervals(cls, intervals: Tensor, kv_length: int) -> OmniMask:
@@ -104,7 +105,8 @@ class OmniMask:
         if bool(bad.any()):
             b, r, k = (int(x) for x in bad.nonzero()[0])
             raise ValueError(
-                f"intervals[{b}, {r}, {k}] = {intervals[b, r, k].tolist()} must satisfy 0 <= start <= stop <= kv_length = {kv_length}"
+                f"intervals[{b}, {r}, {k}] = {intervals[b, r, k].tolist()} must satisfy "
+                f"0 <= start <= stop <= kv_length = {kv_length}"
             )
         merged = mask_formats.merge(mask.intervals)
         used = int((merged[..., 1] > merged[..., 0]).sum(-1).max()) if merged.numel() else 1
@@ -112,7 +114,10 @@ class OmniMask:
 
     @classmethod
     def from_dense(cls, dense: Tensor) -> OmniMask:
-        """Mask from bool [B, S_q, S_kv] or [B, 1, S_q, S_kv] (True = may look). ValueError if a row needs more than 8 intervals."""
+        """Mask from bool [B, S_q, S_kv] or [B, 1, S_q, S_kv], True = may look.
+
+        ValueError if a row needs more than 8 intervals.
+        """
         if not isinstance(dense, Tensor) or dense.dtype != torch.bool:
             raise TypeError(f"dense must be a bool tensor, got {getattr(dense, 'dtype', type(dense).__name__)}")
         if dense.dim() == 4 and dense.size(1) == 1:
@@ -146,13 +151,13 @@ class OmniMask:
         start, stop = self.intervals.unsqueeze(-1).unbind(-2)  # [B, S_q, K, 1]
         return ((column >= start) & (column < stop)).any(2)
 
-    # ---- formats (rules and sources: showo_ext.mask_formats) ----------------------------------------------------------
+    # ---- formats (rules and sources: showo_ext.mask_formats) --------------------------------------------------------
 
     @classmethod
     def causal(
         cls, batch: int, length: int, *, kv_length: int | None = None, device: torch.device | str | None = None
     ) -> OmniMask:
-        """Causal, aligned at the end: with kv_length > length the rows are the last `length` of the columns (KV cache)."""
+        """Causal, aligned at the end: with kv_length > length the rows are the last `length` places (KV cache)."""
         kv = length if kv_length is None else kv_length
         return cls(mask_formats.causal(batch, length, kv, torch.device(device or "cpu")), kv)
 
@@ -171,7 +176,10 @@ class OmniMask:
 
     @classmethod
     def t2i(cls, ids: Tensor, *, pad_id: int, soi_id: int, eoi_id: int) -> OmniMask:
-        """Text to image, `[PAD]* t2i sot text eot soi codes eoi`: text causal and blind to padding, image rows see everything but padding."""
+        """Text to image, `[PAD]* t2i sot text eot soi codes eoi`.
+
+        Text is causal and blind to padding, image rows see everything but padding. ids: integer [B, S].
+        """
         return cls(mask_formats.from_ids(ids, "t2i", pad_id=pad_id, soi_id=soi_id, eoi_id=eoi_id), ids.size(1))
 
     @classmethod
@@ -184,13 +192,19 @@ class OmniMask:
 
     @classmethod
     def lm(cls, ids: Tensor) -> OmniMask:
-        """Text only, `sot text eot [PAD]*`: plain causal (right padding comes after everything). ids: [B, S], only its shape counts."""
+        """Text only, `sot text eot [PAD]*`: plain causal, since right padding comes after everything.
+
+        ids: integer [B, S]; only its shape and device count.
+        """
         mask_formats.check_ids(ids)
         return cls.causal(ids.size(0), ids.size(1), device=ids.device)
 
     @classmethod
     def mmu(cls, ids: Tensor, *, soi_id: int, eoi_id: int) -> OmniMask:
-        """Understanding, `mmu soi codes eoi sot text eot [PAD]*`: every row sees up to its own sample's (first) eoi, causal after it."""
+        """Understanding, `mmu soi codes eoi sot text eot [PAD]*`.
+
+        Every row sees everything up to its own sample's (first) eoi and is causal after it. ids: integer [B, S].
+        """
         return cls(mask_formats.from_ids(ids, "mmu", pad_id=None, soi_id=soi_id, eoi_id=eoi_id), ids.size(1))
 
     @classmethod
@@ -203,8 +217,9 @@ class OmniMask:
         image_tokens: int = 576,
         device: torch.device | str | None = None,
     ) -> OmniMask:
-        """Understanding with CLIP features, `mmu system(28) soi [features] eoi text`: causal, plus every row sees the image columns.
+        """Understanding with CLIP features, `mmu system(28) soi [features] eoi text`.
 
+        Causal, and besides every row sees the image's columns (not soi and eoi).
         image_start: first feature column, one int or integer [B] (28 system tokens: 1 + 28 + 1 = 30).
         """
         where = torch.device(device) if device is not None else None
@@ -233,21 +248,22 @@ class OmniMask:
     ) -> OmniMask:
         """Several samples of mixed formats in one row; samples never see each other.
 
-        ids: integer [B, S]; samples: integer [B, S], the number (0, 1, ...) of the sample a place belongs to, -1 for unused
-        places (their rows see nothing); each sample is one contiguous run. formats[b][n]: format of sample n of row b, one of
-        "t2i", "lm", "mmu", "mmu_vit", "lvg", "lvg_v2", "causal", "full". For "mmu_vit" the image columns lie between soi and eoi.
+        ids: integer [B, S]. samples: integer [B, S], the number (0, 1, ...) of the sample a place belongs to, -1 for
+        unused places (their rows see nothing); each sample is one contiguous run. formats[b][n]: format of sample n of
+        row b, one of "t2i", "lm", "mmu", "mmu_vit", "lvg", "lvg_v2", "causal", "full". For "mmu_vit" the image columns
+        lie between soi and eoi.
         """
         intervals = mask_formats.packed(ids, samples, formats, pad_id=pad_id, soi_id=soi_id, eoi_id=eoi_id)
         return cls(intervals, ids.size(1))
 
-    # ---- slices, batches, devices ------------------------------------------------------------------------------------
+    # ---- slices, batches, devices -----------------------------------------------------------------------------------
 
     def rows(self, start: int | None, stop: int | None = None) -> OmniMask:
         """The mask of query rows start..stop (Python slice rules), columns unchanged: an image's rows against a whole KV cache."""
         return OmniMask(self.intervals[:, start:stop], self.kv_length)
 
     def take_rows(self, index: Tensor) -> OmniMask:
-        """The mask of the query rows named by index: integer [N] (same rows of every sample) or [B, N] (own rows of each)."""
+        """The mask of the query rows named by index: integer [N] (the same of every sample) or [B, N] (own ones)."""
         if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
             raise TypeError(
                 f"index must be an int32 or int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"
@@ -260,7 +276,10 @@ class OmniMask:
         return OmniMask(self.intervals[batch, index], self.kv_length)
 
     def columns(self, start: int, stop: int) -> OmniMask:
-        """The mask of columns start..stop only (0 <= start <= stop <= kv_length), renumbered from 0: a KV cache filled so far."""
+        """The mask of columns start..stop only, renumbered from 0: a KV cache filled so far.
+
+        ValueError unless 0 <= start <= stop <= kv_length.
+        """
         if not 0 <= start <= stop <= self.kv_length:
             raise ValueError(
                 f"columns({start}, {stop}) must satisfy 0 <= start <= stop <= kv_length = {self.kv_length}"
@@ -316,7 +335,7 @@ class OmniMask:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> OmniMask:
         return OmniMask(self.intervals.to(device, non_blocking=non_blocking), self.kv_length)
 
-    # ---- looking at it -----------------------------------------------------------------------------------------------
+    # ---- looking at it ----------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         density = "?" if self.device.type == "meta" else f"{self.density:.3f}"
@@ -326,7 +345,7 @@ class OmniMask:
         )
 
     def draw(self, sample: int = 0, width: int = 64) -> str:
-        """A sample's mask as text, at most `width` cells a side: '#' all pairs of a cell allowed, '+' some, '.' none."""
+        """A sample's mask as text, at most `width` cells a side: '#' all pairs of a cell are allowed, '+' some."""
         dense = self.to_dense()[sample].float().cpu()
         if dense.numel() == 0:
             return ""

@@ -1,24 +1,25 @@
 """Who may look at whom: the mask rules of every Show-o sequence format, as column intervals built in O(S).
 
-Plain tensor functions behind `showo_ext.mask.OmniMask`; all return int32 [B, S, K, 2] half-open [start, stop) ranges. The rules
-are those of the published masks (showlab/Show-o, training/prompting_utils.py), row i of a sample of places lo..hi whose first and last
-non-pad places are cs and ce - 1; an image is its soi..eoi inclusive:
+Plain tensor functions behind `showo_ext.mask.OmniMask`; all return int32 [B, S, K, 2] half-open [start, stop) ranges.
+The rules are those of the published masks (showlab/Show-o, training/prompting_utils.py). For row i of a sample at
+places lo..hi-1, whose first and last non-pad places are cs and ce-1 (an image is its soi..eoi inclusive, eoi its end):
 
-    format    text row            image row       pad row                K
-    causal    [lo, i+1)           [lo, i+1)       [lo, i+1)              1   (lm is the same)
-    full      [lo, hi)            [lo, hi)        [lo, hi)               1
-    t2i       [cs, i+1)           [cs, ce)        own run of pads, causal  1
-    mmu       [lo, max(i+1, E)), E = one past the first eoi, for every row; rows of later images see up to their own eoi   1
-    mmu_vit   [lo, i+1) and the columns between the first soi and its eoi, for every row                                   2
-    lvg       [cs, i+1)           [cs, eoi]       own run of pads, causal  1
-    lvg_v2    runs of text, causally, and column cs      [cs, eoi]       own run of pads, causal  one per run of text
+    format   K              text row                  image row   pad row
+    causal   1              [lo, i+1)                 the same    the same        (lm is the same format)
+    full     1              [lo, hi)                  the same    the same
+    t2i      1              [cs, i+1)                 [cs, ce)    causal in its own run of pads
+    mmu      1              [lo, max(i+1, first eoi + 1)) for every row; later images see up to their own eoi
+    mmu_vit  2              [lo, i+1) and the columns between the first soi and its eoi, for every row
+    lvg      1              [cs, i+1)                 [cs, eoi]   causal in its own run of pads
+    lvg_v2   runs of text   text, causally, and cs    [cs, eoi]   causal in its own run of pads
 
 Where this differs from the published code, it repairs it:
 - mmu: each sample's own eoi counts (there: the first sample's for the whole batch), a sample without eoi is causal.
-- t2i: any number of images in a row, rows without image, left and right padding (there: one image per row, left padding).
-- lvg, lvg_v2: text before the first image is blind to padding too; samples may have different numbers of images; "text" is every
-  place that is neither pad nor inside soi..eoi, whatever its id; the always visible column of lvg_v2 is the sample's first
-  non-pad place (there: column 0, even when it is a pad). For data with several images use lvg: t2i image rows see later places.
+- t2i: any number of images in a row, rows without image, left and right padding (there: one image, left padding).
+  Its image rows see later places, so data with several images should use lvg.
+- lvg, lvg_v2: text before the first image is blind to padding too; samples may have different numbers of images; "text"
+  is every place that is neither pad nor inside soi..eoi, whatever its id; the always visible column of lvg_v2 is the
+  sample's first non-pad place (there: column 0, even when it is a pad).
 - An image whose eoi is missing ends with the sample's last non-pad place.
 """
 
@@ -33,7 +34,7 @@ FORMATS = ("causal", "lm", "full", "t2i", "mmu", "mmu_vit", "lvg", "lvg_v2")
 _CODE = {name: code for code, name in enumerate(FORMATS)}
 
 
-# ---- tools over intervals ----------------------------------------------------------------------------------------------
+# ---- tools over intervals -------------------------------------------------------------------------------------------
 
 
 def widen(intervals: Tensor, count: int) -> Tensor:
@@ -76,7 +77,7 @@ def _place(length: int, device: torch.device) -> Tensor:
     return torch.arange(length, device=device)
 
 
-# ---- formats that need lengths only ------------------------------------------------------------------------------------
+# ---- formats that need lengths only ---------------------------------------------------------------------------------
 
 
 def _check_size(**sizes: int) -> None:
@@ -147,7 +148,7 @@ def _two(lo: Tensor, stop: Tensor, image_start: Tensor, image_stop: Tensor) -> T
     return torch.cat([first, second], 2)
 
 
-# ---- formats read off token ids ----------------------------------------------------------------------------------------
+# ---- formats read off token ids -------------------------------------------------------------------------------------
 
 
 def from_ids(ids: Tensor, name: str, *, pad_id: int | None, soi_id: int, eoi_id: int) -> Tensor:
@@ -255,7 +256,7 @@ class _Layout:
         self.feature_stop = torch.where(features > 0, torch.where(feature_stop < hi, feature_stop, self.end), 0)
 
     def intervals(self, name: str, where: Tensor | None = None) -> Tensor:
-        """int32 [B, S, K, 2] for one format. where: bool [B, S], the places that will be used (only lvg_v2's K depends on it)."""
+        """int32 [B, S, K, 2] for one format. where: bool [B, S], the places that count (lvg_v2's K depends on it)."""
         up_to_here = self.row + 1
         if name in ("causal", "lm"):
             return _stack(self.lo, up_to_here)

@@ -14,6 +14,7 @@ namespace showo {
 // One function per csrc/bindings/bind_<op>.cpp, called from module.cpp.
 void bind_codebook(pybind11::module_& m);
 void bind_resample(pybind11::module_& m);
+void bind_omni_attention(pybind11::module_& m);
 
 // invalid_argument -> ValueError, unsupported -> NotImplementedError, cuda_error -> RuntimeError.
 void throw_if_error(const Status& status);

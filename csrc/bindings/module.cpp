@@ -48,4 +48,5 @@ PYBIND11_MODULE(SHOWO_MODULE_NAME, m) {
   m.def("set_cpu_isa", &showo::set_cpu_isa, py::arg("name"), "Selects the CPU code path; for tests.");
   showo::bind_codebook(m);
   showo::bind_resample(m);
+  showo::bind_omni_attention(m);
 }

@@ -1,7 +1,285 @@
-"""omni_attention: attention under an OmniMask. CPU tensors take the plain-torch formula until the native kernel lands."""
+"""omni_attention: attention under an `OmniMask`, one fused kernel forward and one backward.
+
+    scores = scale q k^T, -inf outside the mask;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
+
+Blocks that no row of a batch entry sees are never visited. Both directions give the same bits every time. Backward
+follows FlashAttention (Dao et al., 2022): probabilities are recomputed from lse, nothing of size S_q x S_kv is kept.
+"""
 
 from __future__ import annotations
 
-from showo_ext.reference.omni_attention import omni_attention
+from typing import Any, Literal, overload
 
-__all__ = ["omni_attention"]
+import torch
+from torch import Tensor
+
+from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext.mask import OmniMask
+
+HEAD_DIMS = (32, 64, 96, 128)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@overload
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[False] = False
+) -> Tensor: ...
+@overload
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+def omni_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(scale q k^T over the columns that mask allows) v.
+
+    Args:
+        q: [B, H, S_q, D], float32, float16 or bfloat16, D in 32, 64, 96, 128; any strides, last dimension contiguous.
+        k, v: [B, H_kv, S_kv, D], dtype and device of q; H_kv divides H: query head h reads kv head h // (H / H_kv).
+        mask: OmniMask with S_q rows and S_kv columns, of batch B or 1, on the device of q.
+        scale: factor of the scores, default 1 / sqrt(D).
+        return_lse: also return the natural-log normaliser of each row.
+
+    Returns:
+        [B, H, S_q, D] in q's dtype and memory order, computed in float32; with return_lse also float32 [B, H, S_q].
+        Rows without columns give zeros and lse = -inf. NaN in a row's own inputs gives NaN in that row.
+
+    Differentiable once in q, k and v, through both results. Under autocast the inputs are cast to the autocast dtype.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes, devices, strides or intervals that do not fit.
+        NotImplementedError: no kernel for this device in this build, or a second derivative is asked for.
+    """
+    _validate(q, k, v, mask)
+    scale = q.size(-1) ** -0.5 if scale is None else float(scale)
+    intervals = mask.intervals
+    if intervals.size(0) != q.size(0):
+        intervals = intervals.expand(q.size(0), -1, -1, -1)
+    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, scale)
+    return (out, lse) if return_lse else out
+
+
+# ---- validation -----------------------------------------------------------------------------------------------------
+
+
+def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
+    if not isinstance(mask, OmniMask):
+        raise TypeError(f"mask must be an OmniMask, got {type(mask).__name__} (see OmniMask.from_dense)")
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if x.dtype not in DTYPES:
+            raise TypeError(
+                f"{name} must be float32, float16 or bfloat16, got {x.dtype}; "
+                "showo_ext.reference.omni_attention takes others"
+            )
+        if x.dim() != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(x.shape)}")
+        if x.stride(3) != 1 and x.numel() > 0:
+            raise ValueError(f"{name} must have a contiguous last dimension, got strides {tuple(x.stride())}")
+        if x.device != q.device:
+            raise ValueError(f"{name} must be on the device of q, {q.device}, got {x.device}")
+        if x.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
+            raise TypeError(f"{name} must have the dtype of q, {q.dtype}, got {x.dtype}")
+    batch, heads, q_length, head_dim = q.shape
+    if head_dim not in HEAD_DIMS:
+        raise ValueError(f"q must have a head_dim of {HEAD_DIMS}, got {head_dim}")
+    if k.size(0) != batch or k.size(3) != head_dim:
+        raise ValueError(f"k must be [{batch}, heads, length, {head_dim}] to fit q, got shape {tuple(k.shape)}")
+    if v.shape != k.shape:
+        raise ValueError(f"v must have the shape of k, {tuple(k.shape)}, got {tuple(v.shape)}")
+    kv_heads = k.size(1)
+    if (kv_heads == 0) != (heads == 0) or (kv_heads and heads % kv_heads):
+        raise ValueError(f"k must have a number of heads that divides q's {heads}, got {kv_heads}")
+    if mask.device != q.device:
+        raise ValueError(f"mask must be on the device of q, {q.device}, got {mask.device}")
+    if mask.q_length != q_length or mask.kv_length != k.size(2) or mask.batch_size not in (1, batch):
+        raise ValueError(
+            f"mask must have batch {batch} or 1, {q_length} rows (q) and {k.size(2)} columns (k), got {mask.shape}"
+        )
+
+
+# ---- schema ---------------------------------------------------------------------------------------------------------
+
+_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
+_LIBRARY.define(
+    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, float scale) -> (Tensor out, Tensor lse)"
+)
+_LIBRARY.define(
+    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor out, "
+    "Tensor lse, float scale) -> (Tensor dq, Tensor dk, Tensor dv)"
+)
+
+
+def _empty_out(q: Tensor) -> Tensor:
+    """An empty tensor in q's memory order, so that [B, S, H, D] projections come back as such and reshape for free."""
+    out = torch.empty_like(q)
+    return out if out.stride(3) == 1 else torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+# ---- implementations ------------------------------------------------------------------------------------------------
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _arguments(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> dict[str, Any]:
+    """What forward and backward launchers have in common."""
+    return {
+        "q": q.data_ptr(),
+        "k": k.data_ptr(),
+        "v": v.data_ptr(),
+        "intervals": intervals.data_ptr(),
+        "sizes": (*q.shape[:2], k.size(1), q.size(2), k.size(2), q.size(3), intervals.size(2)),
+        "q_strides": q.stride()[:3],
+        "k_strides": k.stride()[:3],
+        "v_strides": v.stride()[:3],
+        "intervals_strides": intervals.stride()[:2],
+        "scale": scale,
+        "dtype": DTYPE_CODES[q.dtype],
+    }
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out = _empty_out(q)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    if out.numel() == 0:
+        return out, lse
+    if intervals.stride()[2:] != (2, 1):
+        intervals = intervals.contiguous()
+    arguments = {
+        **_arguments(q, k, v, intervals, scale),
+        "out": out.data_ptr(),
+        "lse": lse.data_ptr(),
+        "out_strides": out.stride()[:3],
+    }
+    if q.device.type == "cpu" and emulated() is None:
+        native().omni_attention_forward_cpu(**arguments, num_threads=torch.get_num_threads())
+    else:
+        with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_forward_cuda") as (module, stream):
+            module.omni_attention_forward_cuda(**arguments, stream=stream)
+    return out, lse
+
+
+def _backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    intervals: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if q.numel() == 0:
+        return torch.empty_like(q, memory_format=torch.contiguous_format), _zeros(k), _zeros(v)
+    dout, out, lse = _rows_contiguous(dout), _rows_contiguous(out), lse.contiguous()
+    dlse = None if dlse is None else dlse.contiguous()
+    if intervals.stride()[2:] != (2, 1):
+        intervals = intervals.contiguous()
+    module, stream = native(), None
+    parts = module.omni_attention_backward_parts(
+        batch=q.size(0), heads=q.size(1), kv_heads=k.size(1), q_length=q.size(2)
+    )
+    dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
+    dk = torch.empty((parts, *k.shape), dtype=torch.float32, device=q.device)
+    dv = torch.empty_like(dk)
+    arguments = {
+        **_arguments(q, k, v, intervals, scale),
+        "out": out.data_ptr(),
+        "lse": lse.data_ptr(),
+        "dout": dout.data_ptr(),
+        "dlse": 0 if dlse is None else dlse.data_ptr(),
+        "dq": dq.data_ptr(),
+        "dk": dk.data_ptr(),
+        "dv": dv.data_ptr(),
+        "parts": parts,
+        "out_strides": out.stride()[:3],
+        "dout_strides": dout.stride()[:3],
+    }
+    if q.device.type == "cpu" and emulated() is None:
+        module.omni_attention_backward_cpu(**arguments, num_threads=torch.get_num_threads())
+    else:
+        with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_backward_cuda") as (module, stream):
+            module.omni_attention_backward_cuda(**arguments, stream=stream)
+    summed = [x[0] if parts == 1 else x.sum(0) for x in (dk, dv)]
+    return dq.to(q.dtype), summed[0].to(k.dtype), summed[1].to(v.dtype)
+
+
+def _zeros(x: Tensor) -> Tensor:
+    return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    device = q.device.type
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        result: tuple[Tensor, Tensor] = torch.ops.showo_ext.omni_attention_forward(
+            q.to(dtype), k.to(dtype), v.to(dtype), intervals, scale
+        )
+    return result
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("omni_attention_forward", _forward, _key)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("omni_attention_backward", _backward, _key)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("omni_attention_forward", _autocast, f"Autocast{_key}")  # type: ignore[no-untyped-call]
+
+
+# ---- fake -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("showo_ext::omni_attention_forward", lib=_LIBRARY)
+def _forward_fake(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return _empty_out(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@torch.library.register_fake("showo_ext::omni_attention_backward", lib=_LIBRARY)
+def _backward_fake(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    intervals: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+# ---- autograd -------------------------------------------------------------------------------------------------------
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, intervals, scale = inputs
+    out, lse = output
+    ctx.save_for_backward(q, k, v, intervals, out, lse)
+    ctx.scale = scale
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, intervals, out, lse = ctx.saved_tensors
+    if dout is None and dlse is None:
+        return None, None, None, None, None
+    if dout is None:
+        dout = torch.zeros_like(out)
+    dq, dk, dv = torch.ops.showo_ext.omni_attention_backward(dout, dlse, q, k, v, intervals, out, lse, ctx.scale)
+    return dq, dk, dv, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
+    raise NotImplementedError(
+        "omni_attention has no second derivative; showo_ext.reference.omni_attention can be differentiated twice"
+    )
+
+
+torch.library.register_autograd(
+    "showo_ext::omni_attention_forward", _autograd, setup_context=_setup_context, lib=_LIBRARY
+)
+torch.library.register_autograd("showo_ext::omni_attention_backward", _no_second_derivative, lib=_LIBRARY)

@@ -1,0 +1,237 @@
+// Pieces that the CPU forward and backward share: the register tile, and blocks of rows brought to float32.
+//
+// Scores are kept transposed, p[column][query row], with the query rows along the vector lanes: row maxima and sums are
+// then plain vector operations, and keys and values are used just as they lie in memory. All five matrix products of
+// attention become one tile,  c[m][0..2 lanes) += sum_k a[m, k] b[k][0..2 lanes),  with a read by broadcast:
+//
+//   p^T [columns][rows]  = k      [columns][d]      q^T  [d][rows]         also dp^T = v dout^T
+//   out [rows][d]        = p^T    [columns][rows]^T v    [columns][d]      also dq   = ds k
+//   dv  [columns][d]     = p^T    [columns][rows]   dout [rows][d]         also dk   = ds^T q
+#pragma once
+
+#include "common/simd.h"
+#include "omni_attention/cpu_plan.h"
+#include "omni_attention/mask.h"
+
+namespace showo {
+namespace SHOWO_ISA {
+
+constexpr int kPanel = 2 * kLanes;                   // query rows (or head dims) of a tile: two vectors
+constexpr int kTileRows = kLanes == 16 ? 12 : 6;     // rows of c: fills 12 of 16, or 24 of 32, vector registers
+constexpr int64_t kQBlock = kLanes == 16 ? 96 : 48;  // query rows of a block: whole panels and whole tiles
+constexpr int64_t kPanels = kQBlock / kPanel;
+
+enum class Start { kZero, kAdd, kScaledAdd };
+
+// c[m][0..kPanel) = start + sum over k < count of a[m A_ROW + k A_STEP] b[k B_STEP][0..kPanel), for m < ROWS.
+// kScaledAdd multiplies row m of c by scale[m] before.
+template <int ROWS, int A_ROW, int A_STEP, int B_STEP, int C_ROW, Start START>
+static __attribute__((noinline)) void tile(float* c, const float* a, const float* b, int64_t count,
+                                           const float* scale) {
+  VecF sum[ROWS][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < ROWS; ++m) {
+    if (START == Start::kZero) {
+      sum[m][0] = sum[m][1] = VecF{};
+    } else {
+      sum[m][0] = load(c + m * C_ROW);
+      sum[m][1] = load(c + m * C_ROW + kLanes);
+      if (START == Start::kScaledAdd) {
+        sum[m][0] *= scale[m];
+        sum[m][1] *= scale[m];
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < count; ++k) {
+    const VecF b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < ROWS; ++m) {
+      const VecF x = set1(a[m * A_ROW]);
+      sum[m][0] += x * b0;
+      sum[m][1] += x * b1;
+    }
+    a += A_STEP;
+    b += B_STEP;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < ROWS; ++m) {
+    store(c + m * C_ROW, sum[m][0]);
+    store(c + m * C_ROW + kLanes, sum[m][1]);
+  }
+}
+
+// Tiles come in a few heights; anything else is put together from them.
+SHOWO_INLINE int tile_height(int64_t rows) {
+  return rows >= kTileRows ? kTileRows : rows >= 6 ? 6 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+}
+
+template <int A_ROW, int A_STEP, int B_STEP, int C_ROW, Start START>
+SHOWO_INLINE void tile_of(int height, float* c, const float* a, const float* b, int64_t count,
+                          const float* scale = nullptr) {
+  if (height == kTileRows) return tile<kTileRows, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
+  if (height == 6) return tile<6, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
+  if (height == 4) return tile<4, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
+  if (height == 2) return tile<2, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
+  return tile<1, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
+}
+
+// ---- rows of tensors
+// ---------------------------------------------------------------------------------------------------
+
+SHOWO_INLINE const void* row_at(const void* base, const OmniStrides& s, DType dtype, int64_t batch, int64_t head,
+                                int64_t row) {
+  return static_cast<const char*>(base) +
+         (batch * s.batch + head * s.head + row * s.row) * (dtype == DType::kF32 ? 4 : 2);
+}
+
+template <int D>
+SHOWO_INLINE void read_row(float* to, const void* from, DType dtype) {
+#pragma GCC unroll 2
+  for (int d = 0; d < D; d += kLanes) {
+    VecF x;
+    if (dtype == DType::kF32) {
+      x = load(static_cast<const float*>(from) + d);
+    } else if (dtype == DType::kBF16) {
+      x = load(static_cast<const BFloat16*>(from) + d);
+    } else {
+      x = load(static_cast<const Half*>(from) + d);
+    }
+    store(to + d, x);
+  }
+}
+
+template <int D>
+SHOWO_INLINE void write_row(void* to, const float* from, DType dtype) {
+  if (dtype == DType::kF32) {
+    for (int d = 0; d < D; d += kLanes) store(static_cast<float*>(to) + d, load(from + d));
+  } else if (dtype == DType::kBF16) {
+    for (int d = 0; d < D; ++d) store_float(static_cast<BFloat16*>(to) + d, from[d]);
+  } else {
+    for (int d = 0; d < D; ++d) store_float(static_cast<Half*>(to) + d, from[d]);
+  }
+}
+
+// x [kQBlock][D] (rows beyond `rows` are taken as zero) to panels [kPanels][D][kPanel], times factor.
+template <int D>
+static void transpose_to_panels(float* panels, const float* x, int64_t rows, float factor) {
+  for (int64_t row = 0; row < kQBlock; ++row) {
+    float* to = panels + row / kPanel * (D * kPanel) + row % kPanel;
+    if (row < rows) {
+      for (int d = 0; d < D; ++d) to[d * kPanel] = x[row * D + d] * factor;
+    } else {
+      for (int d = 0; d < D; ++d) to[d * kPanel] = 0.0f;
+    }
+  }
+}
+
+// Rows of keys or values as float32 blocks [<= 64][D]: the tensor itself where it already looks so, else a copy made at
+// the first visit of a block.
+template <int D>
+struct KvRows {
+  const void* base;
+  OmniStrides strides;
+  DType dtype;
+  int64_t batch, head, length;
+  float* copy;      // [num_kv_blocks * 64][D]
+  uint8_t* copied;  // [num_kv_blocks], zero at the start
+
+  bool direct() const { return dtype == DType::kF32 && strides.row == D; }
+
+  const float* block(int64_t index) {
+    const int64_t first = index * kKvBlock;
+    if (direct()) return static_cast<const float*>(row_at(base, strides, dtype, batch, head, first));
+    float* to = copy + first * D;
+    if (!copied[index]) {
+      const int64_t last = first + kKvBlock < length ? first + kKvBlock : length;
+      for (int64_t row = first; row < last; ++row)
+        read_row<D>(copy + row * D, row_at(base, strides, dtype, batch, head, row), dtype);
+      copied[index] = 1;
+    }
+    return to;
+  }
+};
+
+SHOWO_INLINE bool needs_copy(const OmniStrides& strides, DType dtype, int64_t head_dim) {
+  return dtype != DType::kF32 || strides.row != head_dim;
+}
+
+// Bytes of the copies of k and v and of their flags, in this order behind the fixed part of the scratch.
+SHOWO_INLINE int64_t kv_copy_bytes(const OmniInputs& in) {
+  const int64_t blocks = (in.kv_length + kKvBlock - 1) / kKvBlock;
+  const int64_t copies =
+      needs_copy(in.k_strides, in.dtype, in.head_dim) + needs_copy(in.v_strides, in.dtype, in.head_dim);
+  return copies * blocks * kKvBlock * in.head_dim * 4 + 2 * blocks;
+}
+
+template <int D>
+SHOWO_INLINE void place_kv_copies(KvRows<D>* keys, KvRows<D>* values, const OmniInputs& in, const OmniTask& task,
+                                  void* memory) {
+  const int64_t blocks = (in.kv_length + kKvBlock - 1) / kKvBlock;
+  float* copy = static_cast<float*>(memory);
+  *keys = KvRows<D>{in.k, in.k_strides, in.dtype, task.batch, task.kv_head, in.kv_length, copy, nullptr};
+  if (!keys->direct()) copy += blocks * kKvBlock * D;
+  *values = KvRows<D>{in.v, in.v_strides, in.dtype, task.batch, task.kv_head, in.kv_length, copy, nullptr};
+  if (!values->direct()) copy += blocks * kKvBlock * D;
+  keys->copied = reinterpret_cast<uint8_t*>(copy);
+  values->copied = keys->copied + blocks;
+  std::memset(keys->copied, 0, 2 * blocks);
+}
+
+// ---- masks
+// -------------------------------------------------------------------------------------------------------------
+
+// Who sees what in one block of query rows x 64 columns. Rows beyond the last one are nobody's and count nowhere.
+struct BlockMask {
+  uint64_t bits[kQBlock];                 // per query row, bit j = column j of the block
+  int32_t low[kQBlock], high[kQBlock];    // the two halves of bits, for vectors
+  uint64_t any[kPanels], every[kPanels];  // over the rows of a panel
+  uint64_t any_row;                       // over all rows
+
+  void fill(const OmniInputs& in, int64_t batch, int64_t first_row, int64_t rows, int64_t first_column, int64_t columns,
+            bool full) {
+    const int32_t* row = in.intervals + batch * in.intervals_batch_stride + first_row * in.intervals_row_stride;
+    any_row = 0;
+    for (int64_t panel = 0; panel < kPanels; ++panel) {
+      uint64_t some = 0, all = ~uint64_t{0};
+      for (int64_t i = panel * kPanel; i < (panel + 1) * kPanel; ++i) {
+        uint64_t seen = 0;
+        if (i < rows) {
+          seen = full ? low_bits(columns)
+                      : row_bits(row + i * in.intervals_row_stride, in.num_intervals, first_column) & low_bits(columns);
+          some |= seen;
+          all &= seen;
+        }
+        bits[i] = seen;
+        low[i] = static_cast<int32_t>(seen);
+        high[i] = static_cast<int32_t>(seen >> 32);
+      }
+      any[panel] = some;
+      every[panel] = all;
+      any_row |= some;
+    }
+  }
+
+  // Negative lanes: rows [first, first + kLanes) that see column j.
+  VecI sees(int64_t first, int j) const { return load((j < 32 ? low : high) + first) << (31 - (j & 31)); }
+
+  uint64_t any_of_rows(int64_t first, int64_t last) const {
+    uint64_t some = 0;
+    for (int64_t i = first; i < last; ++i) some |= bits[i];
+    return some;
+  }
+};
+
+SHOWO_INLINE int first_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+SHOWO_INLINE int end_bit(uint64_t bits) { return 64 - __builtin_clzll(bits); }
+
+// Sets p[j][panel] for the columns j in [from, to).
+SHOWO_INLINE void fill_columns(float* p, int64_t panel, int from, int to, float value) {
+  for (int j = from; j < to; ++j) {
+    store(p + j * kQBlock + panel * kPanel, set1(value));
+    store(p + j * kQBlock + panel * kPanel + kLanes, set1(value));
+  }
+}
+
+}  // namespace SHOWO_ISA
+}  // namespace showo

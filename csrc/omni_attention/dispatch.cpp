@@ -1,0 +1,178 @@
+// The CPU launchers: checks, block table, tasks, threads.
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "omni_attention/cpu_plan.h"
+#include "omni_attention/mask.h"
+
+namespace showo {
+
+SHOWO_DISPATCH_ISA(const OmniCpuKernels&, omni_cpu_kernels, (), ())
+
+namespace {
+
+// Memory of a thread, kept between calls unless it is large.
+class Scratch {
+ public:
+  ~Scratch() { std::free(memory_); }
+
+  void* get(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(memory_);
+      size_ = (bytes + 63) / 64 * 64;
+      memory_ = std::aligned_alloc(64, size_);
+      if (memory_ == nullptr) {
+        size_ = 0;
+        throw std::bad_alloc();
+      }
+    }
+    return memory_;
+  }
+
+ private:
+  void* memory_ = nullptr;
+  int64_t size_ = 0;
+};
+
+Scratch& thread_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+Status check(const OmniInputs& in) {
+  if (in.head_dim != 32 && in.head_dim != 64 && in.head_dim != 96 && in.head_dim != 128)
+    return unsupported("omni_attention: head size %lld is not one of 32, 64, 96, 128",
+                       static_cast<long long>(in.head_dim));
+  if (in.dtype != DType::kF32 && in.dtype != DType::kF16 && in.dtype != DType::kBF16)
+    return unsupported("omni_attention: dtype %s is not one of float32, float16, bfloat16", dtype_name(in.dtype));
+  SHOWO_CHECK_ARGUMENT(in.batch >= 0 && in.q_length >= 0 && in.kv_length >= 0 && in.num_intervals >= 1,
+                       "omni_attention: negative size");
+  SHOWO_CHECK_ARGUMENT(in.kv_heads >= 1 && in.heads % in.kv_heads == 0,
+                       "omni_attention: %lld query heads are no multiple of %lld kv heads",
+                       static_cast<long long>(in.heads), static_cast<long long>(in.kv_heads));
+  return ok_status();
+}
+
+// Fills state [B, num_q_blocks, num_kv_blocks] and checks every interval on the way.
+Status fill_block_table(const OmniInputs& in, int64_t q_block, int64_t num_q_blocks, int64_t num_kv_blocks,
+                        std::vector<uint8_t>* state) {
+  state->assign(in.batch * num_q_blocks * num_kv_blocks, kEmpty);
+  std::vector<int32_t> touched(num_kv_blocks), covered(num_kv_blocks);
+  for (int64_t b = 0; b < in.batch; ++b) {
+    for (int64_t block = 0; block < num_q_blocks; ++block) {
+      const int64_t first_row = block * q_block, last_row = std::min(in.q_length, first_row + q_block);
+      std::fill(touched.begin(), touched.end(), 0);
+      std::fill(covered.begin(), covered.end(), 0);
+      for (int64_t row = first_row; row < last_row; ++row) {
+        const int32_t* pair = in.intervals + b * in.intervals_batch_stride + row * in.intervals_row_stride;
+        for (int64_t i = 0; i < in.num_intervals; ++i, pair += 2) {
+          const int64_t start = pair[0], stop = pair[1];
+          SHOWO_CHECK_ARGUMENT(0 <= start && start <= stop && stop <= in.kv_length,
+                               "mask: intervals[%lld, %lld, %lld] = [%lld, %lld] must satisfy 0 <= start <= stop <= "
+                               "%lld (the number of keys)",
+                               static_cast<long long>(b), static_cast<long long>(row), static_cast<long long>(i),
+                               static_cast<long long>(start), static_cast<long long>(stop),
+                               static_cast<long long>(in.kv_length));
+          if (start == stop) continue;
+          for (int64_t kv = start / kKvBlock; kv <= (stop - 1) / kKvBlock; ++kv) {
+            touched[kv] = 1;
+            // With several intervals a block counts as covered only when one of them does it alone, and `covered`
+            // counts rows, so overlapping intervals must not count twice: only the first interval of a row is used.
+            if (i == 0) covered[kv] += start <= kv * kKvBlock && stop >= std::min(in.kv_length, (kv + 1) * kKvBlock);
+          }
+        }
+      }
+      uint8_t* row_of_blocks = state->data() + (b * num_q_blocks + block) * num_kv_blocks;
+      for (int64_t kv = 0; kv < num_kv_blocks; ++kv)
+        row_of_blocks[kv] = covered[kv] == last_row - first_row ? kFull : touched[kv] ? kPartial : kEmpty;
+    }
+  }
+  return ok_status();
+}
+
+// Cuts each kv head's items into at most `parts` runs of about equal work, heaviest runs first. With `all_parts`
+// every part gets a task, if need be an empty one.
+std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int64_t parts, bool all_parts) {
+  struct Weighted {
+    OmniTask task;
+    int64_t work;
+  };
+  const int64_t group = in.heads / in.kv_heads, items = group * plan.num_q_blocks;
+  std::vector<Weighted> weighted;
+  for (int64_t b = 0; b < in.batch; ++b) {
+    std::vector<int64_t> work(items);
+    int64_t total = 0;
+    for (int64_t item = 0; item < items; ++item) {
+      const uint8_t* state = plan.row_of_blocks(b, item % plan.num_q_blocks);
+      work[item] = 1;
+      for (int64_t kv = 0; kv < plan.num_kv_blocks; ++kv) work[item] += state[kv] != kEmpty;
+      total += work[item];
+    }
+    int64_t item = 0, done = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = item, before = done, goal = total * (part + 1) / parts;
+      while (item < items && (part == parts - 1 || done < goal)) done += work[item++];
+      if (item == first && !all_parts) continue;
+      for (int64_t h = 0; h < in.kv_heads; ++h) weighted.push_back({OmniTask{b, h, first, item, part}, done - before});
+    }
+  }
+  std::stable_sort(weighted.begin(), weighted.end(),
+                   [](const Weighted& x, const Weighted& y) { return x.work > y.work; });
+  std::vector<OmniTask> tasks;
+  tasks.reserve(weighted.size());
+  for (const Weighted& w : weighted) tasks.push_back(w.task);
+  return tasks;
+}
+
+template <class Params>
+Status run(const Params& params, int64_t parts, bool all_parts, int num_threads,
+           void (*kernel)(const Params&, const OmniPlan&, const OmniTask&, void*), int64_t scratch_bytes,
+           int64_t q_block) {
+  const OmniInputs& in = params.in;
+  OmniPlan plan{};
+  plan.q_block = q_block;
+  plan.num_q_blocks = (in.q_length + q_block - 1) / q_block;
+  plan.num_kv_blocks = (in.kv_length + kKvBlock - 1) / kKvBlock;
+  std::vector<uint8_t> state;
+  SHOWO_RETURN_IF_ERROR(fill_block_table(in, q_block, plan.num_q_blocks, plan.num_kv_blocks, &state));
+  plan.state = state.data();
+  const std::vector<OmniTask> tasks = make_tasks(in, plan, parts, all_parts);
+  parallel_for(static_cast<int64_t>(tasks.size()), num_threads,
+               [&](int64_t i) { kernel(params, plan, tasks[i], thread_scratch().get(scratch_bytes)); });
+  return ok_status();
+}
+
+}  // namespace
+
+Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads) {
+  SHOWO_RETURN_IF_ERROR(check(params.in));
+  const OmniCpuKernels& kernels = omni_cpu_kernels();
+  // Whole heads where there are enough of them to keep the threads busy, since a task shares one copy of k and v.
+  const int64_t heads = std::max<int64_t>(1, params.in.batch * params.in.kv_heads);
+  const int64_t parts = (4 * int64_t{std::max(1, num_threads)} + heads - 1) / heads;
+  return run(params, parts, false, num_threads, kernels.forward, kernels.forward_scratch(params), kernels.q_block);
+}
+
+int64_t omni_attention_backward_parts(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length) {
+  constexpr int64_t kTasksWanted = 32, kRowsOfBlock = 48;
+  if (batch <= 0 || heads <= 0 || kv_heads <= 0) return 1;
+  const int64_t items = heads / kv_heads * ((q_length + kRowsOfBlock - 1) / kRowsOfBlock);
+  const int64_t parts = (kTasksWanted + batch * kv_heads - 1) / (batch * kv_heads);
+  return std::max<int64_t>(1, std::min(parts, items));
+}
+
+Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads) {
+  SHOWO_RETURN_IF_ERROR(check(params.in));
+  const OmniInputs& in = params.in;
+  SHOWO_CHECK_ARGUMENT(params.parts == omni_attention_backward_parts(in.batch, in.heads, in.kv_heads, in.q_length),
+                       "omni_attention_backward: dk and dv have %lld parts", static_cast<long long>(params.parts));
+  const OmniCpuKernels& kernels = omni_cpu_kernels();
+  return run(params, params.parts, true, num_threads, kernels.backward, kernels.backward_scratch(params),
+             kernels.q_block);
+}
+
+}  // namespace showo

@@ -1,0 +1,63 @@
+// omni_attention: attention in which every query row sees a union of column intervals.
+//
+//   scores = scale q k^T, -inf outside the row's intervals;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
+//
+// Rows without columns give zeros and lse = -inf. Query head h reads kv head h / (heads / kv_heads).
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/status.h"
+
+namespace showo {
+
+// Strides in elements of [batch, head, row]; the last dimension (head_dim) is contiguous.
+struct OmniStrides {
+  int64_t batch, head, row;
+};
+
+// The inputs that forward and backward share.
+struct OmniInputs {
+  const void* q;             // [B, H, S_q, D]      dtype
+  const void* k;             // [B, H_kv, S_kv, D]  dtype
+  const void* v;             // [B, H_kv, S_kv, D]  dtype
+  const int32_t* intervals;  // [B, S_q, K, 2]      half-open column ranges, any order, overlap allowed
+  int64_t batch, heads, kv_heads, q_length, kv_length, head_dim, num_intervals;
+  OmniStrides q_strides, k_strides, v_strides;
+  int64_t intervals_batch_stride, intervals_row_stride;  // the K pairs of a row are contiguous
+  float scale;
+  DType dtype;  // float32, float16 or bfloat16; arithmetic is float32
+};
+
+struct OmniForwardParams {
+  OmniInputs in;
+  void* out;   // [B, H, S_q, D]  dtype
+  float* lse;  // [B, H, S_q]     contiguous
+  OmniStrides out_strides;
+};
+
+struct OmniBackwardParams {
+  OmniInputs in;
+  const void* out;    // [B, H, S_q, D]  dtype
+  const float* lse;   // [B, H, S_q]     contiguous
+  const void* dout;   // [B, H, S_q, D]  dtype
+  const float* dlse;  // [B, H, S_q]     contiguous, or null
+  OmniStrides out_strides, dout_strides;
+  // Results in float32, contiguous. dk and dv come in `parts` summands, omni_attention_backward_parts() of them.
+  float* dq;  // [B, H, S_q, D]
+  float* dk;  // [parts, B, H_kv, S_kv, D]
+  float* dv;  // [parts, B, H_kv, S_kv, D]
+  int64_t parts;
+};
+
+// invalid_argument for an interval outside 0 <= start <= stop <= kv_length; unsupported for other head sizes than
+// 32, 64, 96 and 128. Bitwise reproducible, for any number of threads.
+Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
+Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
+
+// Into how many summands dk and dv are split so that few heads can still keep many threads busy. A function of the
+// sizes alone, lest results depend on the machine.
+int64_t omni_attention_backward_parts(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length);
+
+}  // namespace showo
