@@ -6,8 +6,10 @@ Each operator has one public function here, a plain-torch twin of the same name 
 
 from showo_ext._native import build_info
 from showo_ext._version import __version__
+from showo_ext.mask import OmniMask
 from showo_ext.ops.corrupt_tokens import corrupt_tokens
 from showo_ext.ops.lfq import lfq_decode, lfq_encode
+from showo_ext.ops.omni_attention import omni_attention
 from showo_ext.ops.remask import remask
 from showo_ext.ops.resample import resample
 from showo_ext.ops.sample_tokens import sample_tokens
@@ -15,6 +17,7 @@ from showo_ext.ops.vq import codebook_lookup, vq_encode
 from showo_ext.reference.resample import ResampleOutput
 
 __all__ = [
+    "OmniMask",
     "ResampleOutput",
     "__version__",
     "build_info",
@@ -22,6 +25,7 @@ __all__ = [
     "corrupt_tokens",
     "lfq_decode",
     "lfq_encode",
+    "omni_attention",
     "remask",
     "resample",
     "sample_tokens",

@@ -140,9 +140,9 @@ class OmniMask:
             )
         intervals = torch.zeros((batch, rows, max(used, 1), 2), dtype=torch.int32, device=dense.device)
         for side, flags in enumerate((starts, stops)):
-            b, r, c = flags.nonzero(as_tuple=True)
-            rank = flags.cumsum(-1)[b, r, c] - 1
-            intervals[b, r, rank, side] = c.to(torch.int32)
+            place = flags.nonzero(as_tuple=True)
+            rank = flags.cumsum(-1)[place] - 1
+            intervals[place[0], place[1], rank, side] = place[2].to(torch.int32)
         return cls(intervals, columns)
 
     def to_dense(self) -> Tensor:
@@ -259,11 +259,11 @@ class OmniMask:
     # ---- slices, batches, devices -----------------------------------------------------------------------------------
 
     def rows(self, start: int | None, stop: int | None = None) -> OmniMask:
-        """The mask of query rows start..stop (Python slice rules), columns unchanged: an image's rows against a whole KV cache."""
+        """The mask of query rows start..stop (Python slice rules), columns unchanged: some rows against a KV cache."""
         return OmniMask(self.intervals[:, start:stop], self.kv_length)
 
     def take_rows(self, index: Tensor) -> OmniMask:
-        """The mask of the query rows named by index: integer [N] (the same of every sample) or [B, N] (own ones)."""
+        """The mask of the query rows named by index: integer [N], the same of every sample, or [B, N]."""
         if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
             raise TypeError(
                 f"index must be an int32 or int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"

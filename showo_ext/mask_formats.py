@@ -184,8 +184,8 @@ def packed(
     change = torch.ones_like(ids, dtype=torch.bool)
     change[:, 1:] = samples[:, 1:] != samples[:, :-1]
     for b in range(batch):
-        begun = samples[b][change[b] & (samples[b] >= 0)]
-        if begun.numel() != begun.unique().numel():
+        begun = samples[b][change[b] & (samples[b] >= 0)].tolist()
+        if len(begun) != len(set(begun)):
             raise ValueError(f"samples[{b}] must hold each sample in one contiguous run")
     lo = torch.where(change, row, 0).cummax(1).values
     final = torch.ones_like(change)  # last place of a run

@@ -117,9 +117,10 @@ void load_rows(BackwardScratch<D>* s, const OmniBackwardParams& p, int64_t batch
     read_row<D>(s->q + row * D, row_at(in.q, in.q_strides, in.dtype, batch, head, first_row + row), in.dtype);
     read_row<D>(dout, row_at(p.dout, p.dout_strides, in.dtype, batch, head, first_row + row), in.dtype);
     read_row<D>(s->out, row_at(p.out, p.out_strides, in.dtype, batch, head, first_row + row), in.dtype);
-    VecF dot = VecF{};
-    for (int d = 0; d < D; d += kLanes) dot += load(dout + d) * load(s->out + d);
-    s->delta[row] = sum(dot) - (p.dlse ? p.dlse[first + row] : 0.0f);
+    // Summed in the order of the dp tiles: where a row sees one column, dp - delta is then exactly 0.
+    float dot = 0.0f;
+    for (int d = 0; d < D; ++d) dot += s->out[d] * dout[d];
+    s->delta[row] = dot - (p.dlse ? p.dlse[first + row] : 0.0f);
     const float lse = p.lse[first + row];
     if (lse != -__builtin_inff()) s->lse[row] = lse * kLog2E;
   }

@@ -102,7 +102,7 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
 
 # ---- schema ---------------------------------------------------------------------------------------------------------
 
-_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, float scale) -> (Tensor out, Tensor lse)"
 )
@@ -224,9 +224,9 @@ def _autocast(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) 
 
 
 for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("omni_attention_forward", _forward, _key)  # type: ignore[no-untyped-call]
-    _LIBRARY.impl("omni_attention_backward", _backward, _key)  # type: ignore[no-untyped-call]
-    _LIBRARY.impl("omni_attention_forward", _autocast, f"Autocast{_key}")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("omni_attention_forward", _forward, _key)
+    _LIBRARY.impl("omni_attention_backward", _backward, _key)
+    _LIBRARY.impl("omni_attention_forward", _autocast, f"Autocast{_key}")
 
 
 # ---- fake -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from showo_ext.reference.corrupt_tokens import corrupt_tokens
 from showo_ext.reference.lfq import lfq_decode, lfq_encode
+from showo_ext.reference.omni_attention import omni_attention
 from showo_ext.reference.remask import remask
 from showo_ext.reference.resample import resample
 from showo_ext.reference.sample_tokens import sample_tokens
@@ -12,6 +13,7 @@ __all__ = [
     "corrupt_tokens",
     "lfq_decode",
     "lfq_encode",
+    "omni_attention",
     "remask",
     "resample",
     "sample_tokens",

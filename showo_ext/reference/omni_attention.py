@@ -7,11 +7,12 @@ It materialises [B, H, S_q, S_kv] and is differentiable by autograd (twice), in 
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from torch import Tensor
 
-from showo_ext.mask import OmniMask
+if TYPE_CHECKING:
+    from showo_ext.mask import OmniMask
 
 
 @overload
