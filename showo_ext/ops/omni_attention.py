@@ -102,7 +102,7 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
 
 # ---- schema ---------------------------------------------------------------------------------------------------------
 
-_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
 _LIBRARY.define(
     "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, float scale) -> (Tensor out, Tensor lse)"
 )
