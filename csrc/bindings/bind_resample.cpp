@@ -125,6 +125,12 @@ void corrupt_tokens(uintptr_t inputs, uintptr_t labels, uintptr_t masked, uintpt
   launch([&] { return corrupt_tokens_cpu(p, num_threads); });
 }
 
+void philox_uniforms(uintptr_t out, int64_t count, uint32_t first_block, uint32_t position, uint32_t step,
+                     uint32_t stream_row, uint32_t key0, uint32_t key1) {
+  const PhiloxRow row{key0, key1, position, step, stream_row};
+  launch([&] { return philox_uniforms_cpu(row, first_block, count, as_pointer<float>(out)); });
+}
+
 }  // namespace
 
 void bind_resample(py::module_& m) {
@@ -148,6 +154,8 @@ void bind_resample(py::module_& m) {
   m.def("corrupt_tokens_cpu", &corrupt_tokens, py::kw_only(), arg("inputs"), arg("labels"), arg("masked"), arg("ids"),
         arg("batch"), arg("length"), arg("mask_ratio"), arg("mask_ratios"), arg("mask_id"), arg("noise"), arg("seed"),
         arg("seed_data"), arg("seed_stride"), arg("step"), arg("step_data"), arg("num_threads"));
+  m.def("philox_uniforms_cpu", &philox_uniforms, py::kw_only(), arg("out"), arg("count"), arg("first_block"),
+        arg("position"), arg("step"), arg("stream_row"), arg("key0"), arg("key1"));
 }
 
 }  // namespace showo

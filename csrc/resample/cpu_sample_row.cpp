@@ -272,4 +272,12 @@ RowOutput sample_row(const SampleParams& params, const RowInput& row) {
   return RowOutput{race.index, static_cast<float>(exponent - std::log(race.sum)), RowFault::kNone};
 }
 
+void philox_uniforms(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += kGroup) {
+    U8 words[4];
+    philox32(row, first_block + static_cast<uint32_t>(i / 4), words);
+    for (int64_t j = 0; j < kGroup && i + j < count; ++j) out[i + j] = uniform_from_word(words[j / 8][j % 8]);
+  }
+}
+
 }  // namespace showo::resample::SHOWO_ISA

@@ -103,4 +103,7 @@ Status corrupt_tokens_cpu(const CorruptParams& params, int num_threads);
 // One MaskGIT step: `remask.ids` and `remask.logprob` are the outputs of `sample`.
 Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int num_threads);
 
+// Elements 4 * first_block .. of one row's noise, for tests.
+Status philox_uniforms_cpu(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out);
+
 }  // namespace showo

@@ -14,6 +14,8 @@ namespace showo {
 namespace resample {
 
 SHOWO_DISPATCH_ISA(RowOutput, sample_row, (const SampleParams& params, const RowInput& row), (params, row))
+SHOWO_DISPATCH_ISA(void, philox_uniforms, (const PhiloxRow& row, uint32_t first_block, int64_t count, float* out),
+                   (row, first_block, count, out))
 
 namespace {
 
@@ -112,6 +114,11 @@ Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
   if (first.fault == RowFault::kNone) return ok_status();
   return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64, fault_text(first.fault),
                           first.place / params.length, first.place % params.length, first.index);
+}
+
+Status philox_uniforms_cpu(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out) {
+  resample::philox_uniforms(row, first_block, count, out);
+  return ok_status();
 }
 
 Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int num_threads) {

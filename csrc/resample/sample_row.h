@@ -35,4 +35,7 @@ constexpr bool row_is_filtered(const SampleParams& params) {
 
 RowOutput sample_row(const SampleParams& params, const RowInput& row);
 
+// The noise itself, elements 4 * first_block .. of a row: for tests.
+void philox_uniforms(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out);
+
 }  // namespace showo::resample

@@ -37,16 +37,15 @@ def uniforms(
 ) -> Tensor:
     """fp32 uniforms in (0, 1), ``[rows, positions, elements]``, by the counter layout that philox.h documents.
 
-    ``seed`` is one int for the batch (rows are told apart by their index) or an int64 tensor ``[rows]``.
+    ``seed`` is one int for the batch (or a 0-d tensor; rows are told apart by their index) or int64 ``[rows]``.
     """
 
     def words(values: int | Tensor) -> Tensor:
         return torch.as_tensor(values, dtype=torch.int64, device=device)
 
     seeds = words(seed).reshape(-1, 1, 1)
-    row = torch.zeros(1, dtype=torch.int64, device=device)
-    if not isinstance(seed, Tensor):
-        row = torch.arange(rows, device=device)
+    seed_per_row = isinstance(seed, Tensor) and seed.dim() > 0
+    row = torch.zeros(1, dtype=torch.int64, device=device) if seed_per_row else torch.arange(rows, device=device)
     out = philox4x32(
         (
             torch.arange((elements + 3) // 4, device=device).reshape(1, 1, -1),
@@ -54,7 +53,7 @@ def uniforms(
             words(step).reshape(1, 1, 1) & _MASK,
             (stream << 24 | row).reshape(-1, 1, 1),
         ),
-        (seeds[..., 0] & _MASK, (seeds[..., 0] >> 32) & _MASK),
+        (seeds & _MASK, (seeds >> 32) & _MASK),
     )
     blocks = torch.stack(torch.broadcast_tensors(*out), dim=-1)
     blocks = blocks.expand(rows, positions, -1, -1).flatten(2)[..., :elements]
