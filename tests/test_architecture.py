@@ -1,0 +1,210 @@
+"""The walls of the house: who may include or import whom, which rooms an operator has, how long a file may be."""
+
+import ast
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import showo_ext
+from showo_ext import _native
+
+ROOT = Path(__file__).parent.parent
+BINDINGS = ROOT / "csrc" / "bindings"
+NATIVE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh"}
+
+# operator -> (folder and binding in csrc, stem of its op and reference files)
+OPERATORS = {
+    "omni_attention": ("omni_attention", "omni_attention"),
+    "lfq_encode": ("codebook", "lfq"),
+    "lfq_decode": ("codebook", "lfq"),
+    "vq_encode": ("codebook", "vq"),
+    "codebook_lookup": ("codebook", "vq"),
+    "sample_tokens": ("resample", "sample_tokens"),
+    "remask": ("resample", "remask"),
+    "resample": ("resample", "resample"),
+    "corrupt_tokens": ("resample", "corrupt_tokens"),
+}
+
+
+def sources(folder: str, *suffixes: str) -> list[Path]:
+    """Files below a folder of the repository, without what was built."""
+    found = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and path.is_file()]
+    return sorted(path for path in found if not {"build", "__pycache__", ".venv"} & set(path.parts))
+
+
+def native_sources() -> list[Path]:
+    return sources("csrc", *NATIVE_SUFFIXES)
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a Python file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- csrc
+
+
+@pytest.mark.parametrize("path", native_sources(), ids=name)
+def test_only_bindings_know_python_and_nothing_knows_torch(path):
+    for header in includes(path):
+        assert not header.startswith(("torch", "ATen", "c10")), f"{name(path)} includes {header}"
+        if BINDINGS not in path.parents:
+            assert not header.startswith(("pybind11", "Python.h", "bindings/")), f"{name(path)} includes {header}"
+
+
+@pytest.mark.parametrize("path", [p for p in native_sources() if BINDINGS not in p.parents], ids=name)
+def test_operators_do_not_know_each_other(path):
+    own = path.parent.name
+    for header in includes(path):
+        if "/" in header and (ROOT / "csrc" / header).exists():
+            assert header.split("/")[0] in {own, "common"}, f"{name(path)} includes {header}"
+
+
+def test_simd_sources_use_no_shared_templates():
+    # A file compiled for AVX-512 must not hold the copy of std::vector<...> that the linker keeps for everybody.
+    allowed = {"algorithm", "array", "functional", "map", "memory", "string", "thread", "vector"}
+    for path in native_sources():
+        if path.name.startswith("cpu") and path.suffix == ".cpp" and path.parent.name != "common":
+            assert not allowed & set(includes(path)), f"{name(path)} includes {allowed & set(includes(path))}"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is missing")
+def test_simd_objects_share_no_code():
+    objects = [p for isa in ("avx2", "avx512") for p in ROOT.glob(f"build/*/CMakeFiles/showo_simd_{isa}.dir/**/*.o")]
+    if not objects:
+        pytest.skip("no in-tree build (make dev)")
+    for path in objects:
+        symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
+        weak = [line for line in symbols.splitlines() if re.search(r" [WVu] ", line)]
+        assert not weak, f"{path.name} holds code that the linker may share: {weak[:5]}"
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is missing")
+def test_module_depends_on_nothing_but_the_c_and_cpp_runtime():
+    dynamic = subprocess.run(["readelf", "-d", _native.native().__file__], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[([a-z_+\-0-9]+)\.so", dynamic.stdout))
+    runtime = {"libstdc++", "libm", "libgcc_s", "libc", "libpthread", "libdl", "librt", "ld-linux-x86-64", "libgomp"}
+    runtime |= {"ld-linux-aarch64", "libasan", "libubsan"}
+    assert needed <= runtime - {"libgomp"}, f"unexpected libraries: {needed - runtime}"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is missing")
+def test_module_exports_only_its_entry_point():
+    command = ["nm", "-D", "--defined-only", _native.native().__file__]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert [line.split()[-1] for line in symbols if line] == ["PyInit__C"]
+
+
+# ---------------------------------------------------------------- Python
+
+
+@pytest.mark.parametrize("path", sources("showo_ext", ".py", ".pyi"), ids=name)
+def test_showo_ext_never_imports_showo(path):
+    assert not {module for module in imports(path) if module.split(".")[0] == "showo"}
+
+
+@pytest.mark.parametrize("path", sources("showo_ext/reference", ".py"), ids=name)
+def test_references_import_torch_alone(path):
+    # besides each other, and the mask, which is an argument
+    allowed = ("torch", "math", "typing", "collections.abc", "dataclasses", "__future__", "showo_ext.reference")
+    for module in imports(path):
+        fine = module.startswith(allowed) or module in {"showo_ext", "collections"}
+        assert fine or module.startswith("showo_ext.mask"), f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources("python/showo", ".py"), ids=name)
+def test_showo_uses_public_names_of_showo_ext(path):
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "showo_ext":
+            assert not any(part.startswith("_") and part != "__version__" for part in parts), f"{name(path)}: {module}"
+            assert parts[1:2] != ["ops"], f"{name(path)} imports {module}; the function is showo_ext.{parts[-1]}"
+
+
+@pytest.mark.parametrize("folder", ["showo_ext", "python/showo", "csrc"])
+def test_no_environment_variable_changes_behaviour(folder):
+    for path in sources(folder, ".py", *NATIVE_SUFFIXES):
+        found = re.findall(r"os\.environ\b|os\.getenv|\bgetenv\(", path.read_text())
+        assert not found, f"{name(path)} reads the environment: {found}"
+
+
+def test_files_stay_short():
+    limits = {".py": 400, ".pyi": 400, ".cpp": 600, ".h": 600, ".cu": 600, ".cuh": 600}
+    too_long = []
+    for folder in ("csrc", "showo_ext", "python", "tests", "benchmarks", "tools"):
+        if (ROOT / folder).exists():
+            for path in sources(folder, *limits):
+                lines = len(path.read_text().splitlines())
+                if lines > limits[path.suffix]:
+                    too_long.append(f"{name(path)}: {lines} lines, at most {limits[path.suffix]}")
+    assert not too_long, "\n".join(too_long)
+
+
+def test_showo_ext_imports_without_the_native_module():
+    """A broken installation can be looked into: everything imports, and calling says what is wrong."""
+    script = """
+import sys
+sys.modules["showo_ext._C"] = None
+import torch, showo_ext, showo_ext.reference, showo_ext.testing
+info = showo_ext.build_info()
+assert not info["native"] and info["native_error"], info
+showo_ext.reference.lfq_encode(torch.zeros(1, 2, 3, 4))
+try:
+    showo_ext.lfq_encode(torch.zeros(1, 2, 3, 4))
+except ImportError as error:
+    assert "no working native module" in str(error) and "make dev" in str(error), error
+else:
+    raise SystemExit("expected an ImportError")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+# ---------------------------------------------------------------- the rooms of an operator
+
+
+def test_every_operator_is_listed():
+    assert set(OPERATORS) == set(_native.LAUNCHERS)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_has_all_its_rooms(op):
+    folder, stem = OPERATORS[op]
+    rooms = [f"csrc/{folder}/params.h", f"csrc/bindings/bind_{folder}.cpp"]
+    rooms += [f"showo_ext/ops/{stem}.py", f"showo_ext/reference/{stem}.py", f"benchmarks/bench_{folder}.py"]
+    missing = [room for room in rooms if not (ROOT / room).exists()]
+    assert not missing, f"{op} lacks {missing}"
+    assert list((ROOT / "csrc" / folder).glob("cpu*.cpp")), f"{op} lacks csrc/{folder}/cpu*.cpp"
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    assert any(re.search(rf"\b{op}\(", path.read_text()) for path in tests if path != Path(__file__)), f"{op}: no test"
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_is_public_registered_and_native(op):
+    assert op in showo_ext.__all__
+    assert op in showo_ext.reference.__all__
+    public, reference = getattr(showo_ext, op), getattr(showo_ext.reference, op)
+    assert list(inspect.signature(public).parameters) == list(inspect.signature(reference).parameters)
+    assert public.__doc__
+    assert hasattr(torch.ops.showo_ext, op), f"torch.ops.showo_ext.{op} is not registered"
+    assert showo_ext.build_info()["operators"][op]["cpu"] == "native"
