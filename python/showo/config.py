@@ -171,17 +171,16 @@ def official(*, num_vq_tokens: int = 256, w_clip_vit: bool = False) -> ShowoConf
 
 def tiny(text_vocab_size: int = 2048, **changes: Any) -> ShowoConfig:
     """A model of a few million parameters for 64x64 pictures (8x8 codes), trainable on a CPU."""
-    sizes: dict[str, Any] = dict(
-        hidden_size=256,
-        num_layers=6,
-        num_heads=4,
-        intermediate_size=1024,
-        text_vocab_size=text_vocab_size,
-        codebook_size=8192,
-        num_vq_tokens=64,
-        max_text_len=24,
-        max_positions=256,
-    )
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "num_layers": 6,
+        "num_heads": 4,
+        "intermediate_size": 1024,
+        "text_vocab_size": text_vocab_size,
+        "num_vq_tokens": 64,
+        "max_text_len": 24,
+        "max_positions": 256,
+    }
     return ShowoConfig(**{**sizes, **changes})
 
 

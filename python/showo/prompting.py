@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from showo_ext import OmniMask
 from torch import Tensor
 
 from showo.tokens import Vocabulary
+from showo_ext import OmniMask
 
 IGNORE = -100
 
@@ -187,11 +187,8 @@ class Prompting:
         image_ids = self._image("image_ids", image_ids, len(texts))
         device, vocab, batch = image_ids.device, self.vocabulary, len(texts)
         text = _padded([self.mmu_text(text) for text in texts], self.max_text_len, vocab.pad, left=False, device=device)
-        head = torch.cat(
-            (_column(batch, vocab.mmu, device), _column(batch, vocab.soi, device), image_ids)
-            + (_column(batch, vocab.eoi, device),),
-            dim=1,
-        )
+        mmu, soi, eoi = (_column(batch, mark, device) for mark in (vocab.mmu, vocab.soi, vocab.eoi))
+        head = torch.cat((mmu, soi, image_ids, eoi), dim=1)
         ids = torch.cat((head, text), dim=1)
         targets = self._next(ids, first=head.shape[1], unlabelled=unlabelled)
         mask = OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi)

@@ -96,6 +96,6 @@ def _linear_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: T
             label_smoothing=smoothing,
             ignore_index=IGNORE,
             reduction="none" if half else "mean",
-            options=options,
+            options=options if smoothing == 0 else None,  # the chunked kernel has no smoothing
         )
     return loss.float().mean() if half else loss

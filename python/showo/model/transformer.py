@@ -17,13 +17,14 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from showo_ext import OmniMask, omni_attention
 from torch import Tensor, nn
 
 from showo.config import ShowoConfig
 from showo.model.weights import PretrainedMixin
+from showo_ext import OmniMask, omni_attention
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
+Rows = slice | Tensor | None  # the same rows of every sample, own rows of each (int64 [B, R]), or all
 
 
 class Linear(nn.Linear):
@@ -105,14 +106,14 @@ class Attention(nn.Module):
         cache: KVCache | None,
         slots: int | Tensor,
         layer: int,
-        rows: slice,
+        rows: Rows,
     ) -> Tensor:
         heads = (self.num_heads, self.head_dim)
         cos, sin = rotary
-        q = self.q_layernorm(self.q_proj(x[:, rows]).unflatten(-1, heads))
+        q = self.q_layernorm(self.q_proj(select(x, rows)).unflatten(-1, heads))
         k = self.k_layernorm(self.k_proj(x).unflatten(-1, heads))
         v = self.v_proj(x).unflatten(-1, heads).transpose(1, 2)
-        q = rotate(q, cos[:, rows], sin[:, rows]).to(v.dtype).transpose(1, 2)
+        q = rotate(q, select(cos, rows), select(sin, rows)).to(v.dtype).transpose(1, 2)
         k = rotate(k, cos, sin).to(v.dtype).transpose(1, 2)
         if cache is not None:
             cache.write(layer, k, v, slots)
@@ -141,9 +142,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, rows: slice, **attention: Any) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, **attention: Any) -> Tensor:
         normed = self.input_layernorm(x)
-        return x[:, rows] + self.self_attn(normed, rows=rows, **attention) + self.mlp(normed[:, rows])
+        attended = self.self_attn(normed, rows=rows, **attention)
+        return select(x, rows) + attended + self.mlp(select(normed, rows))
 
 
 class Phi(nn.Module):
@@ -219,7 +221,7 @@ class Showo(PretrainedMixin, nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         slots: int | Tensor = 0,
-        rows: slice = slice(None),
+        rows: Rows = None,
     ) -> Tensor:
         """Final, normalised hidden states [B, R, hidden], ready for `logits`.
 
@@ -227,7 +229,7 @@ class Showo(PretrainedMixin, nn.Module):
         mask: who sees whom, [B, S, kv]; None is causal. kv is S, or the cache's columns in use.
         positions: rotary positions, [S] or [B, S]; None counts from 0.
         cache, slots: keys and values of these rows are written there, and attention reads columns 0..kv of it.
-        rows: rows whose result is wanted; the last layer computes queries and MLP for these only.
+        rows: rows whose result is wanted, a slice or int64 [B, R]; the last layer computes queries and MLP only there.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Showo: give either input_ids or inputs_embeds")
@@ -256,15 +258,14 @@ class Showo(PretrainedMixin, nn.Module):
         if positions.shape[1] != length or positions.shape[0] not in (1, batch):
             raise ValueError(f"Showo: positions must be [{length}] or [{batch}, {length}], got {list(positions.shape)}")
         rotary = rotary_angles(positions, self.config)
-        everything = slice(None)
         last = self.config.num_layers - 1
         for index, block in enumerate(self.showo.model.layers):
-            wanted = rows if index == last else everything
+            wanted = rows if index == last else None
             x = block(
                 x,
                 wanted,
                 rotary=rotary,
-                mask=mask if wanted == everything else mask.rows(wanted.start, wanted.stop),
+                mask=select_mask(mask, wanted),
                 attend=self.attend,
                 cache=cache,
                 slots=slots,
@@ -295,7 +296,7 @@ class Showo(PretrainedMixin, nn.Module):
 
 
 def rotary_angles(positions: Tensor, config: ShowoConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, S, 1, rotary_dim / 2] in fp32 (fp64 rounds positions nowhere, fp32 does not up to 2**24)."""
+    """cos and sin [B, S, 1, rotary_dim / 2] in fp32, which holds every position exactly."""
     half = config.rotary_dim // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) * (2 / config.rotary_dim)
     angles = positions[..., None].float() * torch.exp(exponent * -math.log(config.rope_theta))
@@ -308,3 +309,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def select(x: Tensor, rows: Rows) -> Tensor:
+    """Rows of x [B, S, ...]."""
+    if rows is None:
+        return x
+    if isinstance(rows, slice):
+        return x[:, rows]
+    index = rows.reshape(*rows.shape, *[1] * (x.dim() - 2))
+    return x.expand(rows.shape[0], *x.shape[1:]).gather(1, index.expand(*rows.shape, *x.shape[2:]))
+
+
+def select_mask(mask: OmniMask, rows: Rows) -> OmniMask:
+    if rows is None:
+        return mask
+    return mask.rows(rows.start, rows.stop) if isinstance(rows, slice) else mask.take_rows(rows)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from showo.errors import CheckpointError
 from showo.files import atomic_path, atomic_write_text
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ INDEX_SUFFIX = ".index.json"
 WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another shape than the model; the message says which file and why."""
 
 
 class PretrainedMixin:
@@ -103,7 +100,7 @@ def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"no folder {source!r} here, and it cannot be had from the hub: {reason}") from error
 
 
@@ -211,7 +208,7 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # zip, pickle and refused-global errors alike
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as plain weights: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise CheckpointError(f"{path} is not a state dict of tensors")

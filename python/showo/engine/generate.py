@@ -1,0 +1,232 @@
+"""Pictures from text: masked tokens are filled over a few steps, the surest first (MaskGIT style).
+
+The text never looks at the image, so its keys and values are computed once; every step runs only the soi..eoi rows
+against them, the head only for image places and image codes. With guidance the empty prompt's prefix is computed once
+for the whole batch. `official=True` computes the same the released way (padded rows, whole sequence and vocabulary
+in every step): the yardstick of tests and benchmarks. The loop waits for the device nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
+from showo.model.transformer import KVCache, Showo
+from showo.prompting import Prompting, TextIds
+from showo_ext import OmniMask, resample
+
+
+@dataclass(frozen=True)
+class GenerationStep:
+    """What a callback sees after each step: all [B, N]; codes are 0-based."""
+
+    step: int
+    steps: int
+    codes: Tensor  # the whole picture as of now, masked places filled with what was sampled
+    masked: Tensor  # bool, the places that will be chosen again
+
+
+Callback = Callable[[GenerationStep], None]
+# Explicit noise for exact tests: (step) -> uniforms [B, N, codes] for the choice and [B, N] for the confidences.
+Noise = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@torch.inference_mode()
+def generate_codes(
+    model: Showo,
+    prompting: Prompting,
+    texts: Sequence[TextIds],
+    *,
+    grid: tuple[int, int] | None = None,
+    canvas: Tensor | None = None,
+    steps: int = 18,
+    guidance: float = 1.75,
+    schedule: str = "cosine",
+    temperature: float = 1.0,
+    temperature_rule: str = "official",
+    seed: int | Sequence[int] = 0,
+    callback: Callback | None = None,
+    noise: Noise | None = None,
+    official: bool = False,
+) -> Tensor:
+    """Image codes, int64 [B, N] (0-based), one picture for each text.
+
+    texts: text ids without marks; too long ones are cut as in training.
+    grid: (height, width) in codes; None is the square of the model's training size.
+    canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
+    guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
+    schedule, temperature, temperature_rule: see `showo.engine.schedule`.
+    seed: one number for the batch's first picture, the next ones counting up, or one for each picture. A picture
+        depends on its own seed and text only, not on its neighbours in the batch.
+    """
+    vocab = model.config.vocabulary
+    device = model.device
+    batch = len(texts)
+    canvas = _canvas(model, batch, grid, canvas)
+    places = canvas.shape[1]
+    check_options(model, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
+    lengths = mask_lengths((canvas == vocab.mask_id).sum(1).tolist(), places, steps, mask_schedule(schedule))
+    heat = temperatures(temperature, steps, temperature_rule)
+    seeds = row_seeds(seed, batch).to(device)
+    if batch == 0:
+        return canvas
+    compute = (_Padded if official else _Cached)(model, prompting, texts, places, guided=guidance > 0)
+    first_code = vocab.image_offset
+    sampled = canvas
+    for step in range(steps):
+        cond, uncond = compute.logits(canvas)
+        sample_noise, remask_noise = noise(step) if noise is not None else (None, None)
+        same = len(set(lengths[step])) == 1
+        out = resample(
+            cond,
+            canvas,
+            lengths[step][0] if same else torch.tensor(lengths[step], device=device),
+            vocab.mask_id,
+            uncond=uncond,
+            offset=first_code,
+            guidance=guidance,
+            remask_temperature=heat[step],
+            seed=seeds,
+            step=step,
+            noise=sample_noise,
+            remask_noise=remask_noise,
+        )
+        canvas, sampled = out.ids, out.sampled
+        if callback is not None:
+            callback(GenerationStep(step, steps, sampled - first_code, out.masked))
+    return sampled - first_code
+
+
+def check_options(
+    model: Showo, places: int, prompting: Prompting, *, steps: int, guidance: float, temperature: float
+) -> None:
+    """ValueError for options that make no sense, before any work."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= guidance < float("inf"):
+        raise ValueError(f"guidance must be 0 or more, got {guidance}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    length = prompting.max_text_len + 1 + places + 2
+    if places < 1 or length > model.config.max_positions:
+        raise ValueError(
+            f"a picture of {places} codes needs {length} positions; this model has {model.config.max_positions}"
+        )
+
+
+class _Padded:
+    """Logits as the released code computes them: whole padded rows, all layers and ids, conditional rows first."""
+
+    def __init__(
+        self, model: Showo, prompting: Prompting, texts: Sequence[TextIds], places: int, *, guided: bool
+    ) -> None:
+        self.model = model
+        self.guided = guided
+        rows = [*texts, *[[]] * len(texts)] if guided else list(texts)
+        start = torch.full((len(rows), places), model.config.vocabulary.mask_id, device=model.device)
+        self.batch = prompting.t2i(rows, start)
+        self.text = prompting.max_text_len + 1
+
+    def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
+        ids = self.batch.input_ids.clone()
+        ids[:, self.text + 1 : -1] = torch.cat((canvas, canvas)) if self.guided else canvas
+        first, end = self.model.config.vocabulary.image_range
+        logits = self.model(ids, mask=self.batch.mask)[:, self.text + 1 : -1, first:end]
+        if not self.guided:
+            return logits, None
+        cond, uncond = logits.chunk(2)
+        return cond, uncond
+
+
+class _Cached:
+    """Logits of the image places alone, with the text prefix's keys and values computed once.
+
+    Slots of the cache: prefixes right-aligned in 0..P, then soi codes eoi. So one interval serves every image row.
+    """
+
+    def __init__(
+        self, model: Showo, prompting: Prompting, texts: Sequence[TextIds], places: int, *, guided: bool
+    ) -> None:
+        vocab, device, batch = model.config.vocabulary, model.device, len(texts)
+        self.model = model
+        self.guided = guided
+        self.image_range = vocab.image_range
+        prefixes = [prompting.t2i_text(text) for text in texts]
+        if guided:
+            prefixes.append(prompting.t2i_text([]))  # once, for all rows
+        longest = max(len(prefix) for prefix in prefixes)
+        self.prefix = longest
+        pads = torch.tensor([longest - len(prefix) for prefix in prefixes])
+        ids = [[vocab.pad] * (longest - len(prefix)) + prefix for prefix in prefixes]
+        text_end = prompting.max_text_len + 1
+        text_cache = KVCache(model.config, len(prefixes), longest, dtype=model.dtype, device=device)
+        model.hidden_states(
+            torch.tensor(ids, device=device),
+            mask=OmniMask.t2i_padded(pads, text_length=longest, image_length=0).to(device),
+            positions=torch.arange(text_end - longest, text_end, device=device),
+            cache=text_cache,
+            rows=slice(0, 1),  # keys and values are all that is wanted
+        )
+        rows = 2 * batch if guided else batch
+        columns = longest + places + 2
+        self.cache = KVCache(model.config, rows, columns, dtype=model.dtype, device=device)
+        for full, prefix in zip(self.cache.keys + self.cache.values, text_cache.keys + text_cache.values, strict=True):
+            full[:batch, :, :longest] = prefix[:batch]
+            if guided:
+                full[batch:, :, :longest] = prefix[batch:]
+        if guided:
+            pads = torch.cat((pads[:-1], pads[-1:].expand(batch)))
+        interval = torch.stack((pads, torch.full_like(pads, columns)), dim=-1).to(torch.int32)
+        intervals = interval[:, None, None].expand(rows, places + 2, 1, 2).contiguous()
+        self.mask = OmniMask(intervals, columns).to(device)
+        self.positions = torch.arange(text_end, text_end + places + 2, device=device)
+        self.soi = torch.full((batch, 1), vocab.soi, device=device)
+        self.eoi = torch.full((batch, 1), vocab.eoi, device=device)
+
+    def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
+        ids = torch.cat((self.soi, canvas, self.eoi), dim=1)
+        embeds = self.model.embed(ids)
+        if self.guided:
+            embeds = torch.cat((embeds, embeds))
+        hidden = self.model.hidden_states(
+            inputs_embeds=embeds,
+            mask=self.mask,
+            positions=self.positions,
+            cache=self.cache,
+            slots=self.prefix,
+            rows=slice(1, -1),
+        )
+        logits = self.model.logits(hidden, self.image_range)
+        if not self.guided:
+            return logits, None
+        cond, uncond = logits.chunk(2)
+        return cond, uncond
+
+
+def _canvas(model: Showo, batch: int, grid: tuple[int, int] | None, canvas: Tensor | None) -> Tensor:
+    vocab = model.config.vocabulary
+    places = grid[0] * grid[1] if grid is not None else model.config.num_vq_tokens
+    if grid is not None and min(grid) < 1:
+        raise ValueError(f"grid must be at least 1x1, got {grid[0]}x{grid[1]}")
+    if canvas is None:
+        return torch.full((batch, places), vocab.mask_id, dtype=torch.int64, device=model.device)
+    if canvas.dim() != 2 or canvas.shape[0] != batch or (grid is not None and canvas.shape[1] != places):
+        raise ValueError(f"canvas must be [{batch}, {places}], got {list(canvas.shape)}")
+    if canvas.dtype != torch.int64:
+        raise TypeError(f"canvas must be int64, got {canvas.dtype}")
+    if canvas.numel() and (int(canvas.min()) < vocab.image_offset or int(canvas.max()) > vocab.mask_id):
+        raise ValueError(f"canvas must hold ids {vocab.image_offset}..{vocab.mask_id} (codes + offset, or mask tokens)")
+    return canvas.to(model.device, copy=True)
+
+
+def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
+    """int64 [batch] Philox keys: `seed` counting up, or the given ones."""
+    values = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
+    if len(values) != batch:
+        raise ValueError(f"seed must be one number or {batch}, got {len(values)}")
+    # Philox keys have 64 bits; two's complement holds every one of them.
+    return torch.tensor([(value + 2**63) % 2**64 - 2**63 for value in values], dtype=torch.int64)

@@ -1,0 +1,219 @@
+"""Text and pictures in, pictures and text out: the models and the two tokenizers behind one object.
+
+pipe = ShowoPipeline.from_pretrained()            # the bundled tiny model
+pictures = pipe.generate(["red apple", "soccer ball"], seed=1)
+text = pipe.describe([pictures[0]])[0]
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from showo.data.shards import to_image, to_tensor
+from showo.engine.generate import GenerationStep, check_options, generate_codes
+from showo.engine.schedule import mask_schedule
+from showo.engine.understand import MAX_NEW_TOKENS, answer, question_text
+from showo.errors import CheckpointError, UserError
+from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.transformer import Showo
+from showo.model.weights import resolve_folder
+from showo.prompting import Prompting
+from showo.tokens import TextTokenizer
+
+# A callback gets the number of the batch's first picture and the step.
+PictureCallback = Callable[[int, GenerationStep], None]
+
+
+def bundled_checkpoint() -> Path:
+    """Folder of the model that comes with the package."""
+    return Path(str(resources.files("showo"))) / "assets" / "tiny"
+
+
+class ShowoPipeline:
+    """A transformer, an image tokenizer and a text tokenizer that fit each other."""
+
+    def __init__(self, model: Showo, image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer) -> None:
+        config = model.config
+        if text_tokenizer.text_vocab_size != config.text_vocab_size:
+            raise CheckpointError(
+                f"the text tokenizer has {text_tokenizer.text_vocab_size} ids, the model {config.text_vocab_size}"
+            )
+        if image_tokenizer.config.codebook_size != config.codebook_size:
+            raise CheckpointError(
+                f"the image tokenizer has {image_tokenizer.config.codebook_size} codes, the model "
+                f"{config.codebook_size}"
+            )
+        self.model = model
+        self.image_tokenizer = image_tokenizer
+        self.text_tokenizer = text_tokenizer
+        self.prompting = Prompting(config.vocabulary, eot=text_tokenizer.eos, max_text_len=config.max_text_len)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        image_tokenizer: str | Path | None = None,
+        text_tokenizer: str | Path | None = None,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> ShowoPipeline:
+        """Load a folder with showo/ and image_tokenizer/, or a transformer's folder or hub id alone.
+
+        source: None is the bundled model. In the second form image_tokenizer names the other folder or hub id.
+        text_tokenizer: folder or file of tokenizer.json; None looks beside the transformer's weights.
+        """
+        root = bundled_checkpoint() if source is None else source
+        if Path(root).is_dir() and (Path(root) / "showo").is_dir():
+            image_tokenizer = image_tokenizer or Path(root) / "image_tokenizer"
+            root = Path(root) / "showo"
+        if image_tokenizer is None:
+            raise CheckpointError(f"{root} holds no image_tokenizer folder; name one (image_tokenizer)")
+        folder = resolve_folder(root)
+        try:
+            words = TextTokenizer.from_file(text_tokenizer or folder)
+        except (FileNotFoundError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+        model = Showo.from_pretrained(folder, dtype=dtype, device=device)
+        pictures = ImageTokenizer.from_pretrained(image_tokenizer, dtype=dtype, device=device)
+        return cls(model, pictures, words)
+
+    # ---- pictures ------------------------------------------------------------------------------------------------
+
+    def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """(height, width) in codes of pictures of size (width, height) pixels; None is the training size."""
+        factor = self.image_tokenizer.config.downsampling
+        if size is None:
+            places = self.model.config.num_vq_tokens
+            side = math.isqrt(places)
+            if side * side != places:
+                raise UserError(f"the model's {places} codes are no square: give a size")
+            return side, side
+        width, height = size
+        if width < factor or height < factor or width % factor or height % factor:
+            raise UserError(f"size {width}x{height}: both sides must be positive multiples of {factor}")
+        return height // factor, width // factor
+
+    def text_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of prompts; a prompt too long for the model is cut as in training, with a warning."""
+        ids = self.text_tokenizer.encode_batch(prompts)
+        for prompt, row in zip(prompts, ids, strict=True):
+            if self.prompting.is_cut(row):
+                warnings.warn(f"prompt cut after {self.room} of {len(row)} tokens: {prompt[:60]!r}", stacklevel=3)
+        return ids
+
+    @property
+    def room(self) -> int:
+        """Most text tokens a prompt may have."""
+        return self.prompting.max_text_len - 2
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        size: tuple[int, int] | None = None,
+        steps: int = 18,
+        guidance: float = 1.75,
+        schedule: str = "cosine",
+        temperature: float = 1.0,
+        temperature_rule: str = "official",
+        seed: int = 0,
+        batch: int = 8,
+        callback: PictureCallback | None = None,
+    ) -> list[Image.Image]:
+        """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size."""
+        if batch < 1:
+            raise UserError(f"batch must be at least 1, got {batch}")
+        grid = self.grid(size)
+        check_options(
+            self.model, grid[0] * grid[1], self.prompting, steps=steps, guidance=guidance, temperature=temperature
+        )
+        mask_schedule(schedule)
+        ids = self.text_ids(prompts)
+        pictures: list[Image.Image] = []
+        for first in range(0, len(ids), batch):
+
+            def report(step: GenerationStep, first: int = first) -> None:
+                if callback is not None:
+                    callback(first, step)
+
+            codes = generate_codes(
+                self.model,
+                self.prompting,
+                ids[first : first + batch],
+                grid=grid,
+                steps=steps,
+                guidance=guidance,
+                schedule=schedule,
+                temperature=temperature,
+                temperature_rule=temperature_rule,
+                seed=seed + first,
+                callback=report if callback is not None else None,
+            )
+            pictures += self.decode(codes, grid)
+        return pictures
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor, grid: tuple[int, int]) -> list[Image.Image]:
+        """RGB pictures of codes [B, N]."""
+        return [to_image(image) for image in self.image_tokenizer.decode(codes, *grid)]
+
+    # ---- text ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def describe(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str | None] | str | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch: int = 8,
+    ) -> list[str]:
+        """Text about each picture: a caption, or the answer to a question (one for all, or one for each).
+
+        Pictures are cropped to the shape of `size` (the training size) around their centre and resized.
+        """
+        if questions is None or isinstance(questions, str):
+            questions = [questions] * len(images)
+        if len(questions) != len(images):
+            raise UserError(f"{len(questions)} questions for {len(images)} pictures")
+        height, width = self.grid(size)
+        asked = self.text_tokenizer.encode_batch([question_text(question) for question in questions])
+        texts: list[str] = []
+        for first in range(0, len(images), batch):
+            answers = answer(
+                self.model,
+                self.prompting,
+                self.encode(images[first : first + batch], (height, width)),
+                asked[first : first + batch],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed + first,
+            )
+            texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
+        return texts
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> Tensor:
+        """Vocabulary ids [B, N] of RGB pictures, cropped to the grid's shape and resized."""
+        factor = self.image_tokenizer.config.downsampling
+        pixels = (grid[1] * factor, grid[0] * factor)
+        fitted = [ImageOps.fit(image.convert("RGB"), pixels, Image.Resampling.LANCZOS) for image in images]
+        batch = torch.stack([to_tensor(image) for image in fitted]).to(self.model.device, self.model.dtype)
+        return self.image_tokenizer.encode(batch) + self.model.config.vocabulary.image_offset

@@ -1,0 +1,136 @@
+"""Text about pictures: one pass over picture and question, then one token at a time from the key-value cache.
+
+Rows are `mmu soi codes eoi sot question` and may differ in the question's length; each row continues at its own place.
+Only text ids can be answered: the head's other rows (codes, task marks) are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from showo.engine.generate import row_seeds
+from showo.model.transformer import KVCache, Showo
+from showo.prompting import Prompting, TextIds
+from showo_ext import OmniMask, sample_tokens
+
+MAX_NEW_TOKENS = 100
+
+
+def question_text(question: str | None) -> str:
+    """The prompt the released model was tuned with; no question at all asks for a caption."""
+    return "" if question is None else f"USER: \n{question} ASSISTANT:"
+
+
+def answer(
+    model: Showo,
+    prompting: Prompting,
+    image_ids: Tensor,
+    questions: Sequence[TextIds],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+) -> list[list[int]]:
+    """Text ids of each row's answer, without `<|endoftext|>`; arguments as for `stream`."""
+    answers: list[list[int]] = [[] for _ in questions]
+    for tokens in stream(
+        model,
+        prompting,
+        image_ids,
+        questions,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    ):
+        for row, token in zip(answers, tokens, strict=True):
+            if token is not None:
+                row.append(token)
+    return answers
+
+
+def stream(
+    model: Showo,
+    prompting: Prompting,
+    image_ids: Tensor,
+    questions: Sequence[TextIds],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+) -> Iterator[list[int | None]]:
+    """Yield the next token of every row (None once a row has ended), until all have ended.
+
+    image_ids [B, N]: codes + image_offset. questions: text ids (see `question_text`); sot is put before them.
+    temperature 0 is greedy. An answer ends at `<|endoftext|>`, after max_new_tokens, or where the positions end.
+    """
+    vocab, config = model.config.vocabulary, model.config
+    batch = len(questions)
+    if image_ids.dim() != 2 or image_ids.shape[0] != batch:
+        raise ValueError(f"image_ids must be [{batch}, N] for {batch} questions, got {list(image_ids.shape)}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if batch == 0:
+        return
+    device = model.device
+    texts = [prompting.frame(question) for question in questions]
+    head = 3 + image_ids.shape[1]
+    lengths = torch.tensor([head + len(text) for text in texts])
+    longest = int(lengths.max())
+    if longest >= config.max_positions:
+        raise ValueError(f"picture and question take {longest} positions; this model has {config.max_positions}")
+    max_new_tokens = min(max_new_tokens, config.max_positions - longest)
+    with torch.inference_mode():
+        cache = KVCache(config, batch, longest + max_new_tokens, dtype=model.dtype, device=device)
+        hidden = _prefill(model, prompting, image_ids.to(device), texts, lengths.to(device), cache)
+    seeds = row_seeds(seed, batch).to(device)
+    places = lengths.to(device)
+    ended = [False] * batch
+    for step in range(max_new_tokens):
+        with torch.inference_mode():
+            logits = model.logits(hidden[:, 0], (0, vocab.text_vocab_size))
+            tokens, _ = sample_tokens(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seeds, step=step)
+        chosen = tokens.tolist()
+        ended = [done or token == prompting.eot for done, token in zip(ended, chosen, strict=True)]
+        if all(ended):
+            return
+        yield [None if done else token for done, token in zip(ended, chosen, strict=True)]
+        if step + 1 == max_new_tokens:
+            return
+        with torch.inference_mode():
+            stop = (places + 1).to(torch.int32)
+            intervals = torch.stack((torch.zeros_like(stop), stop), dim=-1)[:, None, None]
+            hidden = model.hidden_states(
+                tokens[:, None],
+                mask=OmniMask(intervals, longest + step + 1),
+                positions=places[:, None],
+                cache=cache,
+                slots=places,
+            )
+            places = places + 1
+
+
+def _prefill(
+    model: Showo, prompting: Prompting, image_ids: Tensor, texts: list[list[int]], lengths: Tensor, cache: KVCache
+) -> Tensor:
+    """Fill the cache with picture and question; hidden states [B, 1, hidden] of each row's last token."""
+    vocab, device, batch = model.config.vocabulary, image_ids.device, image_ids.shape[0]
+    longest = max(len(text) for text in texts)
+    text = torch.tensor([text + [vocab.pad] * (longest - len(text)) for text in texts], device=device)
+    mark = torch.tensor([vocab.mmu, vocab.soi, vocab.eoi], device=device).expand(batch, 3)
+    ids = torch.cat((mark[:, :2], image_ids, mark[:, 2:], text), dim=1)
+    return model.hidden_states(
+        ids,
+        mask=OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi),
+        positions=torch.arange(ids.shape[1], device=device),
+        cache=cache,
+        rows=lengths[:, None] - 1,
+    )

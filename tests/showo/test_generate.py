@@ -1,0 +1,130 @@
+"""Generation: the cached path against the padded official one, independence of neighbours, canvases, errors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from showo.engine.generate import GenerationStep, generate_codes
+from showo.model.transformer import Showo
+from showo.prompting import Prompting
+
+TEXTS = [[1, 2, 3], [], [5] * 20, [7]]
+
+
+def noise(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    low, high = 1e-6, 1 - 1e-6
+    sample = torch.rand(len(TEXTS), 16, 64, generator=generator) * (high - low) + low
+    remask = torch.rand(len(TEXTS), 16, generator=generator) * (high - low) + low
+    return sample, remask
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.75])
+@pytest.mark.parametrize("options", [{}, {"schedule": "pow2", "temperature": 3.0, "temperature_rule": "linear"}])
+def test_cached_equals_official(
+    model: Showo, prompting: Prompting, guidance: float, options: dict[str, object]
+) -> None:
+    for source in ({"noise": noise}, {"seed": 7}):
+        steps: list[GenerationStep] = []
+        fast = generate_codes(
+            model, prompting, TEXTS, steps=6, guidance=guidance, callback=steps.append, **source, **options
+        )  # type: ignore[arg-type]
+        slow = generate_codes(model, prompting, TEXTS, steps=6, guidance=guidance, official=True, **source, **options)  # type: ignore[arg-type]
+        assert torch.equal(fast, slow)
+        assert fast.shape == (4, 16)
+        assert int(fast.min()) >= 0
+        assert int(fast.max()) < 64
+        assert [step.step for step in steps] == list(range(6))
+        assert torch.equal(steps[-1].codes, fast)
+        counts = [step.masked.sum(1).tolist() for step in steps]
+        assert all(len(set(row)) == 1 for row in counts)
+        assert all(a[0] > b[0] for a, b in pairwise(counts)) or counts[-1][0] == 1
+
+
+def test_the_reference_loop(model: Showo, prompting: Prompting) -> None:
+    """One prompt, no guidance: the loop of the paper written out with full logits and explicit noise."""
+    vocab = model.config.vocabulary
+    text = prompting.t2i([[1, 2, 3]], torch.full((1, 16), vocab.mask_id))
+    ids, steps, temperature = text.input_ids.clone(), 5, 1.5
+    for step in range(steps):
+        with torch.no_grad():
+            logits = model(ids, mask=text.mask)[:, -17:-1, vocab.image_offset : -1]
+        u, v = (part[:1] for part in noise(step))
+        chosen = (logits.log_softmax(-1) - (-u.log()).log()).argmax(-1)
+        current = ids[:, -17:-1]
+        unknown = current == vocab.mask_id
+        chosen = torch.where(unknown, chosen, current - vocab.image_offset)
+        probs = logits.softmax(-1).gather(-1, chosen[..., None])[..., 0]
+        ratio = (step + 1) / steps
+        length = max(1, min(int(unknown.sum()) - 1, int(16 * torch.cos(torch.tensor(ratio * torch.pi / 2)))))
+        temperature *= 1 - ratio
+        confidence = probs.log() - temperature * (-v.log()).log()
+        confidence = confidence.masked_fill(~unknown, torch.inf)
+        again = confidence < confidence.sort(-1).values[:, length]
+        ids[:, -17:-1] = torch.where(again, vocab.mask_id, chosen + vocab.image_offset)
+    got = generate_codes(
+        model,
+        prompting,
+        [[1, 2, 3]],
+        steps=steps,
+        guidance=0,
+        temperature=1.5,
+        noise=lambda step: tuple(part[:1] for part in noise(step)),  # type: ignore[arg-type,return-value]
+    )
+    assert torch.equal(got, chosen)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_picture_does_not_depend_on_its_neighbours(model: Showo, prompting: Prompting, guidance: float) -> None:
+    together = generate_codes(model, prompting, TEXTS, steps=5, guidance=guidance, seed=11)
+    for i, text in enumerate(TEXTS):
+        alone = generate_codes(model, prompting, [text], steps=5, guidance=guidance, seed=11 + i)
+        assert torch.equal(alone[0], together[i])
+    listed = generate_codes(model, prompting, TEXTS[::-1], steps=5, guidance=guidance, seed=[14, 13, 12, 11])
+    assert torch.equal(listed, together.flip(0))
+    assert not torch.equal(generate_codes(model, prompting, TEXTS, steps=5, guidance=guidance, seed=12), together)
+
+
+def test_known_codes_stay(model: Showo, prompting: Prompting) -> None:
+    vocab = model.config.vocabulary
+    canvas = torch.randint(vocab.image_offset, vocab.mask_id, (3, 16))
+    before = canvas.clone()
+    canvas[0, ::2] = vocab.mask_id
+    canvas[1, 3] = vocab.mask_id
+    given = canvas.clone()
+    for official in (False, True):
+        out = generate_codes(model, prompting, [[1], [2], [3]], canvas=canvas, steps=4, official=official)
+        known = given != vocab.mask_id
+        assert torch.equal(out[known], (given - vocab.image_offset)[known])
+        assert torch.equal(out[2], before[2] - vocab.image_offset)
+        assert torch.equal(canvas, given)  # the caller's tensor is left alone
+
+
+def test_other_grids(model: Showo, prompting: Prompting) -> None:
+    assert generate_codes(model, prompting, [[1]], grid=(5, 7), steps=3).shape == (1, 35)
+    assert generate_codes(model, prompting, [], steps=3).shape == (0, 16)
+    assert generate_codes(model, prompting, [[1]], steps=40).shape == (1, 16)  # more steps than places
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"guidance": -1.0}, "guidance must be 0 or more"),
+        ({"guidance": float("nan")}, "guidance must be 0 or more"),
+        ({"temperature": -0.5}, "temperature must be 0 or more"),
+        ({"schedule": "none"}, "schedule must be"),
+        ({"grid": (9, 9)}, "needs 92 positions; this model has 64"),
+        ({"grid": (0, 4)}, "grid must be at least 1x1"),
+        ({"seed": [1, 2]}, "seed must be one number or 1"),
+        ({"canvas": torch.zeros(1, 16, dtype=torch.int64)}, "canvas must hold ids"),
+        ({"canvas": torch.full((2, 16), 50)}, r"canvas must be \[1, 16\]"),
+    ],
+)
+def test_bad_options(model: Showo, prompting: Prompting, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate_codes(model, prompting, [[1]], **options)  # type: ignore[arg-type]

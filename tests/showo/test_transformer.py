@@ -1,0 +1,260 @@
+"""The transformer: official layout, an independent implementation in fp64, caches, row and vocabulary slices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from showo.config import ShowoConfig, official
+from showo.model.transformer import KVCache, Showo
+from showo_ext import OmniMask
+
+
+def official_layout(clip: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the released checkpoints, written down from their description."""
+    layout: dict[str, tuple[int, ...]] = {"showo.model.embed_tokens.weight": (58498, 2048)}
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        layout[f"{name}.weight"] = (outputs, inputs)
+        layout[f"{name}.bias"] = (outputs,)
+
+    for n in range(24):
+        prefix = f"showo.model.layers.{n}."
+        for name in ("q_proj", "k_proj", "v_proj", "dense"):
+            linear(prefix + "self_attn." + name, 2048, 2048)
+        for name in ("q_layernorm", "k_layernorm"):
+            layout[f"{prefix}self_attn.{name}.weight"] = layout[f"{prefix}self_attn.{name}.bias"] = (64,)
+        linear(prefix + "mlp.fc1", 2048, 8192)
+        linear(prefix + "mlp.fc2", 8192, 2048)
+        layout[prefix + "input_layernorm.weight"] = layout[prefix + "input_layernorm.bias"] = (2048,)
+    layout["showo.model.final_layernorm.weight"] = layout["showo.model.final_layernorm.bias"] = (2048,)
+    linear("showo.lm_head", 2048, 58498)
+    if clip:
+        linear("mm_projector.0", 1024, 2048)
+        linear("mm_projector.2", 2048, 2048)
+    return layout
+
+
+@pytest.mark.parametrize(("clip", "tensors", "parameters"), [(False, 437, 1448176770), (True, 441, 1454472322)])
+def test_official_names_shapes_and_size(clip: bool, tensors: int, parameters: int) -> None:
+    with torch.device("meta"):
+        model = Showo(official(w_clip_vit=clip))
+    state = model.state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_layout(clip)
+    assert len(state) == tensors
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    model.load_state_dict(
+        {name: torch.empty(s, device="meta") for name, s in official_layout(clip).items()}, strict=True
+    )
+
+
+def plain_forward(model: Showo, ids: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
+    """Logits [S, V] of one row, in fp64, from the state dict and the description alone; no code is shared."""
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    config = model.config
+    heads, size = config.num_heads, config.hidden_size // config.num_heads
+    turned = size // 2
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt() * state[name + ".weight"] + state[name + ".bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ state[name + ".weight"].T + state[name + ".bias"]
+
+    def turn(x: Tensor) -> Tensor:
+        out = x.clone()
+        for i in range(turned // 2):
+            angle = positions.double() * 10000 ** (-2 * i / turned)
+            a, b = x[:, i], x[:, i + turned // 2]
+            out[:, i] = a * angle.cos() - b * angle.sin()
+            out[:, i + turned // 2] = b * angle.cos() + a * angle.sin()
+        return out
+
+    x = state["showo.model.embed_tokens.weight"][ids]
+    for n in range(config.num_layers):
+        prefix = f"showo.model.layers.{n}."
+        h = norm(x, prefix + "input_layernorm")
+        q, k, v = (linear(h, f"{prefix}self_attn.{c}_proj") for c in "qkv")
+        outs = []
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            qh = turn(norm(q[:, part], prefix + "self_attn.q_layernorm"))
+            kh = turn(norm(k[:, part], prefix + "self_attn.k_layernorm"))
+            scores = (qh @ kh.T / math.sqrt(size)).masked_fill(~dense, -math.inf)
+            outs.append(scores.softmax(-1) @ v[:, part])
+        attention = linear(torch.cat(outs, -1), prefix + "self_attn.dense")
+        z = linear(h, prefix + "mlp.fc1")
+        z = 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+        x = x + attention + linear(z, prefix + "mlp.fc2")
+    return linear(norm(x, "showo.model.final_layernorm"), "showo.lm_head")
+
+
+def random_mask(batch: int, length: int) -> Tensor:
+    """Dense masks with an interval per row that holds the row itself."""
+    row = torch.arange(length)
+    start = (torch.rand(batch, length) * (row + 1)).long()
+    stop = row + 1 + (torch.rand(batch, length) * (length - row)).long()
+    return (row >= start[..., None]) & (row < stop[..., None])
+
+
+def test_forward_equals_an_independent_implementation(model64: Showo) -> None:
+    ids = torch.randint(0, model64.config.vocab_size, (3, 11))
+    positions = torch.randint(0, 60, (3, 11))
+    dense = random_mask(3, 11)
+    with torch.no_grad():
+        logits = model64(ids, mask=OmniMask.from_dense(dense), positions=positions)
+        expected = torch.stack([plain_forward(model64, *row) for row in zip(ids, dense, positions)])
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)  # rotary angles are fp32
+
+
+def test_native_attention_in_fp32_agrees(model: Showo) -> None:
+    ids = torch.randint(0, model.config.vocab_size, (2, 20))
+    dense = random_mask(2, 20)
+    positions = torch.arange(20)
+    with torch.no_grad():
+        logits = model(ids, mask=OmniMask.from_dense(dense))
+        expected = torch.stack([plain_forward(model, *row, positions) for row in zip(ids, dense)])
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_no_mask_is_causal(model: Showo) -> None:
+    ids = torch.randint(0, model.config.vocab_size, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), model(ids, mask=OmniMask.causal(2, 9)))
+        torch.testing.assert_close(model(ids)[:, :4], model(ids[:, :4]), rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_in_place_of_ids(model: Showo) -> None:
+    ids = torch.randint(0, model.config.vocab_size, (2, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs_embeds=model.embed(ids)), model(ids))
+
+
+def test_cached_equals_uncached(model: Showo) -> None:
+    """Two chunks at a common start, then single rows at a slot of each sample's own."""
+    ids = torch.randint(0, model.config.vocab_size, (2, 12))
+    mask = OmniMask.causal(2, 12)
+    cache = KVCache(model.config, 2, 16)
+    with torch.no_grad():
+        whole = model.hidden_states(ids, mask=mask)
+        parts = [
+            model.hidden_states(
+                ids[:, a:b],
+                mask=mask.rows(a, b).columns(0, b),
+                positions=torch.arange(a, b),
+                cache=cache,
+                slots=a,
+            )
+            for a, b in ((0, 7), (7, 10))
+        ]
+        for place in (10, 11):
+            parts.append(
+                model.hidden_states(
+                    ids[:, place : place + 1],
+                    mask=mask.rows(place, place + 1).columns(0, place + 1),
+                    positions=torch.full((2, 1), place),
+                    cache=cache,
+                    slots=torch.tensor([place, place]),
+                )
+            )
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_cache_refuses_rows_that_do_not_fit(model: Showo) -> None:
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="do not fit 3 slots"):
+        model.hidden_states(
+            ids, mask=OmniMask.causal(1, 4), positions=torch.arange(4), cache=KVCache(model.config, 1, 3)
+        )
+
+
+@pytest.mark.parametrize("rows", [slice(2, 6), slice(1, -1), torch.tensor([[0, 3], [7, 7]])])
+def test_wanted_rows_only(model: Showo, rows: slice | Tensor) -> None:
+    ids = torch.randint(0, model.config.vocab_size, (2, 8))
+    with torch.no_grad():
+        whole = model.hidden_states(ids)
+        some = model.hidden_states(ids, rows=rows)
+    expected = whole[:, rows] if isinstance(rows, slice) else torch.stack([h[r] for h, r in zip(whole, rows)])
+    torch.testing.assert_close(some, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_wanted_ids_only(model: Showo) -> None:
+    hidden = torch.randn(2, 3, model.config.hidden_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(hidden, (50, 70)), model.logits(hidden)[..., 50:70])
+    with pytest.raises(ValueError, match="not a range"):
+        model.logits(hidden, (5, 5))
+
+
+def test_initial_weights() -> None:
+    torch.manual_seed(0)
+    config = ShowoConfig(**{**small_kwargs(), "initializer_range": 0.05})
+    model = Showo(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            assert parameter.std().item() == pytest.approx(0.05, rel=0.1), name
+            assert abs(parameter.mean().item()) < 0.005, name
+        else:
+            assert torch.all(parameter == (1 if name.endswith("norm.weight") else 0)), name
+
+
+def small_kwargs() -> dict[str, int]:
+    return {
+        "hidden_size": 64,
+        "num_layers": 1,
+        "num_heads": 2,
+        "intermediate_size": 96,
+        "text_vocab_size": 40,
+        "codebook_size": 64,
+        "num_vq_tokens": 16,
+        "max_text_len": 8,
+        "max_positions": 64,
+    }
+
+
+def test_gradients_reach_every_parameter(model: Showo) -> None:
+    model(torch.randint(0, model.config.vocab_size, (2, 9))).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_bf16_autocast_runs_and_is_close(model: Showo) -> None:
+    ids = torch.randint(0, model.config.vocab_size, (2, 9))
+    with torch.no_grad():
+        exact = model.hidden_states(ids)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model.hidden_states(ids)
+    assert (rough.float() - exact).pow(2).mean().sqrt() < 0.15  # unit-variance rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either input_ids or inputs_embeds"),
+        ({"input_ids": torch.zeros(3, dtype=torch.int64)}, r"input_ids must be \[B, S\]"),
+        ({"inputs_embeds": torch.zeros(1, 2, 3)}, r"inputs_embeds must be \[B, S, 64\]"),
+        (
+            {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "positions": torch.arange(3)},
+            r"positions must be \[4\] or \[1, 4\], got \[1, 3\]",
+        ),
+    ],
+)
+def test_bad_arguments(model: Showo, arguments: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(**arguments)
+
+
+def test_clip_projector(model: Showo) -> None:
+    with pytest.raises(ValueError, match="no CLIP-ViT projector"):
+        model.project_clip(torch.zeros(1, 2, 1024))
+    clip = Showo(ShowoConfig(**{**small_kwargs(), "w_clip_vit": True, "clip_width": 24}))
+    features = torch.randn(2, 5, 24)
+    w0, b0, w2, b2 = (clip.state_dict()[f"mm_projector.{n}"] for n in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    z = features @ w0.T + b0
+    expected = (0.5 * z * (1 + torch.erf(z / math.sqrt(2)))) @ w2.T + b2  # exact GELU here
+    torch.testing.assert_close(clip.project_clip(features), expected)
