@@ -1,0 +1,5 @@
+"""python -m showo: the `showo` command."""
+
+from showo.cli import main
+
+main()

@@ -1,0 +1,117 @@
+"""showo generate "red apple" "soccer ball" -o out.png"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from showo.commands import common
+from showo.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from showo.engine.pipeline import PictureCallback, ShowoPipeline
+
+SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
+PREVIEW_SCALE = 4  # small pictures are enlarged to about 256 pixels on the sheet
+MASKED_GREY = 128
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives one picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Sheet of all pictures.")] = Path("out.png"),
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps over which masks resolve.")] = 18,
+    guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 0 is off.")] = 1.75,
+    schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
+    temperature: Annotated[float, typer.Option(help="Noise in the order in which places are settled.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
+    steps_gif: Annotated[
+        Path | None, typer.Option("--steps-gif", help="Also write an animation of the masks resolving.")
+    ] = None,
+    size: common.Size = None,
+    model: common.Model = None,
+    image_tokenizer: common.ImageTokenizerOption = None,
+    text_tokenizer: common.TextTokenizerOption = None,
+    device: common.Device = "cpu",
+    dtype: common.DType = "float32",
+) -> None:
+    """Make a picture for each prompt, on one sheet with the prompt under each."""
+    common.check_output("--output", output, SHEET_TYPES)
+    if steps_gif is not None:
+        common.check_output("--steps-gif", steps_gif, (".gif",))
+    pixels = common.parse_size(size)
+
+    from showo.engine.schedule import mask_schedule
+
+    mask_schedule(schedule)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
+    _check_prompts(pipe, prompts)
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from showo.pictures import save_image, sheet
+
+    film: list[list[Image.Image]] = [[] for _ in range(steps)]
+    batches = -(-len(prompts) // batch)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("generating", total=batches * steps)
+        pictures = pipe.generate(
+            prompts,
+            size=pixels,
+            steps=steps,
+            guidance=guidance,
+            schedule=schedule,
+            temperature=temperature,
+            seed=seed,
+            batch=batch,
+            callback=_watch(pipe, pixels, film, steps_gif is not None, lambda: progress.advance(task)),
+        )
+    scale = max(1, PREVIEW_SCALE * 64 // max(pictures[0].size))
+    save_image(sheet(pictures, prompts, columns=columns, scale=scale), output)
+    print(output)
+    if steps_gif is not None:
+        frames = [sheet(frame, prompts, columns=columns, scale=scale) for frame in [*film, pictures]]
+        durations = [200] * (len(frames) - 1) + [2000]
+        save_image(frames[0], steps_gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        print(steps_gif)
+
+
+def _check_prompts(pipe: ShowoPipeline, prompts: list[str]) -> None:
+    for number, (prompt, ids) in enumerate(zip(prompts, pipe.text_tokenizer.encode_batch(prompts)), start=1):
+        if pipe.prompting.is_cut(ids):
+            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+            raise UserError(f"prompt {number} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")
+
+
+def _watch(
+    pipe: ShowoPipeline, size: tuple[int, int] | None, film: list[list[Image.Image]], record: bool, advance: object
+) -> PictureCallback:
+    """Callback that advances the progress bar and, for the animation, keeps every step with masked places grey."""
+    import torch
+
+    from showo.data.shards import to_image
+    from showo.engine.generate import GenerationStep
+
+    height, width = pipe.grid(size)
+    factor = pipe.image_tokenizer.config.downsampling
+
+    def callback(first: int, step: GenerationStep) -> None:
+        assert callable(advance)
+        advance()
+        if not record:
+            return
+        images = pipe.image_tokenizer.decode(step.codes, height, width)
+        masked = step.masked.view(-1, 1, height, width)
+        if step.step + 1 == step.steps:  # nothing is open after the last step
+            masked = torch.zeros_like(masked)
+        grey = masked.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        images = images.masked_fill(grey, MASKED_GREY / 127.5 - 1)
+        film[step.step] += [to_image(image) for image in images]
+
+    return callback
