@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.bench_<op>`; each compares an operator with its peers in one run."""
