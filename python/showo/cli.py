@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0, 2 for anything wrong with what was given, 130 for Ctrl-C."""
     try:
         app(args=arguments, prog_name="showo")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if _show_traceback:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -71,8 +71,8 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{option} {path} is a folder")
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{option} {path}: the folder {folder.resolve()} is not writable")
+    folder = path.absolute().parent
+    while not folder.exists():  # made when the file is written
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{option} {path}: {folder} is not a writable folder")

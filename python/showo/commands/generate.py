@@ -59,7 +59,8 @@ def generate(
 
     film: list[list[Image.Image]] = [[] for _ in range(steps)]
     batches = -(-len(prompts) // batch)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("generating", total=batches * steps)
         pictures = pipe.generate(
             prompts,

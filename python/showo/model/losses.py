@@ -71,12 +71,13 @@ def token_loss(model: Showo, hidden: Tensor, targets: Tensor, *, label_smoothing
     if places.numel() == 0:
         return hidden.sum().float() * 0.0, 0
     head = model.showo.lm_head
-    rows, weight, bias = hidden[places], head.weight, head.bias
+    rows = hidden[places]
     device = rows.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)
-    return _linear_cross_entropy(rows, weight, bias, targets[places], label_smoothing), places.numel()
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    loss = _linear_cross_entropy(
+        rows.to(dtype), head.weight.to(dtype), head.bias.to(dtype), targets[places], label_smoothing
+    )
+    return loss, places.numel()
 
 
 def _linear_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -20,7 +20,7 @@ from showo.errors import CheckpointError
 from showo.files import atomic_path, atomic_write_text
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -213,8 +213,12 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise CheckpointError(f"{path} is not a state dict of tensors")
     for name, tensor in state.items():
-        yield name, (tuple(tensor.shape), lambda tensor=tensor: tensor)
+        yield name, (tuple(tensor.shape), _loaded(tensor))
 
 
 def _reader(file: Any, name: str) -> Callable[[], Tensor]:
     return lambda: file.get_tensor(name)
+
+
+def _loaded(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor
