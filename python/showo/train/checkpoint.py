@@ -1,0 +1,76 @@
+"""Training checkpoints: a folder per step, complete or absent.
+
+    RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
+                                   training.pt                     (optimizer, rng, step; weights_only)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import LoopConfig, to_yaml
+
+_STEP = re.compile(r"step-(\d+)")
+# What may differ between a run and its continuation without changing what is computed.
+_FREE = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_seconds", "validation_prompts")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _STEP.fullmatch(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _fingerprint(config: LoopConfig) -> str:
+    lines = to_yaml(config).splitlines()
+    kept, skipping = [], False
+    for line in lines:
+        if not line.startswith((" ", "-")):
+            skipping = line.split(":")[0] in _FREE
+        if not skipping:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def save_checkpoint(run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig) -> Path:
+    """Writes into a temporary folder and renames it, so that a folder named step-N is always whole."""
+    final = run / "checkpoints" / f"step-{step:06d}"
+    temporary = final.with_name(final.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    torch.save({**state, "config": _fingerprint(config)}, temporary / "training.pt")
+    for file in temporary.iterdir():
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    return final
+
+
+def load_checkpoint(run: Path, model: Any, config: LoopConfig) -> dict[str, Any] | None:
+    """Loads the newest checkpoint's weights into `model` and returns its training state; None where there is none.
+
+    Raises ValueError when the run was made with another configuration: the continuation would not be the same run.
+    """
+    found = checkpoints(run)
+    if not found:
+        return None
+    state: dict[str, Any] = torch.load(found[-1] / "training.pt", weights_only=True)
+    if state.pop("config") != _fingerprint(config):
+        raise ValueError(f"resume: {found[-1]} was made with another configuration; see {run / 'config.yaml'}")
+    trained = type(model).from_pretrained(found[-1], dtype=torch.float32)
+    model.load_state_dict(trained.state_dict())
+    return state
+
+
+def prune_checkpoints(run: Path, keep: int) -> None:
+    for path in checkpoints(run)[:-keep]:
+        shutil.rmtree(path)

@@ -1,0 +1,129 @@
+"""Training configuration: dataclasses, read from YAML with key=value overrides through OmegaConf (unknown keys and wrong types are errors)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..config import ShowoConfig
+from ..model.image_tokenizer import ImageTokenizerConfig
+
+T = TypeVar("T", bound="LoopConfig")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to `final_lr_ratio * lr`. Grouping as officially: only biases are not decayed."""
+
+    lr: float = 1e-4
+    final_lr_ratio: float = 0.0
+    warmup_steps: int = 5000
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    max_grad_norm: float = 0.0  # 0: no clipping
+
+
+@dataclass
+class LoopConfig:
+    """What every training shares. `max_seconds` > 0 ends a run early (with a checkpoint); the schedule still follows `steps`."""
+
+    steps: int = MISSING
+    seed: int = 10086
+    precision: str = "fp32"  # or bf16 (autocast)
+    accumulate: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    log_every: int = 10
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    max_seconds: float = 0.0
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raises ValueError for values that make no sense together."""
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision: expected fp32 or bf16, got {self.precision!r}")
+        for name in ("steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class PictureData:
+    train: list[str] = field(default_factory=lambda: ["bundled:emoji/train-*.tar"])
+    val: list[str] = field(default_factory=lambda: ["bundled:emoji/val-*.tar"])
+    size: int = 64
+
+
+@dataclass
+class TokenizerTraining(LoopConfig):
+    """`showo train-tokenizer`."""
+
+    batch: int = 32
+    model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    data: PictureData = field(default_factory=PictureData)
+    augment: float = 0.75  # share of pictures that are turned, scaled, moved, mirrored
+    l1_weight: float = 0.2  # beside 1.0 x squared error
+    gradient_weight: float = 0.2  # L1 of the horizontal and vertical pixel differences: sharp edges without a critic
+    quantizer_weight: float = 0.1  # official: 0.1 x (commitment), 0.1 x entropy term
+    entropy_weight: float = 0.1
+
+
+@dataclass
+class Stream:
+    """Rows of one sequence format in every step, and the weight of its loss (official: t2i 1.0, lm 0.1, mmu 1.0)."""
+
+    batch: int = 1
+    weight: float = 1.0
+
+
+@dataclass
+class ShowoTraining(LoopConfig):
+    """`showo train`."""
+
+    model: ShowoConfig = field(default_factory=ShowoConfig)
+    image_tokenizer: str = "bundled:tiny/image_tokenizer"
+    text_tokenizer: str = "bundled:tiny/showo"
+    init_from: str = ""  # a checkpoint folder whose weights start this run
+    pictures: PictureData = field(default_factory=PictureData)
+    texts: list[str] = field(default_factory=lambda: ["bundled:text/train-*.tar"])
+    t2i: Stream = field(default_factory=Stream)
+    lm: Stream = field(default_factory=lambda: Stream(weight=0.1))
+    mmu: Stream = field(default_factory=Stream)
+    condition_dropout: float = 0.1
+    questions: list[str] = field(default_factory=list)  # mmu rows may ask one of these before the caption
+    question_share: float = 0.0
+    validation_prompts: list[str] = field(default_factory=list)
+
+
+def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
+    """Reads a YAML file, or the bundled configuration of that name, applies `key=value` overrides and checks everything.
+
+    Raises FileNotFoundError, or ValueError naming the key that is unknown or of the wrong type.
+    """
+    bundled = resources.files("showo") / "configs" / f"{source}.yaml"
+    path = Path(source) if source.endswith((".yaml", ".yml")) else Path(str(bundled))
+    if not path.is_file():
+        names = sorted(p.name.removesuffix(".yaml") for p in Path(str(bundled)).parent.glob("*.yaml"))
+        raise FileNotFoundError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
+    try:
+        schema = OmegaConf.structured(kind)
+        OmegaConf.set_readonly(schema, False)
+        merged: Any = OmegaConf.merge(schema, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"config {source}: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, kind)
+    config.check()
+    return config
+
+
+def to_yaml(config: LoopConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

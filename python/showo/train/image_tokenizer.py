@@ -1,0 +1,125 @@
+"""`showo train-tokenizer`: the LFQ autoencoder, whose training code the paper never released.
+
+Loss = squared error + l1_weight x L1 + gradient_weight x L1 of pixel differences + quantizer_weight x commitment + entropy term. Commitment and
+entropy are those of the official modeling_magvitv2.py (LFQuantizer), after MAGVIT-v2 (arXiv 2310.05737, eq. 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from ..data.shards import Shuffled, load_images, read_pairs, to_image
+from ..model.image_tokenizer import ImageTokenizer
+from ..pictures import sheet
+from .config import TokenizerTraining
+from .loop import Losses, TrainLoop
+
+
+def commitment_loss(z: Tensor) -> Tensor:
+    """mean((sg(q) - z)^2) + 0.25 mean((q - sg(z))^2); the second term has no gradient here, as q has no parameters."""
+    q = torch.where(z > 0, 1.0, -1.0)
+    distance = (q - z).square().mean()
+    return distance + 0.25 * distance.detach()
+
+
+def entropy_loss(z: Tensor) -> Tensor:
+    """Mean per-bit entropy of the two-way distribution with logits -(z-1)^2, -(z+1)^2, minus the entropy of its batch mean.
+
+    The logits differ by 4z, so each bit is a Bernoulli with p = sigmoid(4z). z is [B, bits, H, W].
+    """
+    z = z.float().movedim(1, -1).flatten(0, -2)  # [positions, bits]
+    p = torch.sigmoid(4 * z)
+    each = -(p * F.logsigmoid(4 * z) + (1 - p) * F.logsigmoid(-4 * z)).mean()
+    mean = p.mean(0).clamp(1e-6, 1 - 1e-6)
+    batch = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).mean()
+    return each - batch
+
+
+def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
+    """L1 between the horizontal and vertical first differences of two batches of pictures."""
+    return F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Per picture, in dB, for pictures in [-1, 1] taken to 8-bit range: 10 log10(4 / mse). [B, 3, H, W] x2 -> [B]."""
+    mse = (a.clamp(-1, 1) - b).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse.clamp_min(1e-10))
+
+
+def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Turns (15 degrees), scales (0.8 to 1.2), moves (6 pixels), mirrors and swaps colour channels of a share of the pictures, on white."""
+    batch, _, height, width = images.shape
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=generator)
+
+    angle = uniform(-math.pi / 12, math.pi / 12)
+    scale = uniform(0.8, 1.2)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    rows = [scale * angle.cos() * mirror, -scale * angle.sin(), uniform(-6, 6) * 2 / width,
+            scale * angle.sin() * mirror, scale * angle.cos(), uniform(-6, 6) * 2 / height]  # fmt: skip
+    theta = torch.stack(rows, 1).view(batch, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images - 1, grid, align_corners=False) + 1  # zero padding of (image - 1) is white
+    chosen = uniform(0, 1) < share
+    swapped = chosen & (uniform(0, 1) < 0.3)
+    out = torch.where(chosen[:, None, None, None], moved, images)
+    order = torch.randperm(3, generator=generator)
+    return torch.where(swapped[:, None, None, None], out[:, order], out)
+
+
+def train_tokenizer(config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
+    """Trains an ImageTokenizer into `run` and returns the finished loop. Raises as load_config and the readers do."""
+    torch.manual_seed(config.seed)
+    images = load_images(read_pairs(config.data.train), config.data.size)
+    held_out = load_images(read_pairs(config.data.val), config.data.size)
+    order = Shuffled(len(images), config.seed)
+    device = torch.device(config.device)
+    model = ImageTokenizer(config.model).to(device, memory_format=torch.channels_last)
+    per_step = config.batch * config.accumulate
+
+    def loss(step: int, micro: int, generator: torch.Generator) -> Losses:
+        start = (step * config.accumulate + micro) * config.batch
+        batch = augment(images[order.indices(start, config.batch)], config.augment, generator)
+        batch = batch.to(device, memory_format=torch.channels_last)
+        reconstruction, z = model(batch)
+        terms = {
+            "mse": F.mse_loss(reconstruction, batch),
+            "l1": F.l1_loss(reconstruction, batch),
+            "gradient": gradient_loss(reconstruction, batch),
+            "commitment": commitment_loss(z),
+            "entropy": entropy_loss(z),
+        }
+        total = terms["mse"] + config.l1_weight * terms["l1"] + config.gradient_weight * terms["gradient"]
+        total = total + config.quantizer_weight * terms["commitment"] + config.entropy_weight * terms["entropy"]
+        return total, {name: float(term.detach()) for name, term in terms.items()}
+
+    def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+        parts = held_out.split(64)
+        reconstructions, codes = [], []
+        for part in parts:
+            ids = model.encode(part.to(device, memory_format=torch.channels_last))
+            side = config.data.size // config.model.downsampling
+            reconstructions.append(model.decode(ids, side, side).cpu())
+            codes.append(ids)
+        after = torch.cat(reconstructions)
+        used = len(torch.cat(codes).unique())
+        n = min(16, len(after))
+        pairs = [to_image(t) for i in range(n) for t in (held_out[i], after[i])]
+        scalars = {"psnr": float(psnr(after, held_out).mean()), "codes_used": float(used)}
+        return scalars, {"reconstruction": sheet(pairs, columns=8)}
+
+    loop = TrainLoop(config, model, run, loss=loss, validate=validate, units={"images": per_step}, console=console)
+    if resume:
+        loop.resume()
+    model.train()
+    loop.run()
+    return loop
