@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _fingerprint(config: LoopConfig) -> str:
     return "\n".join(kept)
 
 
-def save_checkpoint(run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig) -> Path:
+def save_checkpoint(run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig, attach: Callable[[Path], object] | None) -> Path:
     """Writes into a temporary folder and renames it, so that a folder named step-N is always whole."""
     final = run / "checkpoints" / f"step-{step:06d}"
     temporary = final.with_name(final.name + ".tmp")
@@ -46,6 +47,8 @@ def save_checkpoint(run: Path, step: int, model: Any, state: dict[str, Any], con
     temporary.mkdir(parents=True)
     model.save_pretrained(temporary)
     torch.save({**state, "config": _fingerprint(config)}, temporary / "training.pt")
+    if attach is not None:
+        attach(temporary)
     for file in temporary.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())

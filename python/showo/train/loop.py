@@ -49,12 +49,13 @@ def step_generator(seed: int, step: int, micro: int) -> torch.Generator:
 
 
 class TrainLoop:
-    """Runs `loss(step, micro_batch_start, generator)` until the configured number of steps.
+    """Runs `loss(step, micro, generator)` for every micro-batch until the configured number of steps.
 
     Args:
-        loss: (position of the first sample in the endless data order, generator) -> (loss, metrics to log)
+        loss: (step, micro-batch of the step, generator) -> (loss, metrics to log)
         validate: step -> (scalars, pictures), called every `validate_every` steps
         units: what one step processes, for the rates: {"images": 32, "tokens": 2048}
+        attach: called with every checkpoint's folder, to write what belongs to the model besides (the text tokenizer)
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class TrainLoop:
         loss: Callable[[int, int, torch.Generator], Losses],
         validate: Callable[[int], tuple[Mapping[str, float], Mapping[str, Image.Image]]],
         units: Mapping[str, float],
+        attach: Callable[[Path], object] | None = None,
         console: Console | None = None,
     ) -> None:
         self.config, self.model, self.run_folder = config, model, run
-        self.loss, self.validate, self.units = loss, validate, units
+        self.loss, self.validate, self.units, self.attach = loss, validate, units, attach
         self.console = console or Console(stderr=True)
         groups = parameter_groups(model.named_parameters(), config.optimizer.weight_decay)
         self.optimizer = torch.optim.AdamW(
@@ -90,7 +92,7 @@ class TrainLoop:
 
     def save(self) -> Path:
         state = {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "step": self.step}
-        path = save_checkpoint(self.run_folder, self.step, self.model, state, self.config)
+        path = save_checkpoint(self.run_folder, self.step, self.model, state, self.config, self.attach)
         prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
         return path
 

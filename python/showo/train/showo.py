@@ -1,0 +1,113 @@
+"""`showo train`: the three streams (t2i, lm, mmu) mixed in every step, with their loss weights (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from ..data.shards import BUNDLED, load_images, read_pairs, read_texts, shard_paths, to_image
+from ..data.streams import PictureStream, Question, TextStream, encode_pictures
+from ..engine.generate import generate
+from ..model.image_tokenizer import ImageTokenizer
+from ..model.losses import multimodal_loss
+from ..model.transformer import Showo
+from ..pictures import sheet
+from ..prompting import Batch, Prompting
+from ..tokens import TextTokenizer
+from .config import ShowoTraining
+from .loop import Losses, TrainLoop
+
+
+def local_folder(source: str) -> str:
+    """A checkpoint's place: "bundled:..." is a folder of the package, anything else is left as it is (folder or hub id)."""
+    return str(shard_paths([source])[0]) if source.startswith(BUNDLED) else source
+
+
+def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
+    """Side of the code grid. Raises ValueError where the tokenizers do not fit the transformer's vocabulary or rows."""
+    model = config.model
+    side = config.pictures.size // images.config.downsampling
+    for name, ours, theirs in (
+        ("text_vocab_size", model.text_vocab_size, texts.text_vocab_size),
+        ("codebook_size", model.codebook_size, images.config.codebook_size),
+        ("num_vq_tokens", model.num_vq_tokens, side * side),
+    ):
+        if ours != theirs:
+            raise ValueError(f"model.{name}: expected {theirs}, as the tokenizers and pictures have, got {ours}")
+    return side
+
+
+def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
+    """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
+    torch.manual_seed(config.seed)
+    device = torch.device(config.device)
+    image_tokenizer = ImageTokenizer.from_pretrained(local_folder(config.image_tokenizer))
+    text_tokenizer = TextTokenizer.from_file(local_folder(config.text_tokenizer))
+    side = check_fit(config, image_tokenizer, text_tokenizer)
+    vocabulary = config.model.vocabulary
+    prompting = Prompting(vocabulary, eot=text_tokenizer.eos, max_text_len=config.model.max_text_len)
+
+    def pictures(patterns: list[str]) -> tuple[PictureStream, list[Question]]:
+        samples = read_pairs(patterns)
+        codes = encode_pictures(image_tokenizer, load_images(samples, config.pictures.size))
+        captions = [sample.caption for sample in samples]
+        questions = [Question(q, captions, text_tokenizer) for q in config.questions]
+        return PictureStream(prompting, codes, text_tokenizer.encode_batch(captions), config.seed), questions
+
+    stream, questions = pictures(config.pictures.train)
+    held_out, _ = pictures(config.pictures.val)
+    documents = text_tokenizer.encode_batch(read_texts(config.texts))
+    text_stream = TextStream(prompting, documents, config.model.sequence_length, config.seed)
+
+    if config.init_from:
+        model = Showo.from_pretrained(local_folder(config.init_from))
+        if model.config != config.model:
+            raise ValueError(f"init_from: {config.init_from} has another model configuration than this run")
+    else:
+        model = Showo(config.model)
+    model.to(device)
+    weights = {"t2i": config.t2i.weight, "lm": config.lm.weight, "mmu": config.mmu.weight}
+
+    def loss(step: int, micro: int, generator: torch.Generator) -> Losses:
+        position = step * config.accumulate + micro
+        parts: list[Batch] = []
+        if n := config.t2i.batch:
+            parts.append(stream.t2i(position * n, n, config.condition_dropout, generator))
+        if n := config.lm.batch:
+            parts.append(text_stream.lm(position * n, n))
+        if n := config.mmu.batch:
+            parts.append(stream.mmu(position * n, n, questions, config.question_share, generator))
+        batch = Batch.cat(parts).packed(vocabulary.pad).to(device)
+        losses = multimodal_loss(model, batch, weights=weights)
+        return losses.total, {name: float(value.detach()) for name, value in losses.parts.items()}
+
+    def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+        generator = torch.Generator().manual_seed(config.seed)
+        n = min(64, held_out.order.n)
+        batch = Batch.cat([held_out.t2i(0, n, 0.0, generator), held_out.mmu(0, n, [], 0.0, generator)])
+        losses = multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
+        sheets: dict[str, Image.Image] = {}
+        if config.validation_prompts:
+            texts = text_tokenizer.encode_batch(config.validation_prompts)
+            codes = generate(model, prompting, texts, seed=config.seed)
+            images = image_tokenizer.decode(codes.cpu(), side, side)
+            sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
+        return {name: float(value) for name, value in losses.parts.items()}, sheets
+
+    rows = config.t2i.batch + config.lm.batch + config.mmu.batch
+    units = {
+        "images": (config.t2i.batch + config.mmu.batch) * config.accumulate,
+        "tokens": rows * config.model.sequence_length * config.accumulate,
+    }
+    loop = TrainLoop(
+        config, model, run, loss=loss, validate=validate, units=units, attach=text_tokenizer.save, console=console
+    )
+    if resume:
+        loop.resume()
+    model.train()
+    loop.run()
+    return loop
