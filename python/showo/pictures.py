@@ -13,7 +13,11 @@ from .files import atomic_path
 
 
 def sheet(
-    pictures: Sequence[Image.Image], captions: Sequence[str] | None = None, columns: int = 8, scale: int = 1, gap: int = 4
+    pictures: Sequence[Image.Image],
+    captions: Sequence[str] | None = None,
+    columns: int = 8,
+    scale: int = 1,
+    gap: int = 4,
 ) -> Image.Image:
     """Equally large pictures in a grid on white, each enlarged `scale` times, with its caption below."""
     if not pictures:

@@ -3,10 +3,11 @@
     apt-get install fonts-noto-color-emoji unicode-data
     python -m showo.data.make_assets python/showo/assets
 
-Pictures are the glyphs of Noto Color Emoji (SIL Open Font License 1.1), drawn on white; captions are the CLDR short names of
-Unicode's emoji-test.txt (Unicode License v3). Skin tones, and the gendered, hair and family variants of a person who is there already,
-are left out: they are near copies of another picture. Every 20th picture by the hash of its code points is held out. The text is
-the standard library's `pydoc_data.topics` (PSF License 2). Needs Pillow with raqm (its wheels have it) to shape emoji sequences.
+Pictures are the glyphs of Noto Color Emoji (SIL Open Font License 1.1), drawn on white; captions are the CLDR short
+names of Unicode's emoji-test.txt (Unicode License v3). Skin tones, and the gendered, hair and family variants of a
+person who is there already, are left out: they are near copies of another picture. Every 20th picture by the hash of
+its code points is held out. The text is the standard library's `pydoc_data.topics` (PSF License 2). Needs Pillow with
+raqm (its wheels have it) to shape emoji sequences.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Writes a tar with fixed owner and time, so that the same input gives the same bytes; renamed into place when whole."""
+    """Writes a tar with fixed owner and time: the same input gives the same bytes. Renamed into place when whole."""
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in files:

@@ -1,4 +1,6 @@
-"""Train the bundled text tokenizer: byte-level BPE on the captions and the text, special tokens last, in the official order.
+"""Train the bundled text tokenizer.
+
+Byte-level BPE on the captions and the text, special tokens last, in the official order.
 
     python -m showo.data.make_text_tokenizer python/showo/assets/tiny/showo
 
@@ -17,7 +19,11 @@ from .shards import read_pairs, read_texts
 
 CAPTION_WEIGHT = 40
 TEXT_VOCAB_SIZE = 1536  # END_OF_TEXT included, the ten special tokens not
-QUESTIONS = ("USER: \nWhat is this? ASSISTANT:", "USER: \nWhat does the picture show? ASSISTANT:", "USER: \nDescribe the picture. ASSISTANT:")
+QUESTIONS = (
+    "USER: \nWhat is this? ASSISTANT:",
+    "USER: \nWhat does the picture show? ASSISTANT:",
+    "USER: \nDescribe the picture. ASSISTANT:",
+)
 
 
 def train_text_tokenizer(captions: list[str], texts: list[str], vocab_size: int = TEXT_VOCAB_SIZE) -> TextTokenizer:

@@ -62,7 +62,10 @@ def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def read_pairs(patterns: Sequence[str]) -> list[Sample]:
-    """Image-caption pairs of all shards: `key.png|jpg|webp` + `key.txt`, adjacent as WebDataset wants. Incomplete pairs are an error."""
+    """Image-caption pairs of all shards.
+
+    `key.png|jpg|webp` + `key.txt`, adjacent as WebDataset wants. Incomplete pairs are an error.
+    """
     samples: list[Sample] = []
     for path in shard_paths(patterns):
         group: dict[str, bytes] = {}
@@ -83,7 +86,12 @@ def read_pairs(patterns: Sequence[str]) -> list[Sample]:
 
 def read_texts(patterns: Sequence[str]) -> list[str]:
     """The .txt files of all shards, in order."""
-    texts = [d.decode("utf-8") for path in shard_paths(patterns) for _, extension, d in read_files(path) if extension == "txt"]
+    texts = [
+        d.decode("utf-8")
+        for path in shard_paths(patterns)
+        for _, extension, d in read_files(path)
+        if extension == "txt"
+    ]
     if not texts:
         raise ValueError(f"data: {list(patterns)} hold no .txt files")
     return texts
@@ -110,7 +118,7 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, size: int | None = None) -> Tensor:
-    """RGB picture -> float32 [3, H, W] in [-1, 1]; with `size`, resized (shorter side) and centre-cropped to size x size."""
+    """RGB picture -> float32 [3, H, W] in [-1, 1]; with `size`, its shorter side is resized and the centre cropped."""
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

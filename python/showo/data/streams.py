@@ -46,7 +46,9 @@ class PictureStream:
         drop = condition_dropout(count, dropout, generator)
         return self.prompting.t2i([self.captions[i] for i in chosen], inputs, labels, drop=drop)
 
-    def mmu(self, start: int, count: int, questions: Sequence[Question], share: float, generator: torch.Generator) -> Batch:
+    def mmu(
+        self, start: int, count: int, questions: Sequence[Question], share: float, generator: torch.Generator
+    ) -> Batch:
         """Pictures before their captions; a share of the captions answers a question, which itself is not learned."""
         chosen = self.order.indices(start, count)
         texts: list[list[int]] = []
@@ -64,7 +66,7 @@ class PictureStream:
 
 
 class Question:
-    """A question in the official template and, per picture, the tokens of the answer after it (which begin with a space)."""
+    """A question in the official template and, per picture, the tokens of the answer, which begin with a space."""
 
     def __init__(self, question: str, captions: Sequence[str], tokenizer: TextTokenizer) -> None:
         self.ids = tokenizer.encode(QUESTION_TEMPLATE.format(question=question))

@@ -1,12 +1,15 @@
-"""ImageTokenizer: MAGVIT-v2 style convolutional autoencoder with a lookup-free quantizer (LFQ), official parameter names.
+"""ImageTokenizer: MAGVIT-v2 style convolutional autoencoder with a lookup-free quantizer (LFQ), official parameter
+names.
 
-A picture [B, 3, H, W] becomes (H/f)(W/f) code ids of `bits` bits each and back. The quantizer keeps the sign of every latent channel
-(MAGVIT-v2, arXiv 2310.05737, section 3.1); the layout of the network is that of showlab/Show-o, models/modeling_magvitv2.py.
+A picture [B, 3, H, W] becomes (H/f)(W/f) code ids of `bits` bits each and back. The quantizer keeps the sign of every
+latent channel (MAGVIT-v2, arXiv 2310.05737, section 3.1); the layout of the network is that of showlab/Show-o,
+models/modeling_magvitv2.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +27,8 @@ from .weights import PretrainedMixin
 class ImageTokenizerConfig:
     """Sizes of the autoencoder; the defaults are the published tokenizer (f = 16, 8192 codes).
 
-    Multipliers and residual blocks are listed from full resolution down, one entry a level; between two levels the picture is
-    halved, so f = 2 ** (levels - 1).
+    Multipliers and residual blocks are listed from full resolution down, one entry a level; between two levels the
+    picture is halved, so f = 2 ** (levels - 1).
     """
 
     bits: int = 13
@@ -139,7 +142,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int], groups: int, resample: nn.Module | None) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in itertools.pairwise(widths))
         if isinstance(resample, Downsample):
             self.downsample = resample
         elif resample is not None:
@@ -187,7 +190,9 @@ class Decoder(nn.Module):
         levels = []
         for level in reversed(range(len(outs))):
             out = outs[level]
-            levels.append(Level([width] + [out] * config.decoder_blocks[level], groups, Upsample(out) if level else None))
+            levels.append(
+                Level([width] + [out] * config.decoder_blocks[level], groups, Upsample(out) if level else None)
+            )
             width = out
         self.up = nn.ModuleList(reversed(levels))  # official order: up.0 is full resolution
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
@@ -223,8 +228,8 @@ class Quantizer(nn.Module):
 class ImageTokenizer(PretrainedMixin, nn.Module):
     """Pictures to code ids and back.
 
-    Example: `ids = tokenizer.encode(images)`; `images = tokenizer.decode(ids, height, width)` with images in [-1, 1] and height, width in
-    positions of the code grid.
+    Example: `ids = tokenizer.encode(images)`; `images = tokenizer.decode(ids, height, width)` with images in [-1, 1]
+    and height, width in positions of the code grid.
     """
 
     config_class = ImageTokenizerConfig

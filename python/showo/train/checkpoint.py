@@ -1,7 +1,7 @@
 """Training checkpoints: a folder per step, complete or absent.
 
-    RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
-                                   training.pt                     (optimizer, rng, step; weights_only)
+RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
+                               training.pt                     (optimizer, rng, step; weights_only)
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _fingerprint(config: LoopConfig) -> str:
     return "\n".join(kept)
 
 
-def save_checkpoint(run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig, attach: Callable[[Path], object] | None) -> Path:
+def save_checkpoint(
+    run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig, attach: Callable[[Path], object] | None
+) -> Path:
     """Writes into a temporary folder and renames it, so that a folder named step-N is always whole."""
     final = run / "checkpoints" / f"step-{step:06d}"
     temporary = final.with_name(final.name + ".tmp")

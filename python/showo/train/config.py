@@ -1,4 +1,7 @@
-"""Training configuration: dataclasses, read from YAML with key=value overrides through OmegaConf (unknown keys and wrong types are errors)."""
+"""Training configuration.
+
+Dataclasses, read from YAML with key=value overrides through OmegaConf (unknown keys and wrong types are errors).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ T = TypeVar("T", bound="LoopConfig")
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay to `final_lr_ratio * lr`. Grouping as officially: only biases are not decayed."""
+    """AdamW with linear warm-up and cosine decay to `final_lr_ratio * lr`.
+
+    Grouping as officially: only biases are not decayed.
+    """
 
     lr: float = 1e-4
     final_lr_ratio: float = 0.0
@@ -32,7 +38,10 @@ class OptimizerConfig:
 
 @dataclass
 class LoopConfig:
-    """What every training shares. `max_seconds` > 0 ends a run early (with a checkpoint); the schedule still follows `steps`."""
+    """What every training shares.
+
+    `max_seconds` > 0 ends a run early (with a checkpoint); the schedule still follows `steps`.
+    """
 
     steps: int = MISSING
     seed: int = 10086
@@ -104,7 +113,7 @@ class ShowoTraining(LoopConfig):
 
 
 def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
-    """Reads a YAML file, or the bundled configuration of that name, applies `key=value` overrides and checks everything.
+    """Reads a YAML file or the bundled configuration of that name, applies `key=value` overrides, checks everything.
 
     Raises FileNotFoundError, or ValueError naming the key that is unknown or of the wrong type.
     """

@@ -1,7 +1,8 @@
 """`showo train-tokenizer`: the LFQ autoencoder, whose training code the paper never released.
 
-Loss = squared error + l1_weight x L1 + gradient_weight x L1 of pixel differences + quantizer_weight x commitment + entropy term. Commitment and
-entropy are those of the official modeling_magvitv2.py (LFQuantizer), after MAGVIT-v2 (arXiv 2310.05737, eq. 5).
+Loss = squared error + l1_weight x L1 + gradient_weight x L1 of pixel differences + quantizer_weight x commitment +
+entropy term. Commitment and entropy are those of the official modeling_magvitv2.py (LFQuantizer), after MAGVIT-v2
+(arXiv 2310.05737, eq. 5).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def commitment_loss(z: Tensor) -> Tensor:
 
 
 def entropy_loss(z: Tensor) -> Tensor:
-    """Mean per-bit entropy of the two-way distribution with logits -(z-1)^2, -(z+1)^2, minus the entropy of its batch mean.
+    """Mean per-bit entropy of the distribution with logits -(z-1)^2, -(z+1)^2, minus the entropy of its batch mean.
 
     The logits differ by 4z, so each bit is a Bernoulli with p = sigmoid(4z). z is [B, bits, H, W].
     """
@@ -55,7 +56,9 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Turns (15 degrees), scales (0.8 to 1.2), moves (6 pixels), mirrors and swaps colour channels of a share of the pictures, on white."""
+    """Turns (15 degrees), scales (0.8 to 1.2), moves (6 pixels), mirrors and swaps colour channels of a share of
+    the pictures, on white.
+    """
     batch, _, height, width = images.shape
 
     def uniform(low: float, high: float) -> Tensor:
@@ -76,14 +79,17 @@ def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return torch.where(swapped[:, None, None, None], out[:, order], out)
 
 
-def train_tokenizer(config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
+def train_tokenizer(
+    config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None
+) -> TrainLoop:
     """Trains an ImageTokenizer into `run` and returns the finished loop. Raises as load_config and the readers do."""
     torch.manual_seed(config.seed)
     images = load_images(read_pairs(config.data.train), config.data.size)
     held_out = load_images(read_pairs(config.data.val), config.data.size)
     order = Shuffled(len(images), config.seed)
     device = torch.device(config.device)
-    model = ImageTokenizer(config.model).to(device, memory_format=torch.channels_last)
+    model = ImageTokenizer(config.model).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a real overload, missing in the stubs
     per_step = config.batch * config.accumulate
 
     def loss(step: int, micro: int, generator: torch.Generator) -> Losses:

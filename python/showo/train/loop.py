@@ -1,7 +1,7 @@
 """The training loop both trainers share: optimizer, schedule, accumulation, logging, checkpoints, exact resume.
 
-A step is a pure function of (weights, optimizer state, seed, step): data order and every random draw derive from them, so a run that
-is resumed from a checkpoint continues bit for bit.
+A step is a pure function of (weights, optimizer state, seed, step): data order and every random draw derive from
+them, so a run that is resumed from a checkpoint continues bit for bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ Losses = tuple[Tensor, Mapping[str, float]]
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Official grouping: whatever has "bias" in its name is not decayed, all else is, LayerNorm weights and embeddings included."""
-    decayed, free = [], []
+    """Official grouping: whatever has "bias" in its name is not decayed, all else is, LayerNorm weights and
+    embeddings included.
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
             (free if "bias" in name else decayed).append(parameter)
@@ -125,7 +128,10 @@ class TrainLoop:
         self.run_folder.mkdir(parents=True, exist_ok=True)
         (self.run_folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         began = time.monotonic()
-        with SummaryWriter(str(self.run_folder / "logs")) as writer, TrainProgress(config, self.units, self.console) as bar:
+        with (
+            SummaryWriter(str(self.run_folder / "logs")) as writer,
+            TrainProgress(config, self.units, self.console) as bar,
+        ):
             try:
                 while self.step < config.steps:
                     loss, metrics = self.train_step()

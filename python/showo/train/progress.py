@@ -17,7 +17,13 @@ class TrainProgress:
 
     def __init__(self, config: LoopConfig, units: Mapping[str, float], console: Console) -> None:
         self.config, self.units, self.console = config, units, console
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task("train", total=config.steps, text="")
         self.last: float | None = None
@@ -27,7 +33,9 @@ class TrainProgress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def update(self, step: int, loss: float, lr: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ from .loop import Losses, TrainLoop
 
 
 def local_folder(source: str) -> str:
-    """A checkpoint's place: "bundled:..." is a folder of the package, anything else is left as it is (folder or hub id)."""
+    """Where a checkpoint lies: "bundled:..." is a folder of the package, anything else (folder, hub id) stays."""
     return str(shard_paths([source])[0]) if source.startswith(BUNDLED) else source
 
 
