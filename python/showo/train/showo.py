@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..data.shards import BUNDLED, load_images, read_pairs, read_texts, shard_paths, to_image
 from ..data.streams import PictureStream, Question, TextStream, encode_pictures
-from ..engine.generate import generate
+from ..engine.generate import generate_codes
 from ..model.image_tokenizer import ImageTokenizer
 from ..model.losses import multimodal_loss
 from ..model.transformer import Showo
@@ -93,7 +93,7 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch(config.validation_prompts)
-            codes = generate(model, prompting, texts, seed=config.seed)
+            codes = generate_codes(model, prompting, texts, seed=config.seed)
             images = image_tokenizer.decode(codes.cpu(), side, side)
             sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
         return {name: float(value) for name, value in losses.parts.items()}, sheets

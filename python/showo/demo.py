@@ -1,0 +1,68 @@
+"""`make demo`: the main jobs with the bundled checkpoint, in a few minutes on two CPU cores.
+
+Draws a sheet of 16 prompts, describes two of the bundled pictures, and trains a fresh small model for a minute.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from .data.shards import open_image, read_pairs
+from .pictures import save_image
+from .train.config import ShowoTraining, load_config
+from .train.showo import train_showo
+
+OUT = Path("out")
+TRAIN_SECONDS = 60
+
+
+def main() -> None:
+    console = Console()
+    prompts = load_config(ShowoTraining, "tiny").validation_prompts
+    console.rule("Generate: text to image")
+    showo(["generate", *prompts, "-o", str(OUT / "generated.png")])
+
+    console.rule("Describe: image to text")
+    samples = {sample.caption: sample for sample in read_pairs(["bundled:emoji/train-*.tar"])}
+    for caption in ("pizza", "rocket"):
+        path = OUT / f"{caption}.png"
+        save_image(open_image(samples[caption].image), path)
+        showo(["describe", str(path)])
+
+    console.rule(f"Train from scratch for {TRAIN_SECONDS} seconds")
+    settings = load_config(
+        ShowoTraining, "tiny", [f"max_seconds={TRAIN_SECONDS}", "optimizer.warmup_steps=10", "log_every=5"]
+    )
+    run = free_folder(OUT / "demo-run")
+    loop = train_showo(settings, run, console=console)
+    first, last = mean(loop.history[:3]), mean(loop.history[-3:])
+    console.print(f"loss {first:.2f} -> {last:.2f} in {len(loop.history)} steps")
+    if last >= first:
+        raise SystemExit("the loss did not fall")
+    console.rule("Pictures")
+    console.print(f"{OUT / 'generated.png'}  {OUT / 'pizza.png'}  {OUT / 'rocket.png'}  {run / 'pictures'}")
+
+
+def showo(arguments: list[str]) -> None:
+    """Runs the command line as a user would, and shows it."""
+    print("$ showo", shlex.join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "showo.cli", *arguments], check=True)
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or `path-2`, ...: the first that does not exist."""
+    candidates = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in range(1, 10_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+if __name__ == "__main__":
+    main()
