@@ -1,0 +1,187 @@
+"""ImageTokenizer: official names and sizes, codes, losses, and a short training."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from showo.train.checkpoint import checkpoints
+from showo.train.config import TokenizerTraining, load_config
+from showo.train.image_tokenizer import augment, commitment_loss, entropy_loss, psnr, train_tokenizer
+from showo.train.loop import TrainLoop
+
+SMALL = ImageTokenizerConfig(
+    bits=6,
+    channels=8,
+    encoder_multipliers=(1, 2),
+    encoder_blocks=(1, 1),
+    decoder_multipliers=(1, 2),
+    decoder_blocks=(1, 1),
+    norm_groups=4,
+)
+
+
+def test_published_size_has_the_official_names_and_counts() -> None:
+    with torch.device("meta"):
+        model = ImageTokenizer(ImageTokenizerConfig())
+    assert sum(p.numel() for p in model.encoder.parameters()) == 55_439_171
+    assert sum(p.numel() for p in model.decoder.parameters()) == 39_947_833
+    state = model.state_dict()
+    assert len(state) == 382
+    for name, shape in {
+        "encoder.down.3.block.0.nin_shortcut.weight": (512, 256, 1, 1),
+        "encoder.down.2.downsample.conv.weight": (256, 256, 3, 3),
+        "encoder.mid.attn_1.proj_out.weight": (512, 512, 1, 1),
+        "encoder.quant_conv.weight": (13, 13, 1, 1),
+        "decoder.up.1.block.0.nin_shortcut.weight": (128, 256, 1, 1),
+        "decoder.up.4.upsample.conv.weight": (512, 512, 3, 3),
+        "decoder.post_quant_conv.bias": (13,),
+        "quantize.embedding": (8192, 13),
+        "quantize.power_vals": (13,),
+    }.items():
+        assert tuple(state[name].shape) == shape
+
+
+def test_quantizer_gives_signs_and_straight_through_gradient() -> None:
+    model = ImageTokenizer(SMALL)
+    z = torch.randn(2, 6, 3, 3) * 10 ** torch.randint(0, 9, (2, 6, 3, 3)).float()
+    z[0, 0] = 0
+    z.requires_grad_()
+    q = model.quantize(z)
+    assert torch.equal(q, torch.where(z > 0, 1.0, -1.0))
+    cotangent = torch.randn_like(q)
+    assert torch.equal(torch.autograd.grad(q, z, cotangent)[0], cotangent)
+
+
+def test_encode_and_decode_agree_with_the_quantizer() -> None:
+    torch.manual_seed(0)
+    model = ImageTokenizer(SMALL).eval()
+    images = torch.rand(2, 3, 16, 24) * 2 - 1
+    with torch.no_grad():
+        z = model.encoder(images)
+        ids = model.encode(images)
+        expected = model.decoder(model.quantize(z)).clamp(-1, 1)
+        assert torch.equal(model.decode(ids, 8, 12), expected)
+    bits = (z > 0).flatten(2).permute(0, 2, 1)  # channel 0 is the most significant bit
+    assert torch.equal(ids, (bits * 2 ** torch.arange(5, -1, -1)).sum(-1))
+    assert torch.equal(model.quantize.embedding[ids].movedim(-1, 1).reshape_as(z), model.quantize(z))
+
+
+def test_bad_pictures_are_refused() -> None:
+    model = ImageTokenizer(SMALL)
+    with pytest.raises(TypeError, match="images"):
+        model.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    for shape in ((3, 8, 8), (1, 1, 8, 8), (1, 3, 7, 8)):
+        with pytest.raises(ValueError, match=r"images: expected \[B, 3, H, W\]"):
+            model.encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bits": 0}, {"channels": 6}, {"encoder_blocks": (1,)}, {"decoder_multipliers": (0, 1)}]
+)
+def test_bad_sizes_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        ImageTokenizerConfig(**{**SMALL.__dict__, **wrong})
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = ImageTokenizer(SMALL).eval()
+    model.save_pretrained(tmp_path)
+    loaded = ImageTokenizer.from_pretrained(tmp_path)
+    assert loaded.config == SMALL
+    images = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(images)[0], model(images)[0])
+
+
+def test_entropy_loss_equals_the_sum_over_all_codes() -> None:
+    torch.manual_seed(1)
+    bits = 5
+    z = torch.randn(3, bits, 2, 2)
+    flat = z.double().movedim(1, -1).reshape(-1, bits)
+    p = torch.softmax(torch.stack([-((flat + 1) ** 2), -((flat - 1) ** 2)]), 0)[1]  # of the bit being set
+    joint = torch.stack(
+        [torch.where(torch.tensor(code, dtype=torch.bool), p, 1 - p).prod(1) for code in product((0, 1), repeat=bits)],
+        1,
+    )
+    each = -(joint * joint.log()).sum(1).mean()
+    mean = joint.mean(0)
+    expected = (each + (mean * mean.log()).sum()) / bits
+    torch.testing.assert_close(entropy_loss(z).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_commitment_loss_against_the_formula() -> None:
+    z = torch.randn(2, 4, 3, 3, requires_grad=True)
+    q = torch.where(z > 0, 1.0, -1.0)
+    torch.testing.assert_close(commitment_loss(z), 1.25 * (q - z).square().mean())
+    (gradient,) = torch.autograd.grad(commitment_loss(z), z)
+    torch.testing.assert_close(gradient, 2 * (z - q) / z.numel())
+
+
+def test_psnr_of_a_known_error() -> None:
+    black = torch.full((1, 3, 4, 4), -1.0)
+    torch.testing.assert_close(psnr(black + 0.2, black), torch.tensor([20.0]))
+
+
+def test_augmentation_keeps_the_range_and_the_untouched() -> None:
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(augment(images, 0.0, generator), images)
+    moved = augment(images, 1.0, generator)
+    assert not torch.equal(moved, images)
+    assert moved.min() >= -1 - 1e-6
+    assert moved.max() <= 1 + 1e-6
+
+
+def small_training(pictures: Path, *overrides: str) -> TokenizerTraining:
+    data = [f"data.train=[{pictures}/train-*.tar]", f"data.val=[{pictures}/val-*.tar]", "data.size=32"]
+    model = [f"model.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in SMALL.__dict__.items()]
+    common = ["batch=4", "optimizer.warmup_steps=2", "checkpoint_every=3", "validate_every=6", "steps=6"]
+    return load_config(TokenizerTraining, "tiny-image-tokenizer", [*data, *model, *common, *overrides])
+
+
+def train(config: TokenizerTraining, run: Path, resume: bool = False) -> TrainLoop:
+    return train_tokenizer(config, run, resume=resume, console=Console(quiet=True))
+
+
+def test_resumed_training_equals_an_uninterrupted_one(pictures: Path, tmp_path: Path) -> None:
+    config = small_training(pictures)
+    whole = train(config, tmp_path / "a")
+    train(config, tmp_path / "b")
+    for path in checkpoints(tmp_path / "b")[1:]:  # as if it had died after step 3
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    again = train(config, tmp_path / "b", resume=True)
+    assert again.step == whole.step == 6
+    assert again.history == whole.history[3:]
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_accumulation_equals_the_large_batch(pictures: Path, tmp_path: Path) -> None:
+    plain = ["augment=0", "entropy_weight=0", "steps=3"]  # the entropy of a batch is no mean over pictures
+    one = train(small_training(pictures, *plain, "batch=4"), tmp_path / "a")
+    two = train(small_training(pictures, *plain, "batch=2", "accumulate=2"), tmp_path / "b")
+    for a, b in zip(one.history, two.history):
+        assert abs(a - b) < 1e-5 * abs(a)
+
+
+def test_another_configuration_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
+    train(small_training(pictures), tmp_path)
+    with pytest.raises(ValueError, match="another configuration"):
+        train(small_training(pictures, "optimizer.lr=0.5"), tmp_path, resume=True)
+    longer = small_training(pictures, "log_every=1")  # does not change what is computed
+    assert train(longer, tmp_path, resume=True).step == 6
+
+
+def test_training_learns(pictures: Path, tmp_path: Path) -> None:
+    loop = train(small_training(pictures, "steps=40", "optimizer.lr=3e-3", "augment=0"), tmp_path)
+    assert sum(loop.history[-5:]) < 0.6 * sum(loop.history[:5])
+    assert (tmp_path / "pictures" / "reconstruction-000040.png").is_file()
+    assert list((tmp_path / "logs").glob("events.*"))

@@ -1,0 +1,130 @@
+"""Shard readers: what they return, and what they do with hostile or broken files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from showo.data import shards
+from showo.data.make_assets import encode_png, write_tar
+from showo.data.shards import Shuffled, open_image, read_files, read_pairs, read_texts, shard_paths, to_image, to_tensor
+
+
+def png(size: tuple[int, int] = (4, 4)) -> bytes:
+    return encode_png(Image.new("RGB", size, "red"))
+
+
+def test_bundled_pictures_are_what_the_readme_says() -> None:
+    train, val = read_pairs(["bundled:emoji/train-*.tar"]), read_pairs(["bundled:emoji/val-*.tar"])
+    assert len(train) + len(val) >= 1200
+    assert 0.03 < len(val) / (len(train) + len(val)) < 0.07
+    assert not {s.key for s in train} & {s.key for s in val}
+    assert len({s.caption for s in train}) == len(train)
+    assert all(open_image(s.image).size == (64, 64) for s in train[:20] + val[:20])
+    assert sum(p.stat().st_size for p in shard_paths(["bundled:emoji/*.tar"])) < 12e6
+
+
+def test_bundled_text_is_long_enough_to_learn_from() -> None:
+    assert sum(map(len, read_texts(["bundled:text/*.tar"]))) > 300_000
+
+
+def test_pairs_keep_order_and_captions(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "a.tar",
+        [("x.png", png()), ("x.txt", b"one"), ("d/y.txt", "zwei \u00e4".encode()), ("d/y.png", png())],
+    )
+    samples = read_pairs([str(tmp_path / "*.tar")])
+    assert [(s.key, s.caption) for s in samples] == [("x", "one"), ("d/y", "zwei \u00e4")]
+
+
+def test_incomplete_pair_names_shard_and_key(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("x.png", png()), ("y.png", png()), ("y.txt", b"two")])
+    with pytest.raises(ValueError, match=r"a\.tar.*'x'"):
+        read_pairs([str(tmp_path / "a.tar")])
+
+
+def test_missing_files_are_named() -> None:
+    with pytest.raises(FileNotFoundError, match="nothing-here"):
+        shard_paths(["nothing-here/*.tar"])
+
+
+def test_links_and_devices_are_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo("x.txt")
+            info.type, info.linkname = kind, str(secret)
+            tar.addfile(info)
+    assert list(read_files(tmp_path / "a.tar")) == []
+
+
+def test_oversized_member_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_MAX_FILE_BYTES", 10)
+    write_tar(tmp_path / "a.tar", [("x.txt", b"12345678901")])
+    with pytest.raises(ValueError, match="11 bytes"):
+        list(read_files(tmp_path / "a.tar"))
+
+
+def test_compressed_tars_are_refused(tmp_path: Path) -> None:
+    """A compressed tar may unpack to any size."""
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
+        info = tarfile.TarInfo("x.txt")
+        tar.addfile(info, io.BytesIO())
+    with pytest.raises(tarfile.ReadError):
+        list(read_files(tmp_path / "a.tar"))
+
+
+def test_decompression_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_PIXELS", 15)
+    with pytest.raises(ValueError, match="4x4 pixels"):
+        open_image(png())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 80))
+def test_damaged_pictures_give_value_error(noise: bytes, at: int) -> None:
+    data = png()
+    damaged = data[:at] + noise + data[at + len(noise) :]
+    with contextlib.suppress(ValueError):
+        open_image(damaged)
+
+
+def test_transparent_pictures_are_drawn_on_white() -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    flat = open_image(encode_png(image))
+    assert [flat.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
+
+
+def test_tensor_round_trip_is_exact() -> None:
+    pixels = torch.arange(256).repeat(3, 1).view(3, 16, 16).byte()
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    tensor = to_tensor(image)
+    assert (tensor.min(), tensor.max()) == (-1, 1)
+    assert to_image(tensor).tobytes() == image.tobytes()
+
+
+def test_resize_crops_the_centre() -> None:
+    image = Image.new("RGB", (64, 32), "red")
+    image.paste("blue", (16, 0, 48, 32))
+    middle = to_tensor(image, 32)
+    assert middle.shape == (3, 32, 32)
+    assert (middle[:, 16, 16] == torch.tensor([-1.0, -1.0, 1.0])).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 50), seed=st.integers(0, 2**31), start=st.integers(0, 500), count=st.integers(0, 120))
+def test_shuffled_is_a_pure_function_and_visits_everything(n: int, seed: int, start: int, count: int) -> None:
+    whole = Shuffled(n, seed).indices(0, start + count)
+    assert Shuffled(n, seed).indices(start, count) == whole[start:]
+    for epoch in range(len(whole) // n):
+        assert sorted(whole[epoch * n : (epoch + 1) * n]) == list(range(n))
