@@ -4,7 +4,7 @@
     python -m showo.data.make_assets python/showo/assets
 
 Pictures are the glyphs of Noto Color Emoji (SIL Open Font License 1.1), drawn on white; captions are the CLDR short
-names of Unicode's emoji-test.txt (Unicode License v3). Skin tones, and the gendered, hair and family variants of a
+names of Unicode's emoji-test.txt (Unicode licence). Skin tones, and the gendered, hair and family variants of a
 person who is there already, are left out: they are near copies of another picture. Every 20th picture by the hash of
 its code points is held out. The text is the standard library's `pydoc_data.topics` (PSF License 2). Needs Pillow with
 raqm (its wheels have it) to shape emoji sequences.

@@ -32,7 +32,7 @@ def commitment_loss(z: Tensor) -> Tensor:
 
 
 def entropy_loss(z: Tensor) -> Tensor:
-    """(mean entropy of the code of a position - entropy of the mean distribution over all codes) / bits, in nats.
+    """Mean entropy of the code of a position minus the entropy of the mean distribution over all codes, in nats.
 
     A bit has logits -(z-1)^2 and -(z+1)^2, which differ by 4z: p = sigmoid(4z). z is [B, bits, H, W]. The entropy of
     the mean is the joint one over 2**bits codes, as in MAGVIT-v2 (eq. 5); the official code takes it bit by bit,
@@ -42,7 +42,7 @@ def entropy_loss(z: Tensor) -> Tensor:
     z = z.float().movedim(1, -1).flatten(0, -2)  # [positions, bits]
     positions, bits = z.shape
     p = torch.sigmoid(4 * z)
-    each = -(p * F.logsigmoid(4 * z) + (1 - p) * F.logsigmoid(-4 * z)).mean()
+    each = -(p * F.logsigmoid(4 * z) + (1 - p) * F.logsigmoid(-4 * z)).sum(1).mean()
     halves = []
     for part in p.split([bits // 2, bits - bits // 2], dim=1):
         codes = part.new_ones(positions, 1)
@@ -50,7 +50,7 @@ def entropy_loss(z: Tensor) -> Tensor:
             codes = torch.cat([codes * (1 - bit[:, None]), codes * bit[:, None]], dim=1)
         halves.append(codes)
     mean = halves[0].mT @ halves[1] / positions  # [2**(bits // 2), 2**(bits - bits // 2)]
-    return each + torch.xlogy(mean, mean.clamp_min(1e-12)).sum() / bits
+    return each + torch.xlogy(mean, mean.clamp_min(1e-12)).sum()
 
 
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
