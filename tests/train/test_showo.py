@@ -1,0 +1,143 @@
+"""Training of Show-o: streams, exact resume, learning, and the command line around it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from showo import ShowoPipeline
+from showo.data.make_text_tokenizer import train_text_tokenizer
+from showo.data.streams import PictureStream, Question, TextStream, cosine_mask_ratio
+from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from showo.prompting import IGNORE, Prompting
+from showo.tokens import TextTokenizer
+from showo.train.checkpoint import checkpoints
+from showo.train.config import ShowoTraining, load_config
+from showo.train.loop import TrainLoop
+from showo.train.showo import train_showo
+
+WORDS = [f"{colour} {shape}" for colour in ("red", "green", "blue", "orange") for shape in ("circle", "square")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
+    """An untrained image tokenizer (32x32 -> 4x4 codes of 6 bits) and a small text tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    torch.manual_seed(0)
+    config = ImageTokenizerConfig(6, 8, (1, 1, 1, 2), (1, 1, 1, 1), (1, 1, 1, 2), (1, 1, 1, 1), 4)
+    ImageTokenizer(config).save_pretrained(folder / "image_tokenizer")
+    train_text_tokenizer(WORDS, ["some text to read"] * 20, vocab_size=300).save(folder / "text")
+    return {"pictures": pictures, "image_tokenizer": folder / "image_tokenizer", "text": folder / "text"}
+
+
+def small_training(folders: dict[str, Path], *overrides: str) -> ShowoTraining:
+    words = TextTokenizer.from_file(folders["text"]).text_vocab_size
+    sizes = (
+        "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 codebook_size=64 num_vq_tokens=16 max_text_len=20"
+    )
+    paths = [
+        f"pictures.train=[{folders['pictures']}/train-*.tar]",
+        f"pictures.val=[{folders['pictures']}/val-*.tar]",
+        "pictures.size=32",
+        f"image_tokenizer={folders['image_tokenizer']}",
+        f"text_tokenizer={folders['text']}",
+    ]
+    batches = ["t2i.batch=4", "lm.batch=1", "mmu.batch=3", "validation_prompts=[red circle]"]
+    common = ["steps=6", "checkpoint_every=3", "validate_every=6", "optimizer.warmup_steps=2"]
+    model = [f"model.{size}" for size in sizes.split()] + [f"model.text_vocab_size={words}"]
+    return load_config(ShowoTraining, "tiny", [*paths, *batches, *common, *model, *overrides])
+
+
+def train(config: ShowoTraining, run: Path, resume: bool = False) -> TrainLoop:
+    return train_showo(config, run, resume=resume, console=Console(quiet=True))
+
+
+@pytest.fixture
+def prompting(folders: dict[str, Path]) -> tuple[Prompting, TextTokenizer]:
+    text = TextTokenizer.from_file(folders["text"])
+    return Prompting(text.vocabulary(64), eot=text.eos, max_text_len=20), text
+
+
+def test_t2i_stream_masks_the_drawn_share(prompting: tuple[Prompting, TextTokenizer]) -> None:
+    prompts, text = prompting
+    codes = torch.randint(64, (8, 16))
+    stream = PictureStream(prompts, codes, text.encode_batch(WORDS), seed=3)
+    generator = torch.Generator().manual_seed(5)
+    batch = stream.t2i(0, 8, 0.0, generator)
+    ratio = cosine_mask_ratio(8, torch.Generator().manual_seed(5))
+    image = batch.input_ids[:, -17:-1]
+    masked = image == prompts.vocabulary.mask_id
+    assert torch.equal(masked.sum(1), (16 * ratio).round().clamp_min(1).long())
+    truth = (codes + prompts.vocabulary.image_offset)[stream.order.indices(0, 8)]
+    assert torch.equal(torch.where(masked, truth, image), truth)
+    assert torch.equal(batch.targets[:, -17:-1], torch.where(masked, truth, IGNORE))
+
+
+def test_questions_are_given_and_answers_learned(prompting: tuple[Prompting, TextTokenizer]) -> None:
+    prompts, text = prompting
+    question = Question("Which?", WORDS, text)
+    stream = PictureStream(prompts, torch.randint(64, (8, 16)), text.encode_batch(WORDS), seed=3)
+    batch = stream.mmu(0, 8, [question], 1.0, torch.Generator())
+    for row, i in zip(range(8), stream.order.indices(0, 8)):
+        learned = batch.targets[row][batch.targets[row] != IGNORE].tolist()
+        assert text.decode(learned) == " " + WORDS[i]
+        assert learned[-1] == text.eos
+        assert "USER: \nWhich? ASSISTANT: " + WORDS[i] == text.decode(batch.input_ids[row].tolist())
+
+
+def test_text_stream_reads_all_of_a_document(prompting: tuple[Prompting, TextTokenizer]) -> None:
+    prompts, _ = prompting
+    document = list(range(100))
+    stream = TextStream(prompts, [document], length=12, seed=0)
+    batch = stream.lm(0, len(stream.windows))
+    seen = sorted(i for row in batch.input_ids.tolist() for i in row if i < 100)
+    assert seen == document
+
+
+def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = small_training(folders)
+    whole = train(config, tmp_path / "a")
+    train(config, tmp_path / "b")
+    shutil.rmtree(checkpoints(tmp_path / "b")[-1])  # as if it had died after step 3
+    again = train(config, tmp_path / "b", resume=True)
+    assert again.history == whole.history[3:]
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_training_learns_and_its_checkpoint_generates(folders: dict[str, Path], tmp_path: Path) -> None:
+    loop = train(small_training(folders, "steps=60", "optimizer.lr=3e-3"), tmp_path)
+    assert sum(loop.history[-5:]) < 0.7 * sum(loop.history[:5])
+    assert (tmp_path / "pictures" / "generated-000060.png").is_file()
+    pipe = ShowoPipeline.from_pretrained(checkpoints(tmp_path)[-1], image_tokenizer=folders["image_tokenizer"])
+    (picture,) = pipe.generate(["red circle"], steps=4)
+    assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("stream", ["t2i", "lm", "mmu"])
+def test_a_stream_may_be_left_out(folders: dict[str, Path], tmp_path: Path, stream: str) -> None:
+    assert train(small_training(folders, f"{stream}.batch=0", "steps=2"), tmp_path).step == 2
+
+
+@pytest.mark.parametrize("wrong", ["model.codebook_size=128", "model.num_vq_tokens=64", "model.text_vocab_size=99"])
+def test_tokenizers_that_do_not_fit_are_named(folders: dict[str, Path], tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong.split("=")[0]):
+        train(small_training(folders, wrong), tmp_path)
+
+
+def test_max_seconds_ends_a_run_with_a_checkpoint(folders: dict[str, Path], tmp_path: Path) -> None:
+    loop = train(small_training(folders, "steps=100000", "max_seconds=0.5"), tmp_path)
+    assert 0 < loop.step < 100000
+    assert checkpoints(tmp_path)[-1].name == f"step-{loop.step:06d}"
+
+
+def test_init_from_starts_with_those_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+    first = train(small_training(folders), tmp_path / "a")
+    start = checkpoints(tmp_path / "a")[-1]
+    second = train(small_training(folders, f"init_from={start}", "steps=1", "optimizer.lr=0"), tmp_path / "b")
+    for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()):
+        assert torch.equal(a, b)
