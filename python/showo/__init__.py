@@ -1,6 +1,7 @@
 """Show-o: one transformer that understands and generates images and text.
 
     import showo
+    pipe = showo.ShowoPipeline.from_pretrained()  # the bundled model
     model = showo.Showo.from_pretrained(folder_or_hub_id)
 
 The heavy modules load on first use.
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from showo.config import ShowoConfig as ShowoConfig
+    from showo.engine.pipeline import ShowoPipeline as ShowoPipeline
     from showo.model.image_tokenizer import ImageTokenizer as ImageTokenizer
     from showo.model.image_tokenizer import ImageTokenizerConfig as ImageTokenizerConfig
     from showo.model.transformer import Showo as Showo
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from showo.tokens import Vocabulary as Vocabulary
 
 _HOME = {
+    "ShowoPipeline": "showo.engine.pipeline",
     "ShowoConfig": "showo.config",
     "Vocabulary": "showo.tokens",
     "TextTokenizer": "showo.tokens",

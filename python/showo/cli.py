@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from showo.commands import describe, doctor, generate
+from showo.commands import describe, doctor, generate, train
 
 app = typer.Typer(
     name="showo",
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("describe")(describe.describe)
+app.command("train-tokenizer")(train.train_tokenizer)
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 
 _show_traceback = False

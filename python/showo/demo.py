@@ -23,6 +23,7 @@ TRAIN_SECONDS = 60
 
 def main() -> None:
     console = Console()
+    OUT.mkdir(exist_ok=True)
     prompts = load_config(ShowoTraining, "tiny").validation_prompts
     console.rule("Generate: text to image")
     showo(["generate", *prompts, "-o", str(OUT / "generated.png")])

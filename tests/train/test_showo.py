@@ -59,7 +59,7 @@ def train(config: ShowoTraining, run: Path, resume: bool = False) -> TrainLoop:
 @pytest.fixture
 def prompting(folders: dict[str, Path]) -> tuple[Prompting, TextTokenizer]:
     text = TextTokenizer.from_file(folders["text"])
-    return Prompting(text.vocabulary(64), eot=text.eos, max_text_len=20), text
+    return Prompting(text.vocabulary(64), eot=text.eos, max_text_len=40), text
 
 
 def test_t2i_stream_masks_the_drawn_share(prompting: tuple[Prompting, TextTokenizer]) -> None:

@@ -128,7 +128,8 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
         merged: Any = OmegaConf.merge(schema, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ValueError(f"config {source}: {str(error).splitlines()[0]}") from error
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ValueError(f"config {source}: {key}{str(error).splitlines()[0]}") from error
     assert isinstance(config, kind)
     config.check()
     return config

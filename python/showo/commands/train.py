@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from showo.errors import UserError
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. steps=1000 optimizer.lr=3e-4")
 ]
 Run = Annotated[Path, typer.Option("--run", help="Folder for checkpoints, logs and pictures.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run folder.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads.", show_default="torch's choice")]
 
 
 def train_tokenizer(
@@ -23,15 +25,15 @@ def train_tokenizer(
     threads: Threads = 0,
 ) -> None:
     """Train the image tokenizer (LFQ autoencoder)."""
-    from .config import TokenizerTraining, load_config
-    from .image_tokenizer import train_tokenizer as train
+    from showo.train.config import TokenizerTraining, load_config
+    from showo.train.image_tokenizer import train_tokenizer as run_training
 
     settings = load_config(TokenizerTraining, config, overrides or [])
     prepare(run, resume, threads)
-    train(settings, run, resume=resume)
+    run_training(settings, run, resume=resume)
 
 
-def train_showo(
+def train(
     overrides: Overrides = None,
     config: Annotated[str, typer.Option("--config", help="YAML file or bundled name.")] = "tiny",
     run: Run = Path("runs/showo"),
@@ -39,23 +41,23 @@ def train_showo(
     threads: Threads = 0,
 ) -> None:
     """Train Show-o on three streams: text to image, text, image to text."""
-    from .config import ShowoTraining, load_config
-    from .showo import train_showo as train
+    from showo.train.config import ShowoTraining, load_config
+    from showo.train.showo import train_showo as run_training
 
     settings = load_config(ShowoTraining, config, overrides or [])
     prepare(run, resume, threads)
-    train(settings, run, resume=resume)
+    run_training(settings, run, resume=resume)
 
 
 def prepare(run: Path, resume: bool, threads: int) -> None:
     """Refuses to write over a run that has checkpoints, or to resume one that has none."""
     import torch
 
-    from .checkpoint import checkpoints
+    from showo.train.checkpoint import checkpoints
 
     if checkpoints(run) and not resume:
-        raise ValueError(f"--run {run} holds a run already; add --resume to continue it, or choose another folder")
+        raise UserError(f"--run {run} holds a run already; add --resume to continue it, or choose another folder")
     if resume and not checkpoints(run):
-        raise ValueError(f"--resume: {run} has no checkpoint")
+        raise UserError(f"--resume: {run} has no checkpoint")
     if threads:
         torch.set_num_threads(threads)
