@@ -20,10 +20,9 @@ struct alignas(64) BackwardScratch {
   float q[kQBlock * D];            // [row][d]
   float dout[kQBlock * D];         // [row][d]
   float dq[kQBlock * D];           // [row][d]
-  float out[D];
-  float p[kKvBlock * kQBlock];   // [column][row]
-  float ds[kKvBlock * kQBlock];  // [column][row]: dp, then ds
-  float lse[kQBlock];            // in units of log2; +inf for rows without columns, whose p is then 0
+  float p[kKvBlock * kQBlock];     // [column][row]
+  float ds[kKvBlock * kQBlock];    // [column][row]: dp, then ds
+  float lse[kQBlock];              // in units of log2; +inf for rows without columns, whose p is then 0
   float delta[kQBlock];
   BlockMask mask;
 };
@@ -109,23 +108,28 @@ void load_rows(BackwardScratch<D>* s, const OmniBackwardParams& p, int64_t batch
                int64_t rows) {
   const OmniInputs& in = p.in;
   const int64_t first = (batch * in.heads + head) * in.q_length + first_row;
-  for (int64_t row = 0; row < kQBlock; ++row) {
-    s->lse[row] = __builtin_inff();
-    s->delta[row] = 0.0f;
-    if (row >= rows) continue;
-    float* dout = s->dout + row * D;
-    read_row<D>(s->q + row * D, row_at(in.q, in.q_strides, in.dtype, batch, head, first_row + row), in.dtype);
-    read_row<D>(dout, row_at(p.dout, p.dout_strides, in.dtype, batch, head, first_row + row), in.dtype);
-    read_row<D>(s->out, row_at(p.out, p.out_strides, in.dtype, batch, head, first_row + row), in.dtype);
-    // Summed in the order of the dp tiles: where a row sees one column, dp - delta is then exactly 0.
-    float dot = 0.0f;
-    for (int d = 0; d < D; ++d) dot += s->out[d] * dout[d];
-    s->delta[row] = dot - (p.dlse ? p.dlse[first + row] : 0.0f);
+  read_rows<D>(s->q, in.q, in.q_strides, in.dtype, batch, head, first_row, rows);
+  read_rows<D>(s->dout, p.dout, p.dout_strides, in.dtype, batch, head, first_row, rows);
+  transpose_to_panels<D>(s->dout_panels, s->dout, rows, 1.0f);
+
+  // delta, summed like the dp tiles: where a row sees a single column, dp - delta is then exactly 0.
+  float* out = s->dq;  // both are free until the first block
+  float* out_panels = s->q_panels;
+  read_rows<D>(out, p.out, p.out_strides, in.dtype, batch, head, first_row, rows);
+  transpose_to_panels<D>(out_panels, out, rows, 1.0f);
+  for (int64_t row = 0; row < kQBlock; row += kLanes) {
+    const int64_t at = row / kPanel * (D * kPanel) + row % kPanel;
+    VecF delta = VecF{};
+    for (int d = 0; d < D; ++d) delta += load(out_panels + at + d * kPanel) * load(s->dout_panels + at + d * kPanel);
+    store(s->delta + row, delta);
+  }
+  for (int64_t row = 0; row < kQBlock; ++row) s->lse[row] = __builtin_inff();
+  for (int64_t row = 0; row < rows; ++row) {
+    if (p.dlse) s->delta[row] -= p.dlse[first + row];
     const float lse = p.lse[first + row];
     if (lse != -__builtin_inff()) s->lse[row] = lse * kLog2E;
   }
   transpose_to_panels<D>(s->q_panels, s->q, rows, in.scale * kLog2E);
-  transpose_to_panels<D>(s->dout_panels, s->dout, rows, 1.0f);
 }
 
 template <int D>

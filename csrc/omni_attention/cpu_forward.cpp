@@ -121,12 +121,14 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
     const int64_t head = task.kv_head * group + item / plan.num_q_blocks, block = item % plan.num_q_blocks;
     const int64_t first_row = block * kQBlock;
     const int64_t rows = in.q_length - first_row < kQBlock ? in.q_length - first_row : kQBlock;
-    for (int64_t row = 0; row < rows; ++row)
-      read_row<D>(s->rows + row * D, row_at(in.q, in.q_strides, in.dtype, task.batch, head, first_row + row), in.dtype);
+    read_rows<D>(s->rows, in.q, in.q_strides, in.dtype, task.batch, head, first_row, rows);
     transpose_to_panels<D>(s->q, s->rows, rows, in.scale * kLog2E);
     std::memset(s->out, 0, sizeof(s->out));
     std::memset(s->l, 0, sizeof(s->l));
     for (int64_t i = 0; i < kQBlock; ++i) s->m[i] = -__builtin_inff();
+
+    for (int64_t row = 0; row < rows; ++row)
+      prefetch_row<D, true>(row_at(p.out, p.out_strides, in.dtype, task.batch, head, first_row + row), in.dtype);
 
     const uint8_t* state = plan.row_of_blocks(task.batch, block);
     for (int64_t kv = 0; kv < plan.num_kv_blocks; ++kv) {
