@@ -18,7 +18,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
 
-.PHONY: help install dev demo test test-fast test-kernels test-asan lint format clean
+.PHONY: help install dev emulator demo test test-ptx test-fast test-kernels test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,7 +37,13 @@ dev: $(SETUP) ## build the native module in-tree (incremental)
 demo: dev ## generate a sheet of pictures, describe two, train for a minute
 	$(PYTHON) -m showo.demo
 
-test: dev ## lint and the whole test suite
+emulator: dev ## build the PTX emulator and the extension linked against it (for tests)
+	$(BIN)cmake --build build/dev --target emulator -j $(JOBS)
+
+test-ptx: emulator ## the PTX emulator's own tests, and the operators on it
+	$(PYTHON) -m pytest tests/ptx
+
+test: emulator ## lint and the whole test suite
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
 	$(PYTHON) -m pytest -m "not soak and not kernels"
 
