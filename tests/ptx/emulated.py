@@ -1,0 +1,175 @@
+"""Runs the CUDA implementation of the torch operators on CPU tensors, through the emulated device.
+
+    with emulated_device() as device:
+        ids = showo_ext.lfq_encode(z)          # z is a CPU tensor; the CUDA kernels run
+    for counters in device.records(): ...
+
+Inside the context every tensor whose pointer reaches a launcher is a tensor of the call, known byte by byte, and
+`torch.empty` and its relatives return memory that counts as never written, with guard zones on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib.machinery
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.ptx.device import GUARD, LIBRARY, Counters, Finding, library, take_records
+
+SENTINEL = 0xA5
+TENSOR_TYPES = {torch.Tensor, torch.nn.Parameter}
+
+
+def module_path() -> Path | None:
+    """The extension linked against the emulated runtime, or None if it is not built."""
+    found = sorted(LIBRARY.parent.glob("_C_emulated*.so"))
+    return found[0] if found else None
+
+
+@functools.cache
+def native_module() -> Any:
+    """_C_emulated: the extension's own objects, registered with the emulator."""
+    path = module_path()
+    if path is None:
+        raise ImportError("_C_emulated is not built; run `make emulator`")
+    library()
+    loader = importlib.machinery.ExtensionFileLoader("_C_emulated", str(path))
+    spec = importlib.util.spec_from_file_location("_C_emulated", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def registered_kernels() -> list[str]:
+    """Entry points in the PTX of every kernel file of the extension."""
+    native_module()
+    names = library().ptx_registered()
+    if names is None:
+        raise RuntimeError(library().ptx_error().decode())
+    return sorted(names.decode().split())
+
+
+def launched_kernels() -> list[str]:
+    """Kernels that this process has launched."""
+    return sorted(library().ptx_launched().decode().split())
+
+
+class EmulatedDevice:
+    """Stands in for the module _C_emulated: registers the tensors of each call, turns findings into exceptions."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._storages: dict[int, torch.UntypedStorage] = {}  # registered ones, kept alive so that no address returns
+        self._fresh: dict[int, tuple[int, int, str]] = {}  # storage address -> (address, bytes, name) inside its guards
+        self._records: list[Counters] = []
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._module, name)
+        return functools.partial(self._call, attribute) if name.endswith("_cuda") else attribute
+
+    def records(self) -> list[Counters]:
+        """Counters of every launch so far."""
+        return self._records
+
+    def _call(self, launcher: Callable[..., Any], **arguments: Any) -> Any:
+        self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
+        library().ptx_clear_finding()
+        try:
+            result = launcher(**arguments)
+        except RuntimeError as error:
+            report = library().ptx_last_finding().decode()
+            if report and not report.startswith("error: "):
+                raise Finding(report) from error
+            raise
+        finally:
+            self._records += take_records()
+        return result
+
+    def _register(self, pointers: list[int]) -> None:
+        """Registers the storages that `pointers` point into, found among all live tensors."""
+        for tensor in [o for o in gc.get_objects() if type(o) in TENSOR_TYPES]:
+            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+                continue
+            storage = tensor.untyped_storage()
+            start, size = storage.data_ptr(), storage.nbytes()
+            if start in self._storages or not any(start <= p < start + max(size, 1) for p in pointers):
+                continue
+            self._storages[start] = storage
+            address, inner, name = self._fresh.get(start, (start, size, _name(tensor)))
+            pristine = start in self._fresh and bool((_bytes(storage) == SENTINEL).all())
+            library().ptx_add_tensor(name.encode(), address, inner, not pristine, 0)
+
+    def _empty(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """`original`'s result in guarded, never-written memory."""
+        like = original(*args, **kwargs)
+        if (
+            like.device.type != "cpu"
+            or like.layout is not torch.strided
+            or like.is_meta
+            or type(like) is not torch.Tensor
+        ):
+            return like
+        span = sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True)) + 1 if like.numel() else 0
+        guard = GUARD // like.element_size()
+        store = torch.full(((span + 2 * guard) * like.element_size(),), SENTINEL, dtype=torch.uint8)
+        result = store.view(like.dtype).as_strided(like.shape, like.stride(), guard).requires_grad_(like.requires_grad)
+        storage = result.untyped_storage()
+        self._fresh[storage.data_ptr()] = (result.data_ptr(), span * like.element_size(), _name(result))
+        if storage.data_ptr() in self._storages:
+            raise AssertionError("an address came back while its storage was alive")
+        return result
+
+    def close(self) -> None:
+        for start in self._storages:
+            library().ptx_remove_tensor(self._fresh.get(start, (start, 0, ""))[0])
+        self._storages.clear()
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+@contextlib.contextmanager
+def emulated_device() -> Iterator[EmulatedDevice]:
+    """Inside, CPU tensors go through the CUDA implementation of every showo_ext operator."""
+    from showo_ext._native import use_emulated
+
+    device = EmulatedDevice(native_module())
+    take_records()
+    patched: list[tuple[Any, str, Any]] = []
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (torch.Tensor, "new_empty"),
+    ):
+        original = getattr(owner, name)
+        patched.append((owner, name, original))
+        replacement = functools.partial(device._empty, original)
+        setattr(owner, name, _method(replacement) if owner is torch.Tensor else replacement)
+    try:
+        with use_emulated(device):  # type: ignore[arg-type]
+            yield device
+    finally:
+        for owner, name, original in patched:
+            setattr(owner, name, original)
+        device.close()
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    return method

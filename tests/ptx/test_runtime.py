@@ -1,0 +1,154 @@
+"""The emulated CUDA runtime under the extension's own host code, and the operators on it.
+
+Every kernel of the tree must be launched by a test in this folder: `test_every_kernel_is_launched` runs last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.ptx import emulated  # noqa: E402
+from tests.ptx.device import Finding  # noqa: E402
+
+if emulated.module_path() is None:
+    pytest.skip("_C_emulated is not built (it needs nvcc); `make emulator` builds it", allow_module_level=True)
+
+import showo_ext  # noqa: E402
+from showo_ext import reference  # noqa: E402
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+F32_F16 = [torch.float32, torch.float16]
+
+
+@pytest.fixture
+def device():
+    with emulated.emulated_device() as device:
+        yield device
+
+
+def clean(device: emulated.EmulatedDevice) -> None:
+    """Every launched kernel wrote all of what it was given to write, and only that."""
+    assert device.records()
+    for record in device.records():
+        for tensor in record.tensors:
+            assert tensor["never_written"] == 0, (record.kernel, tensor)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 13, 16, 16), (3, 7, 5, 3), (1, 40, 8, 16), (1, 33, 3, 3)])
+def test_lfq(device, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape).to(dtype)
+    ids = showo_ext.lfq_encode(z, offset=50305)
+    back = showo_ext.lfq_decode(ids, *shape[1:], offset=50305, dtype=dtype)
+    assert torch.equal(ids, reference.lfq_encode(z, offset=50305))
+    assert torch.equal(back, torch.where(z > 0, 1.0, -1.0).to(dtype))
+    clean(device)
+
+
+def test_lfq_with_strides(device) -> None:
+    z = torch.randn(2, 12, 9, 20)[:, ::2, 1:8, 3:19]
+    assert torch.equal(showo_ext.lfq_encode(z), reference.lfq_encode(z))
+    clean(device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vq_encode(device, dtype: torch.dtype) -> None:
+    z, codebook = torch.randn(70, 12).to(dtype), torch.randn(150, 12).to(dtype)
+    codebook[100] = codebook[3]  # ties go to the lowest index
+    z[5] = codebook[3]
+    assert torch.equal(showo_ext.vq_encode(z, codebook), reference.vq_encode(z, codebook))
+    clean(device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [16, 10, 7])
+def test_codebook_lookup(device, dtype: torch.dtype, width: int) -> None:
+    codebook = torch.randn(40, width).to(dtype).requires_grad_()
+    ids = torch.randint(0, 40, (3, 50))
+    rows = showo_ext.codebook_lookup(ids, codebook)
+    gradient = torch.randn_like(rows)
+    rows.backward(gradient)
+    assert torch.equal(rows, codebook[ids])
+    expected = torch.zeros(40, width, dtype=torch.float64).index_add_(0, ids.flatten(), gradient.flatten(0, 1).double())
+    band = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}[dtype]
+    torch.testing.assert_close(codebook.grad.double(), expected, rtol=band, atol=band)
+    clean(device)
+
+
+def test_empty_inputs_launch_nothing(device) -> None:
+    assert showo_ext.lfq_encode(torch.empty(0, 13, 4, 4)).shape == (0, 16)
+    assert device.records() == []
+
+
+def test_findings_reach_the_caller(device) -> None:
+    """A launcher that is told wrong sizes reads past its tensor; the report names kernel and tensor."""
+    z = torch.randn(1, 4, 4, 4)
+    ids = torch.empty(1, 16, dtype=torch.int64)
+    with pytest.raises(Finding, match=r"out-of-bounds: .* past the end of 'float32\[1, 4, 4, 4\]'") as caught:
+        device.lfq_encode_cuda(
+            z=z.data_ptr(), ids=ids.data_ptr(), dtype=0, batch=1, bits=5, height=4, width=4,
+            stride_batch=80, stride_bit=16, stride_row=4, stride_column=1, offset=0, stream=0,
+        )  # fmt: skip
+    assert "lfq_encode_kernel" in str(caught.value)
+    assert "lfq.cu:" in str(caught.value)
+
+
+def test_memory_of_another_call_is_out_of_reach(device) -> None:
+    first = torch.randn(1, 4, 4, 4)
+    showo_ext.lfq_encode(first)
+    ids = torch.empty(1, 16, dtype=torch.int64)
+    second = torch.randn(1, 4, 4, 4)
+    distance = (first.data_ptr() - second.data_ptr()) // 4
+    with pytest.raises(Finding, match="out-of-bounds"):
+        device.lfq_encode_cuda(
+            z=second.data_ptr(), ids=ids.data_ptr(), dtype=0, batch=1, bits=2, height=4, width=4,
+            stride_batch=64, stride_bit=distance, stride_row=4, stride_column=1, offset=0, stream=0,
+        )  # fmt: skip
+
+
+def test_device_attributes_are_those_of_an_a100() -> None:
+    import ctypes
+
+    from tests.ptx.device import library
+
+    def attribute(number: int) -> int:
+        value = ctypes.c_int()
+        assert library().cudaDeviceGetAttribute(ctypes.byref(value), number, 0) == 0
+        return value.value
+
+    assert attribute(16) == 108  # multiprocessors
+    assert attribute(97) == 163 * 1024  # shared memory per block, opted in
+    assert (attribute(75), attribute(76)) == (8, 0)
+    assert library().cudaSetDevice(1) != 0
+
+
+def test_memory_functions() -> None:
+    import ctypes
+
+    from tests.ptx.device import library
+
+    lib = library()
+    pointer = ctypes.c_void_p()
+    assert lib.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(64)) == 0
+    assert lib.cudaMemsetAsync(pointer, 7, ctypes.c_size_t(64), None) == 0
+    back = np.zeros(64, np.uint8)
+    assert lib.cudaMemcpyAsync(back.ctypes.data_as(ctypes.c_void_p), pointer, ctypes.c_size_t(64), 2, None) == 0
+    assert (back == 7).all()
+    assert lib.cudaMemsetAsync(pointer, 0, ctypes.c_size_t(65), None) != 0  # past the end
+    lib.cudaGetErrorString.restype = ctypes.c_char_p
+    assert b"crosses the end of 'cudaMalloc'" in lib.cudaGetErrorString(1)
+    assert lib.cudaGetLastError() != 0
+    assert lib.cudaGetLastError() == 0
+    assert lib.cudaFree(pointer) == 0
+
+
+def test_every_kernel_is_launched(request: pytest.FixtureRequest) -> None:
+    """Entry points in the PTX of the tree against those that the tests above have launched."""
+    here = {item.originalname for item in request.session.items if getattr(item, "module", None) is request.module}
+    if here != {name for name in vars(request.module) if name.startswith("test_")}:
+        pytest.skip("only meaningful when all tests of this file run")
+    missing = set(emulated.registered_kernels()) - set(emulated.launched_kernels())
+    assert not missing, "no emulated test launches:\n" + "\n".join(sorted(missing))
