@@ -13,7 +13,7 @@ endif()
 
 foreach(isa IN LISTS SHOWO_ISAS)
   add_library(showo_simd_${isa} OBJECT)
-  target_link_libraries(showo_simd_${isa} PRIVATE showo_flags)
+  target_link_libraries(showo_simd_${isa} PRIVATE showo_kernel_flags)
   target_compile_definitions(showo_simd_${isa} PRIVATE SHOWO_ISA=${isa})
   # -Wno-psabi: vectors only pass between functions of one file, never across an ABI boundary.
   target_compile_options(showo_simd_${isa} PRIVATE ${SHOWO_ISA_FLAGS_${isa}} -Wno-psabi)
