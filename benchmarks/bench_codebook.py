@@ -1,18 +1,18 @@
-"""The codebook operators against plain torch: `python -m benchmarks.bench_codebook [--rounds 9] [--threads 2]`.
+"""The codebook operators against plain torch.
 
-Rivals take turns within each round, so that a busy machine disturbs all alike; the table shows medians and the ratio to
-the operator. Shapes are Show-o's: 13 bits at 512x512 pixels (32x32 codes), and two usual vector-quantizer codebooks.
+    python -m benchmarks.bench_codebook [--rounds 15] [--threads 2] [--csv]
+
+Shapes are Show-o's, 13 bits at 512x512 pixels (32x32 codes), and two usual vector-quantizer codebooks.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.harness import measure, report, write_csv
 from showo_ext import codebook_lookup, lfq_decode, lfq_encode, vq_encode
 from showo_ext.testing import randint, randn
 
@@ -47,7 +47,7 @@ def vq_cases() -> dict[str, Case]:
             "showo_ext": lambda z=z, c=codebook: vq_encode(z, c),
             "cdist, argmin": lambda z=z, c=codebook: torch.cdist(z, c).argmin(1),
         }
-        cases[f"codebook_lookup 8x1024 of {codes}x{dim}, forward and backward"] = {
+        cases[f"codebook_lookup 8x1024 of {codes}x{dim} fwd+bwd"] = {
             "showo_ext": lambda i=ids, c=leaf, g=cotangent: torch.autograd.grad(codebook_lookup(i, c), c, g),
             "F.embedding": lambda i=ids, c=leaf, g=cotangent: torch.autograd.grad(
                 torch.nn.functional.embedding(i, c), c, g
@@ -56,29 +56,19 @@ def vq_cases() -> dict[str, Case]:
     return cases
 
 
-def medians(case: Case, rounds: int) -> dict[str, float]:
-    """Milliseconds per call; each round times every rival once, after one call that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in case}
-    for _ in range(rounds):
-        for name, run in case.items():
-            run()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--csv", action="store_true", help="append to benchmarks/results/codebook.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    rows = []
     for title, case in {**lfq_cases(), **vq_cases()}.items():
-        print(f"{title} ({arguments.threads} threads)")
-        results = medians(case, arguments.rounds)
-        for name, milliseconds in results.items():
-            print(f"  {name:32s} {milliseconds:9.3f} ms   x{milliseconds / results['showo_ext']:.2f}")
+        rows += measure("codebook", title, case, baseline="showo_ext", rounds=arguments.rounds)
+    report(rows)
+    if arguments.csv:
+        print(f"appended to {write_csv(rows)}")
 
 
 if __name__ == "__main__":
