@@ -164,3 +164,11 @@ def test_faults_of_a_pipelined_gemm(compiled, fault: int, kinds: set[str]) -> No
             "gemm_swizzled", grid=1, block=128, args=[f32(64 * 64), a, b, 64, 64, 128]
         )
     assert caught.value.kind in kinds
+
+
+def test_example_of_the_documentation(compiled) -> None:
+    x = np.arange(1024, dtype=np.float32)
+    compiled("reverse.cu").launch("reverse", grid=4, block=256, args=[x])
+    np.testing.assert_array_equal(x.reshape(4, 256), np.arange(1024).reshape(4, 256)[:, ::-1])
+    with pytest.raises(Finding, match=r"shared address \d+, which"):
+        compiled("reverse.cu", "-DFORGOTTEN_BARRIER").launch("reverse", grid=4, block=256, args=[x])
