@@ -61,8 +61,8 @@ test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehavi
 		-Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) -DSHOWO_EXT_OUTPUT_DIR=$(CURDIR)/$(ASAN)/site/showo_ext
 	$(BIN)cmake --build $(ASAN)/build --target _C -j $(JOBS)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(ASAN)/site:$(CURDIR)/python \
-		$(PYTHON) -m pytest -q -p no:cacheprovider -o pythonpath= $(or $(ASAN_TESTS),tests/codebook)
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(ASAN)/site:$(CURDIR)/python:$(CURDIR) \
+		$(BIN)pytest -q -p no:cacheprovider -o pythonpath= $(or $(ASAN_TESTS),tests/codebook tests/resample)
 
 lint: $(SETUP) ## ruff, mypy, clang-format
 	$(BIN)ruff check $(PY_DIRS)
