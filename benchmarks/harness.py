@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import os
 import platform
 import statistics
 import subprocess
@@ -40,6 +41,7 @@ class Row:
     min_ratio: float  # ratio of the fastest runs
     rounds: int
     threads: int
+    load: float  # of the machine before the run, per core: above 1 only ratios mean anything
     device: str
     torch: str
     commit: str
@@ -89,6 +91,7 @@ def measure(
 ) -> list[Row]:
     """Times the candidates in turns. `baseline` names the one that ratios refer to."""
     names = list(candidates)
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
     for _ in range(warmup):
         for name in names:
             candidates[name]()
@@ -101,6 +104,7 @@ def measure(
     facts = {
         "rounds": rounds,
         "threads": torch.get_num_threads(),
+        "load": load,
         "device": device_name(),
         "torch": torch.__version__,
         "commit": commit(),
