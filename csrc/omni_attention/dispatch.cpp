@@ -15,7 +15,7 @@ SHOWO_DISPATCH_ISA(const OmniCpuKernels&, omni_cpu_kernels, (), ())
 
 namespace {
 
-// Memory of a thread, kept between calls unless it is large.
+// Memory of a thread, kept between calls: packed keys and values of one head, and a few blocks.
 class Scratch {
  public:
   ~Scratch() { std::free(memory_); }
