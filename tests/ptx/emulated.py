@@ -168,6 +168,18 @@ def emulated_device() -> Iterator[EmulatedDevice]:
         device.close()
 
 
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[EmulatedDevice | None]:
+    """For tests parametrised over backends: "cpu" runs the operators as they are, "emulated" their CUDA kernels."""
+    if name == "cpu":
+        yield None
+    elif name == "emulated":
+        with emulated_device() as device:
+            yield device
+    else:
+        raise ValueError(f"unknown backend {name!r}, expected 'cpu' or 'emulated'")
+
+
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)

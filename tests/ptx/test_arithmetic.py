@@ -210,6 +210,36 @@ def test_flush_and_saturate() -> None:
     same(apply("add.sat.f32 {d}, {0}, 0f00000000;", tiny, out=np.float32), np.array([1e-40, 0, 1, 1, 0, 0], np.float32))
 
 
+def test_nan_propagating_minimum() -> None:
+    a = np.array([1.0, np.nan, 2.0, -3.0], np.float32)
+    b = np.array([np.nan, 1.0, -1.0, 1e-40], np.float32)
+    same(apply("min.NaN.f32 {d}, {0}, {1};", a, b, out=np.float32), np.array([np.nan, np.nan, -1, -3], np.float32))
+    same(apply("max.ftz.NaN.f32 {d}, {0}, {1};", a, b, out=np.float32), np.array([np.nan, np.nan, 2, 0], np.float32))
+
+
+def test_dot_products_of_bytes(rng: np.random.Generator) -> None:
+    a, b = (rng.integers(-128, 128, (50, 4)).astype(np.int8) for _ in range(2))
+    c = rng.integers(-1000, 1000, 50).astype(np.int32)
+    words = (a.reshape(-1).view(np.uint32), b.reshape(-1).view(np.uint32))
+    expected = (a.astype(np.int32) * b.astype(np.int32)).sum(1).astype(np.int32) + c
+    same(apply("dp4a.s32.s32 {d}, {0}, {1}, {2};", *words, c, out=np.int32), expected)
+    expected = (a.view(np.uint8).astype(np.int32) * b.view(np.uint8).astype(np.int32)).sum(1).astype(np.int32) + c
+    same(apply("dp4a.u32.u32 {d}, {0}, {1}, {2};", *words, c, out=np.int32), expected)
+
+
+def test_directed_rounding(rng: np.random.Generator) -> None:
+    a, b = (rng.standard_normal(300).astype(np.float32) for _ in range(2))
+    exact = {"add": a.astype(np.float64) + b, "mul": a.astype(np.float64) * b}
+    for name, values in exact.items():
+        down = apply(f"{name}.rm.f32 {{d}}, {{0}}, {{1}};", a, b, out=np.float32).astype(np.float64)
+        up = apply(f"{name}.rp.f32 {{d}}, {{0}}, {{1}};", a, b, out=np.float32).astype(np.float64)
+        zero = apply(f"{name}.rz.f32 {{d}}, {{0}}, {{1}};", a, b, out=np.float32).astype(np.float64)
+        assert np.all(down <= values)
+        assert np.all(up >= values)
+        assert np.all(np.abs(up - down) <= np.spacing(np.abs(values).astype(np.float32)) * 1.01)
+        same(zero, np.where(values > 0, down, up))
+
+
 def test_special_functions(rng: np.random.Generator) -> None:
     x = np.concatenate([rng.uniform(-130, 130, 2000), rng.uniform(-1, 1, 500)]).astype(np.float32)
     exact = np.exp2(x.astype(np.float64))
@@ -333,6 +363,20 @@ def test_packing(rng: np.random.Generator) -> None:
     )
     same(apply("mov.b32 {{%h1, %h2}}, {0}; mov.b32 {d}, {{%h2, %h1}};", a, out=np.uint32), a >> 16 | a << 16)
     same(apply("mov.b64 {{%r20, _}}, {0}; mov.b32 {d}, %r20;", a.astype(np.uint64) << 3, out=np.uint32), a << 3)
+
+
+def test_generic_addresses() -> None:
+    address = np.array([0, 64, 1024, 4096], np.uint64)
+    inside = np.ones(4, np.uint32)
+    code = "cvta.{0}.u64 %d20, {{0}}; isspacep.{0} %p1, %d20; selp.u32 {{d}}, 1, 0, %p1;"
+    for space in ("shared", "local", "global"):
+        same(apply(code.format(space), address, out=np.uint32), inside)
+        same(
+            apply(code.format(space).replace(f"isspacep.{space}", "isspacep.shared"), address, out=np.uint32),
+            inside * (space == "shared"),
+        )
+    back = apply("cvta.shared.u64 %d20, {0}; cvta.to.shared.u64 {d}, %d20;", address, out=np.uint64)
+    same(back, address)
 
 
 # ---- what must be refused --------------------------------------------------------------------------------------------

@@ -4,66 +4,68 @@
 namespace showo::ptx {
 namespace {
 
-enum class Combine : int64_t { kNone, kAnd, kOr, kXor };
+// Comparison of lanes -> one bit per lane. The entry's imm holds the comparison, so that the handlers below are few.
+using Comparison = uint32_t (*)(Warp& w, const Instr& in, int a_index);
 
-// Comparison of lanes -> one bit per lane.
 template <class T, class F>
-__attribute__((noinline)) uint32_t compare(Warp& w, const Instr& in, int a_index, F op) {
-  const auto* a = w.lanes<Lane<T>>(in.ops[a_index]);
-  const auto* b = w.lanes<Lane<T>>(in.ops[a_index + 1]);
-  alignas(64) uint32_t bit[kLanes];
-  for (int i = 0; i < kLanes; ++i) bit[i] = static_cast<uint32_t>(op(static_cast<T>(a[i]), static_cast<T>(b[i]))) << i;
-  uint32_t result = 0;
-  for (int i = 0; i < kLanes; ++i) result |= bit[i];
-  return result;
+Comparison comparison(F f) {
+  static F op = f;
+  return [](Warp& w, const Instr& in, int a_index) {
+    const auto* a = w.lanes<Lane<T>>(in.ops[a_index]);
+    const auto* b = w.lanes<Lane<T>>(in.ops[a_index + 1]);
+    uint32_t result = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      result |= static_cast<uint32_t>(op(static_cast<T>(a[i]), static_cast<T>(b[i]))) << i;
+    }
+    return result;
+  };
 }
+
+uint32_t compare(Warp& w, const Instr& in, int a_index) { return reinterpret_cast<Comparison>(in.imm)(w, in, a_index); }
+
+enum class Combine { kNone, kAnd, kOr, kXor };
 
 uint32_t combine(Combine how, uint32_t a, uint32_t c) {
   return how == Combine::kAnd ? a & c : how == Combine::kOr ? a | c : how == Combine::kXor ? a ^ c : a;
 }
 
-template <class T, class F>
-Handler setp(F f) {
-  static F op = f;
-  return [](Warp& w, const Instr& in) {
-    const uint32_t result = compare<T>(w, in, 2, op);
-    const auto how = static_cast<Combine>(in.imm);
-    const uint32_t c = how == Combine::kNone ? 0 : w.predicate(in.ops[4]);
-    uint32_t& p = w.predicate(in.ops[0]);
-    uint32_t& q = w.predicate(in.ops[1]);
-    const uint32_t active = w.active;
-    q = (q & ~active) | (combine(how, ~result, c) & active);
-    p = (p & ~active) | (combine(how, result, c) & active);
-  };
+template <Combine kHow>
+void setp(Warp& w, const Instr& in) {
+  const uint32_t result = compare(w, in, 2);
+  const uint32_t c = kHow == Combine::kNone ? 0 : w.predicate(in.ops[4]);
+  uint32_t& p = w.predicate(in.ops[0]);
+  uint32_t& q = w.predicate(in.ops[1]);
+  const uint32_t active = w.active;
+  q = (q & ~active) | (combine(kHow, ~result, c) & active);
+  p = (p & ~active) | (combine(kHow, result, c) & active);
 }
 
-template <class T, class D, class F>
-Handler set(F f, D yes) {
-  static F op = f;
-  static D one = yes;
-  return [](Warp& w, const Instr& in) {
-    const uint32_t result = compare<T>(w, in, 1, op);
-    auto* d = w.lanes<D>(in.ops[0]);
-    for_lanes(w, d, [&](int i) { return result >> i & 1 ? one : D{0}; });
-  };
+template <uint32_t kYes>
+void set(Warp& w, const Instr& in) {
+  const uint32_t result = compare(w, in, 1);
+  for_lanes(w, w.lanes<uint32_t>(in.ops[0]), [&](int i) { return result >> i & 1 ? kYes : 0u; });
 }
 
-template <class T, class F>
-void add_comparison(OpTable& t, const std::string& name, const std::string& type, F f) {
-  const std::string s = source_code<T>();
+void add_all_forms(OpTable& t, const std::string& name, const std::string& type, const std::string& s,
+                   Comparison comparison) {
+  constexpr InstrClass c = InstrClass::kInteger;
+  constexpr uint32_t kOne = 0x3f800000;
+  const auto op = reinterpret_cast<int64_t>(comparison);
   for (const char* ftz : {"", ".ftz"}) {
-    const std::string head = "setp." + name;
-    t.add(head + ftz + "." + type, InstrClass::kInteger, "Q" + s + s, setp<T>(f), static_cast<int64_t>(Combine::kNone));
-    t.add(head + ".and" + ftz + "." + type, InstrClass::kInteger, "Q" + s + s + "p", setp<T>(f),
-          static_cast<int64_t>(Combine::kAnd));
-    t.add(head + ".or" + ftz + "." + type, InstrClass::kInteger, "Q" + s + s + "p", setp<T>(f),
-          static_cast<int64_t>(Combine::kOr));
-    t.add(head + ".xor" + ftz + "." + type, InstrClass::kInteger, "Q" + s + s + "p", setp<T>(f),
-          static_cast<int64_t>(Combine::kXor));
-    t.add("set." + name + ftz + ".u32." + type, InstrClass::kInteger, "d" + s + s, set<T, uint32_t>(f, kFull));
-    t.add("set." + name + ftz + ".s32." + type, InstrClass::kInteger, "d" + s + s, set<T, uint32_t>(f, kFull));
-    t.add("set." + name + ftz + ".f32." + type, InstrClass::kInteger, "d" + s + s, set<T, float>(f, 1.0f));
+    const std::string head = "setp." + name, tail = std::string(ftz) + "." + type;
+    t.add(head + tail, c, "Q" + s + s, setp<Combine::kNone>, op);
+    t.add(head + ".and" + tail, c, "Q" + s + s + "p", setp<Combine::kAnd>, op);
+    t.add(head + ".or" + tail, c, "Q" + s + s + "p", setp<Combine::kOr>, op);
+    t.add(head + ".xor" + tail, c, "Q" + s + s + "p", setp<Combine::kXor>, op);
+    t.add("set." + name + ftz + ".u32." + type, c, "d" + s + s, set<kFull>, op);
+    t.add("set." + name + ftz + ".s32." + type, c, "d" + s + s, set<kFull>, op);
+    t.add("set." + name + ftz + ".f32." + type, c, "d" + s + s, set<kOne>, op);
   }
+}
+
+template <class T, class F>
+void add_comparison(OpTable& t, const char* name, const std::string& type, F f) {
+  add_all_forms(t, name, type, kWide<T> ? "S" : "s", comparison<T>(f));
 }
 
 template <class T>

@@ -30,10 +30,10 @@ F round_whole(F a, char mode) {
 }
 
 // Float to integer saturates; nan gives 0, or the most negative pattern for 64-bit integers.
-template <class To, class F, char kMode>
-To to_integer(F a) {
+template <class To, class F>
+To to_integer(F a, char mode) {
   if (a != a) return sizeof(To) == 8 ? static_cast<To>(1ull << 63) : To{0};
-  const F whole = round_whole(a, kMode);
+  const F whole = round_whole(a, mode);
   if (whole <= static_cast<F>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
   if (whole >= static_cast<F>(std::numeric_limits<To>::max())) return std::numeric_limits<To>::max();
   return static_cast<To>(whole);
@@ -56,34 +56,24 @@ float to_float(From a, char mode) {
   return got < exact ? std::nextafter(f, inf) : f;
 }
 
-template <class From>
-double to_double(From a, char) {
-  return static_cast<double>(a);
+// A conversion whose rounding mode (n, z, m or p) is the entry's imm: one handler for all four.
+template <class R, class A, class F>
+void add_rounded(OpTable& t, const std::string& head, const std::string& tail, F f) {
+  static F op = f;
+  const Handler handler = [](Warp& w, const Instr& in) {
+    const auto* a = w.lanes<Lane<A>>(in.ops[1]);
+    const auto mode = static_cast<char>(in.imm);
+    for_lanes(w, w.lanes<Lane<R>>(in.ops[0]), [&](int i) { return to_lane<R>(op(static_cast<A>(a[i]), mode)); });
+  };
+  for (const char mode : {'n', 'z', 'm', 'p'})
+    t.add(head + mode + tail, kClass, dest_code<R>() + source_code<A>(), handler, mode);
 }
 
 template <class To, class From>
 void add_integer_pair(OpTable& t, const std::string& to, const std::string& from) {
   add1<To, From>(t, "cvt." + to + "." + from, kClass, [](From a) { return static_cast<To>(a); });
-  add1<To, From>(t, "cvt.sat." + to + "." + from, kClass, [](From a) { return clamp_to<To>(a); });
-}
-
-template <class I, char kMode>
-void add_rounding(OpTable& t, const std::string& type) {
-  const std::string m(1, kMode);
-  add1<I, float>(t, "cvt.r" + m + "i." + type + ".f32", kClass, [](float a) { return to_integer<I, float, kMode>(a); });
-  add1<I, float>(t, "cvt.r" + m + "i.ftz." + type + ".f32", kClass,
-                 [](float a) { return to_integer<I, float, kMode>(flush(a)); });
-  add1<I, double>(t, "cvt.r" + m + "i." + type + ".f64", kClass,
-                  [](double a) { return to_integer<I, double, kMode>(a); });
-  add1<I, uint16_t>(t, "cvt.r" + m + "i." + type + ".f16", kClass,
-                    [](uint16_t a) { return to_integer<I, float, kMode>(half_to_float(a)); });
-  add1<I, uint16_t>(t, "cvt.r" + m + "i." + type + ".bf16", kClass,
-                    [](uint16_t a) { return to_integer<I, float, kMode>(bfloat_to_float(a)); });
-  add1<float, I>(t, "cvt.r" + m + ".f32." + type, kClass, [](I a) { return to_float(a, kMode); });
-  add1<double, I>(t, "cvt.r" + m + ".f64." + type, kClass, [](I a) { return to_double(a, kMode); });
-  if constexpr (kMode == 'n') {
-    add1<uint16_t, I>(t, "cvt.rn.f16." + type, kClass,
-                      [](I a) { return float_to_half(double_to_float_odd(static_cast<double>(a))); });
+  if (sizeof(To) < sizeof(From) || std::is_signed_v<To> != std::is_signed_v<From>) {
+    add1<To, From>(t, "cvt.sat." + to + "." + from, kClass, [](From a) { return clamp_to<To>(a); });
   }
 }
 
@@ -97,22 +87,28 @@ void add_integer(OpTable& t, const std::string& type) {
   add_integer_pair<I, int32_t>(t, type, "s32");
   add_integer_pair<I, uint64_t>(t, type, "u64");
   add_integer_pair<I, int64_t>(t, type, "s64");
-  add_rounding<I, 'n'>(t, type);
-  add_rounding<I, 'z'>(t, type);
-  add_rounding<I, 'm'>(t, type);
-  add_rounding<I, 'p'>(t, type);
+  const std::string from_float = "i." + type + ".f32", flushed = "i.ftz." + type + ".f32";
+  add_rounded<I, float>(t, "cvt.r", from_float, [](float a, char m) { return to_integer<I>(a, m); });
+  add_rounded<I, float>(t, "cvt.r", flushed, [](float a, char m) { return to_integer<I>(flush(a), m); });
+  add_rounded<I, double>(t, "cvt.r", "i." + type + ".f64", [](double a, char m) { return to_integer<I>(a, m); });
+  add_rounded<I, uint16_t>(t, "cvt.r", "i." + type + ".f16",
+                           [](uint16_t a, char m) { return to_integer<I>(half_to_float(a), m); });
+  add_rounded<I, uint16_t>(t, "cvt.r", "i." + type + ".bf16",
+                           [](uint16_t a, char m) { return to_integer<I>(bfloat_to_float(a), m); });
+  add_rounded<float, I>(t, "cvt.r", ".f32." + type, [](I a, char m) { return to_float(a, m); });
+  add_rounded<double, I>(t, "cvt.r", ".f64." + type, [](I a, char) { return static_cast<double>(a); });
+  add1<uint16_t, I>(t, "cvt.rn.f16." + type, kClass,
+                    [](I a) { return float_to_half(double_to_float_odd(static_cast<double>(a))); });
 }
 
-template <char kMode>
 void add_float_rounding(OpTable& t) {
-  const std::string m(1, kMode);
-  add1<float, float>(t, "cvt.r" + m + "i.f32.f32", kClass, [](float a) { return round_whole(a, kMode); });
-  add1<float, float>(t, "cvt.r" + m + "i.ftz.f32.f32", kClass, [](float a) { return round_whole(flush(a), kMode); });
-  add1<double, double>(t, "cvt.r" + m + "i.f64.f64", kClass, [](double a) { return round_whole(a, kMode); });
-  add1<uint16_t, uint16_t>(t, "cvt.r" + m + "i.f16.f16", kClass,
-                           [](uint16_t a) { return float_to_half(round_whole(half_to_float(a), kMode)); });
-  add1<float, double>(t, "cvt.r" + m + ".f32.f64", kClass, [](double a) { return to_float(a, kMode); });
-  add1<float, double>(t, "cvt.r" + m + ".ftz.f32.f64", kClass, [](double a) { return flush(to_float(a, kMode)); });
+  add_rounded<float, float>(t, "cvt.r", "i.f32.f32", [](float a, char m) { return round_whole(a, m); });
+  add_rounded<float, float>(t, "cvt.r", "i.ftz.f32.f32", [](float a, char m) { return round_whole(flush(a), m); });
+  add_rounded<double, double>(t, "cvt.r", "i.f64.f64", [](double a, char m) { return round_whole(a, m); });
+  add_rounded<uint16_t, uint16_t>(t, "cvt.r", "i.f16.f16",
+                                  [](uint16_t a, char m) { return float_to_half(round_whole(half_to_float(a), m)); });
+  add_rounded<float, double>(t, "cvt.r", ".f32.f64", [](double a, char m) { return to_float(a, m); });
+  add_rounded<float, double>(t, "cvt.r", ".ftz.f32.f64", [](double a, char m) { return flush(to_float(a, m)); });
 }
 
 // Toward zero: take the nearest half and step back if it is too large.
@@ -159,10 +155,7 @@ void add_conversions(OpTable& t) {
   add_integer<int32_t>(t, "s32");
   add_integer<uint64_t>(t, "u64");
   add_integer<int64_t>(t, "s64");
-  add_float_rounding<'n'>(t);
-  add_float_rounding<'z'>(t);
-  add_float_rounding<'m'>(t);
-  add_float_rounding<'p'>(t);
+  add_float_rounding(t);
   add_half<Half>(t, "f16");
   add_half<Bfloat>(t, "bf16");
   add1<double, float>(t, "cvt.f64.f32", kClass, [](float a) { return static_cast<double>(a); });

@@ -98,10 +98,13 @@ void add_fp32(OpTable& t, const std::string& ftz) {
   op1("cos.approx", kSpecial, [](float a) { return std::cos(a); });
   op1("tanh.approx", kSpecial, [](float a) { return std::tanh(a); });
   // A nan in, a nan out.
-  op2("min.NaN", kFloat,
-      [](float a, float b) { return a != a || b != b ? std::numeric_limits<float>::quiet_NaN() : least(a, b); });
-  op2("max.NaN", kFloat,
-      [](float a, float b) { return a != a || b != b ? std::numeric_limits<float>::quiet_NaN() : most(a, b); });
+  const auto either_nan = [](float a, float b) { return a != a || b != b; };
+  static auto unordered = either_nan;
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  add2<float, float, float>(t, "min" + ftz + ".NaN.f32", kFloat,
+                            [](float a, float b) { return unordered(a, b) ? kNan : least(Z::flush(a), Z::flush(b)); });
+  add2<float, float, float>(t, "max" + ftz + ".NaN.f32", kFloat,
+                            [](float a, float b) { return unordered(a, b) ? kNan : most(Z::flush(a), Z::flush(b)); });
 }
 
 // Directed rounding of +, * and fma in fp32, from an exact or sticky result in double.

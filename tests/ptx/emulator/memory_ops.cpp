@@ -92,9 +92,22 @@ void add_widths(OpTable& t, const std::string& type) {
 void fence(Warp&, const Instr&) { std::atomic_thread_fence(std::memory_order_seq_cst); }
 void nothing(Warp&, const Instr&) {}
 
+// Does a generic address lie in the window of this space?
+template <uint64_t kWindow>
+void is_space(Warp& w, const Instr& in) {
+  const auto* a = w.lanes<uint64_t>(in.ops[1]);
+  uint32_t result = 0;
+  for (int i = 0; i < kLanes; ++i) result |= static_cast<uint32_t>(a[i] >> 56 == kWindow >> 56) << i;
+  uint32_t& p = w.predicate(in.ops[0]);
+  p = (p & ~w.active) | (result & w.active);
+}
+
 }  // namespace
 
 void add_memory_ops(OpTable& t) {
+  t.add("isspacep.global", InstrClass::kInteger, "qS", is_space<0>);
+  t.add("isspacep.shared", InstrClass::kInteger, "qS", is_space<kSharedWindow>);
+  t.add("isspacep.local", InstrClass::kInteger, "qS", is_space<kLocalWindow>);
   add_widths<uint8_t>(t, "u8");
   add_widths<uint8_t>(t, "b8");
   add_widths<int8_t>(t, "s8");
@@ -107,7 +120,8 @@ void add_memory_ops(OpTable& t) {
                            "fence.acq_rel.sys", "fence.sc.cta", "fence.sc.gpu", "fence.sc.sys"}) {
     t.add(name, InstrClass::kBarrier, "", fence);
   }
-  for (const char* name : {"prefetch.global", "prefetchu"}) t.add(name, InstrClass::kGlobal, "A", nothing);
+  for (const char* name : {"prefetch.global", "prefetch.global.L1", "prefetch.global.L2", "prefetchu.L1"})
+    t.add(name, InstrClass::kGlobal, "A", nothing);
 }
 
 }  // namespace showo::ptx
