@@ -49,6 +49,8 @@ def inside_larger(tensor: Tensor, *, pad: int = 3, offset: int = 1, last_dim_con
     Every dimension is a slice, so all strides but the last differ from the contiguous ones, and the pointer is
     `offset` elements away from the allocation's alignment. With `last_dim_contiguous=False` the last stride is 2.
     """
+    if offset > pad:
+        raise ValueError(f"offset is {offset}, expected at most pad, which is {pad}")
     step = 1 if last_dim_contiguous or tensor.dim() == 0 else 2
     sizes = [size + pad for size in tensor.shape]
     if sizes:

@@ -69,6 +69,7 @@ class EmulatedDevice:
         self._module = module
         self._storages: dict[int, torch.UntypedStorage] = {}  # registered ones, kept alive so that no address returns
         self._fresh: dict[int, tuple[int, int, str]] = {}  # storage address -> (address, bytes, name) inside its guards
+        self._fresh_storages: list[torch.UntypedStorage] = []  # alive, lest another tensor inherit an entry
         self._records: list[Counters] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -123,6 +124,7 @@ class EmulatedDevice:
         result = store.view(like.dtype).as_strided(like.shape, like.stride(), guard).requires_grad_(like.requires_grad)
         storage = result.untyped_storage()
         self._fresh[storage.data_ptr()] = (result.data_ptr(), span * like.element_size(), _name(result))
+        self._fresh_storages.append(storage)
         if storage.data_ptr() in self._storages:
             raise AssertionError("an address came back while its storage was alive")
         return result
@@ -138,7 +140,7 @@ def _name(tensor: torch.Tensor) -> str:
 
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    return torch.tensor([], dtype=torch.uint8).set_(storage)  # torch.empty would make guarded memory
 
 
 @contextlib.contextmanager
