@@ -53,7 +53,7 @@ __device__ inline bool is_better(float distance, int index, float other_distance
 }
 
 template <class T>
-__global__ void __launch_bounds__(kEncodeThreads) vq_encode_kernel(VqEncodeParams p) {
+__global__ void __launch_bounds__(kEncodeThreads, 2) vq_encode_kernel(VqEncodeParams p) {
   __shared__ alignas(16) float z_tile[kDepth][kRowStride];
   __shared__ alignas(16) float code_tile[kDepth][kRowStride];
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
