@@ -160,15 +160,15 @@ def hot_lines(record: Counters, count: int) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.ptx.profile", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.ptx.profile", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("operator", nargs="?", choices=sorted(OPERATORS))
     parser.add_argument("sizes", nargs="*", metavar="name=value")
     parser.add_argument("--lines", type=int, default=0, help="also list this many hot source lines")
     options = parser.parse_args(arguments)
     if options.operator is None:
         for name, function in OPERATORS.items():
-            sizes = " ".join(f"{p.name}={p.default}" for p in inspect.signature(function).parameters.values())
-            print(f"{name:<18}{sizes}")
+            listed = " ".join(f"{p.name}={p.default}" for p in inspect.signature(function).parameters.values())
+            print(f"{name:<18}{listed}")
         return 0
     function = OPERATORS[options.operator]
     defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
