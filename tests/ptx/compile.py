@@ -23,8 +23,14 @@ def nvcc() -> str | None:
 
 @functools.cache
 def nvcc_version() -> str:
-    assert nvcc() is not None
-    return subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([_nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _nvcc() -> str:
+    path = nvcc()
+    if path is None:
+        raise FileNotFoundError("nvcc is not on PATH")
+    return path
 
 
 def compile_file(path: Path | str, *, flags: tuple[str, ...] = ()) -> bytes:
@@ -37,7 +43,7 @@ def compile_file(path: Path | str, *, flags: tuple[str, ...] = ()) -> bytes:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             out = Path(folder) / "out.fatbin"
-            command = [nvcc(), *FLAGS, *flags, f"-I{KERNELS}", "-fatbin", str(path), "-o", str(out)]
+            command = [_nvcc(), *FLAGS, *flags, f"-I{KERNELS}", "-fatbin", str(path), "-o", str(out)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"nvcc failed on {path}:\n{done.stderr}")

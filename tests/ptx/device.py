@@ -159,7 +159,7 @@ class Module:
             library().ptx_unload(self._handle)
 
     def entries(self) -> list[str]:
-        return library().ptx_entries(self._handle).decode().split()
+        return str(library().ptx_entries(self._handle).decode()).split()
 
     def entry(self, name: str) -> str:
         """The full name of the kernel `name`, which may be unmangled if only one kernel fits."""
