@@ -264,6 +264,18 @@ except SystemExit:
     assert "--steps-gif" in result.stdout
 
 
+def test_loading_does_not_import_the_compiler(checkpoint: Path) -> None:
+    """It takes longer than a picture does."""
+    code = f"""
+import sys
+from showo.engine.pipeline import ShowoPipeline
+ShowoPipeline.from_pretrained({str(checkpoint)!r}).generate(["a"], steps=2)
+assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
+"""
+    result = fresh("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_module_runs() -> None:
     result = fresh("-m", "showo", "--help")
     assert result.returncode == 0
