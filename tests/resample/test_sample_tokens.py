@@ -103,6 +103,18 @@ def test_logprob_within_error_budget(isa):
     assert_within_budget(logprob, oracle, same, what="logprob")
 
 
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("slope", [-30.0, -3.0, 3.0, 30.0])
+def test_maximum_that_moves_from_block_to_block(isa, slope):
+    """The running maximum and the bound on who may win are rescaled together."""
+    logits = torch.linspace(0, slope, 5000) + randn(40, 5000)
+    with use_isa(isa):
+        ids, logprob = sample_tokens(logits, seed=8)
+    expected = reference.sample_tokens(logits, seed=8)
+    assert torch.equal(ids, expected[0])
+    torch.testing.assert_close(logprob, expected[1], rtol=1e-6, atol=2e-6)
+
+
 def test_extreme_logits():
     logits = torch.tensor([[3e38, -3e38, 0.0], [-3e38, -3e38, -3e38], [1e-38, 0.0, -1e-38], [-INF, -INF, -5.0]])
     noise = torch.full((4, 3), 0.5)
