@@ -169,24 +169,13 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
 }  // namespace
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p) {
-  const int64_t fixed = p.in.head_dim <= 32   ? sizeof(BackwardScratch<32>)
-                        : p.in.head_dim <= 64 ? sizeof(BackwardScratch<64>)
-                        : p.in.head_dim <= 96 ? sizeof(BackwardScratch<96>)
-                                              : sizeof(BackwardScratch<128>);
+  int64_t fixed = 0;
+  with_head_dim(p.in.head_dim, [&](auto d) { fixed = sizeof(BackwardScratch<d.value>); });
   return fixed + kv_copy_bytes(p.in);
 }
 
 void omni_backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  switch (p.in.head_dim) {
-    case 32:
-      return backward_task<32>(p, plan, task, scratch);
-    case 64:
-      return backward_task<64>(p, plan, task, scratch);
-    case 96:
-      return backward_task<96>(p, plan, task, scratch);
-    case 128:
-      return backward_task<128>(p, plan, task, scratch);
-  }
+  with_head_dim(p.in.head_dim, [&](auto d) { backward_task<d.value>(p, plan, task, scratch); });
 }
 
 }  // namespace SHOWO_ISA

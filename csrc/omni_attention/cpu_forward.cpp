@@ -155,24 +155,13 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
 }  // namespace
 
 int64_t omni_forward_scratch(const OmniForwardParams& p) {
-  const int64_t fixed = p.in.head_dim <= 32   ? sizeof(ForwardScratch<32>)
-                        : p.in.head_dim <= 64 ? sizeof(ForwardScratch<64>)
-                        : p.in.head_dim <= 96 ? sizeof(ForwardScratch<96>)
-                                              : sizeof(ForwardScratch<128>);
+  int64_t fixed = 0;
+  with_head_dim(p.in.head_dim, [&](auto d) { fixed = sizeof(ForwardScratch<d.value>); });
   return fixed + kv_copy_bytes(p.in);
 }
 
 void omni_forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  switch (p.in.head_dim) {
-    case 32:
-      return forward_task<32>(p, plan, task, scratch);
-    case 64:
-      return forward_task<64>(p, plan, task, scratch);
-    case 96:
-      return forward_task<96>(p, plan, task, scratch);
-    case 128:
-      return forward_task<128>(p, plan, task, scratch);
-  }
+  with_head_dim(p.in.head_dim, [&](auto d) { forward_task<d.value>(p, plan, task, scratch); });
 }
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p);
