@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import DTYPE_CODES
+from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
 
 LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_ROWS = 2**24  # room for the batch row in a Philox counter
@@ -176,3 +177,20 @@ def noise_arguments(
 
 def row_stride(tensor: Tensor | None) -> int:
     return 0 if tensor is None or tensor.dim() == 0 else 1
+
+
+def register_implementations(library: torch.library.Library, op: str, run: Callable[..., Any]) -> None:
+    """Registers `run(launcher, *arguments)` for CPU and CUDA tensors with the launchers <op>_cpu and <op>_cuda."""
+
+    def cuda(first: Tensor, *arguments: Any, module: Any = None) -> Any:
+        with cuda_call(op, first, module) as (module, stream):
+            return run(functools.partial(getattr(module, f"{op}_cuda"), stream=stream), first, *arguments)
+
+    def cpu(first: Tensor, *arguments: Any) -> Any:
+        if (module := emulated()) is not None:
+            return cuda(first, *arguments, module=module)
+        launcher = getattr(native(), f"{op}_cpu")
+        return run(functools.partial(launcher, num_threads=torch.get_num_threads()), first, *arguments)
+
+    library.impl(op, cpu, "CPU")
+    library.impl(op, cuda, "CUDA")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated, native
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -19,6 +17,7 @@ from showo_ext.ops._sampling import (
     contiguous,
     noise_arguments,
     pointer,
+    register_implementations,
     split_seed,
 )
 
@@ -110,22 +109,9 @@ def _run(
     return inputs, labels, masked
 
 
-def _corrupt_tokens_cpu(ids: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if (module := emulated()) is not None:
-        return _corrupt_tokens_cuda(ids, *arguments, module=module)
-    launcher = functools.partial(native().corrupt_tokens_cpu, num_threads=torch.get_num_threads())
-    return _run(launcher, ids, *arguments)
-
-
-def _corrupt_tokens_cuda(ids: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-    with cuda_call("corrupt_tokens", ids, module) as (module, stream):
-        return _run(functools.partial(module.corrupt_tokens_cuda, stream=stream), ids, *arguments)
-
-
 def _corrupt_tokens_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-_lib.impl("corrupt_tokens", _corrupt_tokens_cpu, "CPU")
-_lib.impl("corrupt_tokens", _corrupt_tokens_cuda, "CUDA")
+register_implementations(_lib, "corrupt_tokens", _run)
 torch.library.register_fake("showo_ext::corrupt_tokens", _corrupt_tokens_fake, lib=_lib)

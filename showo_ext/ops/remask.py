@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated, native
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -19,6 +17,7 @@ from showo_ext.ops._sampling import (
     contiguous,
     noise_arguments,
     pointer,
+    register_implementations,
     row_stride,
     split_mask_len,
     split_seed,
@@ -132,22 +131,9 @@ def _run(
     return out, masked
 
 
-def _remask_cpu(ids: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    if (module := emulated()) is not None:
-        return _remask_cuda(ids, *arguments, module=module)
-    launcher = functools.partial(native().remask_cpu, num_threads=torch.get_num_threads())
-    return _run(launcher, ids, *arguments)
-
-
-def _remask_cuda(ids: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor]:
-    with cuda_call("remask", ids, module) as (module, stream):
-        return _run(functools.partial(module.remask_cuda, stream=stream), ids, *arguments)
-
-
 def _remask_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-_lib.impl("remask", _remask_cpu, "CPU")
-_lib.impl("remask", _remask_cuda, "CUDA")
+register_implementations(_lib, "remask", _run)
 torch.library.register_fake("showo_ext::remask", _remask_fake, lib=_lib)

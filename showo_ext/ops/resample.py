@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated, native
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -20,6 +18,7 @@ from showo_ext.ops._sampling import (
     contiguous,
     noise_arguments,
     pointer,
+    register_implementations,
     row_stride,
     sample_arguments,
     split_mask_len,
@@ -176,18 +175,6 @@ def _run(
     return out, masked, sampled, logprob
 
 
-def _resample_cpu(logits: Tensor, *arguments: Any) -> _Output:
-    if (module := emulated()) is not None:
-        return _resample_cuda(logits, *arguments, module=module)
-    launcher = functools.partial(native().resample_cpu, num_threads=torch.get_num_threads())
-    return _run(launcher, logits, *arguments)
-
-
-def _resample_cuda(logits: Tensor, *arguments: Any, module: Any = None) -> _Output:
-    with cuda_call("resample", logits, module) as (module, stream):
-        return _run(functools.partial(module.resample_cuda, stream=stream), logits, *arguments)
-
-
 def _resample_fake(logits: Tensor, *_: Any) -> _Output:
     shape = logits.shape[:2]
     return (
@@ -198,6 +185,5 @@ def _resample_fake(logits: Tensor, *_: Any) -> _Output:
     )
 
 
-_lib.impl("resample", _resample_cpu, "CPU")
-_lib.impl("resample", _resample_cuda, "CUDA")
+register_implementations(_lib, "resample", _run)
 torch.library.register_fake("showo_ext::resample", _resample_fake, lib=_lib)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated, native
 from showo_ext.ops._sampling import (
     check_noise,
     check_sampling,
     contiguous,
     noise_arguments,
+    register_implementations,
     sample_arguments,
     split_seed,
     split_step,
@@ -143,23 +142,10 @@ def _run(
     return ids, logprob
 
 
-def _sample_tokens_cpu(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    if (module := emulated()) is not None:
-        return _sample_tokens_cuda(logits, *arguments, module=module)
-    launcher = functools.partial(native().sample_tokens_cpu, num_threads=torch.get_num_threads())
-    return _run(launcher, logits, *arguments)
-
-
-def _sample_tokens_cuda(logits: Tensor, *arguments: Any, module: Any = None) -> tuple[Tensor, Tensor]:
-    with cuda_call("sample_tokens", logits, module) as (module, stream):
-        return _run(functools.partial(module.sample_tokens_cuda, stream=stream), logits, *arguments)
-
-
 def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     shape = logits.shape[:-1]
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 
 
-_lib.impl("sample_tokens", _sample_tokens_cpu, "CPU")
-_lib.impl("sample_tokens", _sample_tokens_cuda, "CUDA")
+register_implementations(_lib, "sample_tokens", _run)
 torch.library.register_fake("showo_ext::sample_tokens", _sample_tokens_fake, lib=_lib)
