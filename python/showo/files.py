@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 
 
@@ -25,6 +26,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def package_path(name: str) -> Path:
+    """Where a file or folder of the installed package lies, e.g. "assets/tiny"."""
+    return Path(str(resources.files("showo"))) / name
 
 
 def _umask() -> int:

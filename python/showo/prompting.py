@@ -302,6 +302,11 @@ class Prompting:
                 )
 
 
+def question_text(question: str | None) -> str:
+    """The prompt the released model was tuned with; no question at all asks for a caption."""
+    return "" if question is None else f"USER: \n{question} ASSISTANT:"
+
+
 def condition_dropout(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
     """Which rows lose their text: bool [batch], each with the given probability."""
     return torch.rand(batch, generator=generator) < probability

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from showo.engine.understand import answer, question_text, stream
+from showo.engine.understand import answer, stream
 from showo.model.transformer import Showo
-from showo.prompting import Prompting
+from showo.prompting import Prompting, question_text
 from showo_ext import OmniMask
 
 QUESTIONS = [[], [4, 5, 6], [7] * 9]

@@ -116,7 +116,7 @@ def test_tensor_round_trip_is_exact() -> None:
 def test_resize_crops_the_centre() -> None:
     image = Image.new("RGB", (64, 32), "red")
     image.paste("blue", (16, 0, 48, 32))
-    middle = to_tensor(image, 32)
+    middle = to_tensor(image, (32, 32))
     assert middle.shape == (3, 32, 32)
     assert (middle[:, 16, 16] == torch.tensor([-1.0, -1.0, 1.0])).all()
 

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
+from ..files import atomic_path
+
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_TEST = Path("/usr/share/unicode/emoji/emoji-test.txt")
 STRIKE = 109  # the font's only bitmap size, in pixels per em; glyphs are 136 x 128
@@ -76,13 +78,11 @@ def encode_png(image: Image.Image) -> bytes:
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Writes a tar with fixed owner and time: the same input gives the same bytes. Renamed into place when whole."""
-    temporary = path.with_suffix(".tmp")
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in files:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    temporary.replace(path)
 
 
 def make_emoji(folder: Path, font_path: Path, emoji_test: Path, shard_size: int = 400) -> None:

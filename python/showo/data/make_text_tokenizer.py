@@ -14,16 +14,13 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..prompting import question_text
 from ..tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer
 from .shards import read_pairs, read_texts
 
 CAPTION_WEIGHT = 40
 TEXT_VOCAB_SIZE = 1536  # END_OF_TEXT included, the ten special tokens not
-QUESTIONS = (
-    "USER: \nWhat is this? ASSISTANT:",
-    "USER: \nWhat does the picture show? ASSISTANT:",
-    "USER: \nDescribe the picture. ASSISTANT:",
-)
+QUESTIONS = ("What is this?", "What does the picture show?", "Describe the picture.")  # as in configs/tiny.yaml
 
 
 def train_text_tokenizer(captions: list[str], texts: list[str], vocab_size: int = TEXT_VOCAB_SIZE) -> TextTokenizer:
@@ -33,7 +30,9 @@ def train_text_tokenizer(captions: list[str], texts: list[str], vocab_size: int 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator([*(captions + list(QUESTIONS) * 10) * CAPTION_WEIGHT, *texts], trainer)
+    tokenizer.train_from_iterator(
+        [*(captions + [question_text(q) for q in QUESTIONS] * 10) * CAPTION_WEIGHT, *texts], trainer
+    )
     for token in (END_OF_TEXT, *SPECIAL_TOKENS):
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     return TextTokenizer(tokenizer)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import glob
 import io
+import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from ..files import package_path
 
 BUNDLED = "bundled:"
 MAX_PIXELS = 64 * 1024 * 1024  # refuse decompression bombs before decoding
@@ -37,7 +41,7 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         base = pattern
         if pattern.startswith(BUNDLED):
-            base = str(resources.files("showo") / "assets" / pattern.removeprefix(BUNDLED))
+            base = str(package_path("assets") / pattern.removeprefix(BUNDLED))
         found = sorted(Path(p) for p in glob.glob(base))
         if not found:
             raise FileNotFoundError(f"data: no file matches {pattern!r}")
@@ -47,8 +51,6 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
 
 def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """Yields (key, extension, bytes) of the regular files of one tar, in order; nothing is unpacked to disk."""
-    import tarfile
-
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             if not member.isfile() or "." not in Path(member.name).name:
@@ -68,17 +70,12 @@ def read_pairs(patterns: Sequence[str]) -> list[Sample]:
     """
     samples: list[Sample] = []
     for path in shard_paths(patterns):
-        group: dict[str, bytes] = {}
-        key = ""
-        for name, extension, data in (*read_files(path), ("", "", b"")):
-            if name != key and key:
-                images = [group[e] for e in IMAGE_TYPES if e in group]
-                if len(images) != 1 or "txt" not in group:
-                    raise ValueError(f"{path}: sample {key!r} needs one picture and one .txt, has {sorted(group)}")
-                samples.append(Sample(key, images[0], group["txt"].decode("utf-8")))
-                group = {}
-            key = name
-            group[extension] = data
+        for key, files in groupby(read_files(path), key=itemgetter(0)):
+            group = {extension: data for _, extension, data in files}
+            images = [group[e] for e in IMAGE_TYPES if e in group]
+            if len(images) != 1 or "txt" not in group:
+                raise ValueError(f"{path}: sample {key!r} needs one picture and one .txt, has {sorted(group)}")
+            samples.append(Sample(key, images[0], group["txt"].decode("utf-8")))
     if not samples:
         raise ValueError(f"data: {list(patterns)} hold no samples")
     return samples
@@ -117,14 +114,10 @@ def open_image(source: bytes | Path) -> Image.Image:
         raise ValueError(f"{name}: not a readable picture ({error})") from error
 
 
-def to_tensor(image: Image.Image, size: int | None = None) -> Tensor:
-    """RGB picture -> float32 [3, H, W] in [-1, 1]; with `size`, its shorter side is resized and the centre cropped."""
-    if size is not None and image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+def to_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
+    """RGB picture -> float32 [3, H, W] in [-1, 1]; with `size` (width, height), cropped to that shape and resized."""
+    if size is not None:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)  # crops first: a thin picture never grows
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(127.5).sub_(1)
 
 
@@ -136,7 +129,7 @@ def to_image(tensor: Tensor) -> Image.Image:
 
 def load_images(samples: Sequence[Sample], size: int) -> Tensor:
     """All pictures of a small set at once: float32 [N, 3, size, size]."""
-    return torch.stack([to_tensor(open_image(sample.image), size) for sample in samples])
+    return torch.stack([to_tensor(open_image(sample.image), (size, size)) for sample in samples])
 
 
 class Shuffled:

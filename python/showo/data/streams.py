@@ -10,12 +10,9 @@ from torch import Tensor
 from showo_ext import corrupt_tokens
 
 from ..model.image_tokenizer import ImageTokenizer
-from ..prompting import Batch, Prompting, condition_dropout
+from ..prompting import Batch, Prompting, condition_dropout, question_text
 from ..tokens import TextTokenizer
 from .shards import Shuffled
-
-# The template of the official understanding prompts, in front of the answer.
-QUESTION_TEMPLATE = "USER: \n{question} ASSISTANT:"
 
 
 @torch.no_grad()
@@ -69,7 +66,7 @@ class Question:
     """A question in the official template and, per picture, the tokens of the answer, which begin with a space."""
 
     def __init__(self, question: str, captions: Sequence[str], tokenizer: TextTokenizer) -> None:
-        self.ids = tokenizer.encode(QUESTION_TEMPLATE.format(question=question))
+        self.ids = tokenizer.encode(question_text(question))
         self.answers = [tokenizer.encode(" " + caption) for caption in captions]
 
 

@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from showo.data.shards import to_image, to_tensor
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
-from showo.engine.understand import MAX_NEW_TOKENS, answer, question_text
+from showo.engine.understand import MAX_NEW_TOKENS, answer
 from showo.errors import CheckpointError, UserError
+from showo.files import package_path
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import resolve_folder
-from showo.prompting import Prompting
+from showo.prompting import Prompting, question_text
 from showo.tokens import TextTokenizer
 
 # A callback gets the number of the batch's first picture and the step.
@@ -34,7 +34,7 @@ PictureCallback = Callable[[int, GenerationStep], None]
 
 def bundled_checkpoint() -> Path:
     """Folder of the model that comes with the package."""
-    return Path(str(resources.files("showo"))) / "assets" / "tiny"
+    return package_path("assets/tiny")
 
 
 class ShowoPipeline:
@@ -214,6 +214,6 @@ class ShowoPipeline:
         """Vocabulary ids [B, N] of RGB pictures, cropped to the grid's shape and resized."""
         factor = self.image_tokenizer.config.downsampling
         pixels = (grid[1] * factor, grid[0] * factor)
-        fitted = [ImageOps.fit(image.convert("RGB"), pixels, Image.Resampling.LANCZOS) for image in images]
-        batch = torch.stack([to_tensor(image) for image in fitted]).to(self.model.device, self.model.dtype)
+        tensors = [to_tensor(image.convert("RGB"), pixels) for image in images]
+        batch = torch.stack(tensors).to(self.model.device, self.model.dtype)
         return self.image_tokenizer.encode(batch) + self.model.config.vocabulary.image_offset

@@ -19,11 +19,6 @@ from showo_ext import OmniMask, sample_tokens
 MAX_NEW_TOKENS = 100
 
 
-def question_text(question: str | None) -> str:
-    """The prompt the released model was tuned with; no question at all asks for a caption."""
-    return "" if question is None else f"USER: \n{question} ASSISTANT:"
-
-
 def answer(
     model: Showo,
     prompting: Prompting,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import ShowoConfig
+from ..files import package_path
 from ..model.image_tokenizer import ImageTokenizerConfig
 
 T = TypeVar("T", bound="LoopConfig")
@@ -117,10 +117,10 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
 
     Raises FileNotFoundError, or ValueError naming the key that is unknown or of the wrong type.
     """
-    bundled = resources.files("showo") / "configs" / f"{source}.yaml"
-    path = Path(source) if source.endswith((".yaml", ".yml")) else Path(str(bundled))
+    configs = package_path("configs")
+    path = Path(source) if source.endswith((".yaml", ".yml")) else configs / f"{source}.yaml"
     if not path.is_file():
-        names = sorted(p.name.removesuffix(".yaml") for p in Path(str(bundled)).parent.glob("*.yaml"))
+        names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
         raise FileNotFoundError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
     try:
         schema = OmegaConf.structured(kind)

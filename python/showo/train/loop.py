@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ..files import atomic_write_text
+from ..pictures import save_image
 from .checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from .config import LoopConfig, OptimizerConfig, to_yaml
 from .progress import TrainProgress
@@ -126,7 +129,7 @@ class TrainLoop:
         """Trains to the end (or for max_seconds), then saves. Ctrl-C saves too."""
         config = self.config
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        (self.run_folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
         began = time.monotonic()
         with (
             SummaryWriter(str(self.run_folder / "logs")) as writer,
@@ -167,9 +170,6 @@ class TrainLoop:
         if line:
             self.console.print(f"step {self.step}: validation  {line}")
         folder = self.run_folder / "pictures"
-        folder.mkdir(exist_ok=True)
         for name, picture in pictures.items():
-            picture.save(folder / f"{name}-{self.step:06d}.png")
-            import numpy as np
-
+            save_image(picture, folder / f"{name}-{self.step:06d}.png")
             writer.add_image(name, np.asarray(picture), self.step, dataformats="HWC")
