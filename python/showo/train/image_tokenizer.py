@@ -98,13 +98,12 @@ def train_tokenizer(
     order = Shuffled(len(images), config.seed)
     device = torch.device(config.device)
     model = ImageTokenizer(config.model).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a real overload, missing in the stubs
     per_step = config.batch * config.accumulate
 
     def loss(step: int, micro: int, generator: torch.Generator) -> Losses:
         start = (step * config.accumulate + micro) * config.batch
         batch = augment(images[order.indices(start, config.batch)], config.augment, generator)
-        batch = batch.to(device, memory_format=torch.channels_last)
+        batch = batch.to(device)
         reconstruction, z = model(batch)
         terms = {
             "mse": F.mse_loss(reconstruction, batch),
@@ -121,7 +120,7 @@ def train_tokenizer(
         parts = held_out.split(64)
         reconstructions, codes = [], []
         for part in parts:
-            ids = model.encode(part.to(device, memory_format=torch.channels_last))
+            ids = model.encode(part.to(device))
             side = config.data.size // config.model.downsampling
             reconstructions.append(model.decode(ids, side, side).cpu())
             codes.append(ids)
