@@ -89,7 +89,12 @@ def measure(
     rounds: int = 15,
     warmup: int = 2,
 ) -> list[Row]:
-    """Times the candidates in turns. `baseline` names the one that ratios refer to."""
+    """Times the candidates in turns. `baseline` names the one that ratios refer to.
+
+    Every timed call follows an untimed one of the same candidate: else it would pay for what the previous candidate
+    left behind (evicted caches, memory that was given back to the system and faults in again), which cost whoever came
+    after the largest buffers a fifth of its time here.
+    """
     names = list(candidates)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     for _ in range(warmup):
@@ -99,6 +104,7 @@ def measure(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            candidates[name]()
             times[name].append(timed(candidates[name]))
     rows = []
     facts = {

@@ -1,7 +1,7 @@
 """Training losses: masked image tokens, next text token, next answer token, weighted 1.0 / 0.1 / 1.0.
 
-Only places that carry a target go through the head, and torch's chunked `linear_cross_entropy` takes head and
-cross-entropy together, so logits of [B, S, V] never exist. A part without any target gives 0 with a zero gradient
+Only places that carry a target go through the head, and where these are many, torch's chunked `linear_cross_entropy`
+takes head and cross-entropy together, so logits of [B, S, V] never exist. A part without any target gives 0 with a zero gradient
 (the official code: nan, or the mean over the wrong rows).
 """
 
@@ -20,6 +20,8 @@ from showo.prompting import IGNORE, Batch
 # Rows of logits at a time. torch's own choice (a few dozen) is 7 times slower on a CPU at 10k ids x 256 wide; from 512
 # on the time equals the unchunked one, and 512 rows of 58498 logits are 120 MB in fp32.
 _CHUNK_ROWS = 512
+# Up to so many logits (64 MB in fp32) they are simply made: on a CPU the chunked operator then takes 3 times as long.
+_SMALL_LOGITS = 2**24
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"t2i": 1.0, "lm": 0.1, "mmu": 1.0, "mmu_vit": 1.0, "lvg": 1.0}
 
@@ -74,10 +76,14 @@ def token_loss(model: Showo, hidden: Tensor, targets: Tensor, *, label_smoothing
     rows = hidden[places]
     device = rows.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
-    loss = _linear_cross_entropy(
-        rows.to(dtype), head.weight.to(dtype), head.bias.to(dtype), targets[places], label_smoothing
-    )
+    cross_entropy = _cross_entropy if rows.shape[0] * head.out_features <= _SMALL_LOGITS else _linear_cross_entropy
+    loss = cross_entropy(rows.to(dtype), head.weight.to(dtype), head.bias.to(dtype), targets[places], label_smoothing)
     return loss, places.numel()
+
+
+def _cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    logits = F.linear(rows, weight, bias).float()  # official: fp32 logits
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE, label_smoothing=smoothing)
 
 
 def _linear_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
