@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import showo.model.losses as losses_module
 from showo.model.losses import multimodal_loss, token_loss
 from showo.model.transformer import Showo
 from showo.prompting import IGNORE, Batch, Prompting
@@ -87,23 +88,29 @@ def test_a_part_without_targets_is_zero(model: Showo, prompting: Prompting) -> N
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 def test_only_labelled_places_reach_the_head(
-    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch
+    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch, chunked: bool
 ) -> None:
     seen: list[int] = []
-    original = F.linear_cross_entropy
+    name = "_linear_cross_entropy" if chunked else "_cross_entropy"
+    original = getattr(losses_module, name)
 
-    def spy(rows: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def spy(rows: Tensor, *args: Tensor) -> Tensor:
         seen.append(rows.shape[0])
-        return original(rows, *args, **kwargs)
+        return original(rows, *args)
 
-    monkeypatch.setattr(F, "linear_cross_entropy", spy)
+    monkeypatch.setattr(losses_module, name, spy)
+    if chunked:
+        monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
     batch = Batch.cat(make_parts(prompting, model))
     losses = multimodal_loss(model, batch)
     assert seen == list(losses.targets.values())
 
 
-def test_chunks_of_many_rows(model: Showo) -> None:
+@pytest.mark.parametrize("chunked", [False, True])
+def test_many_rows(model: Showo, monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
+    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0 if chunked else 1 << 40)
     torch.manual_seed(0)
     hidden = torch.randn(1300, model.config.hidden_size, requires_grad=True)
     targets = torch.randint(0, model.config.vocab_size, (1300,))
@@ -130,6 +137,7 @@ def test_autocast_keeps_the_loss_in_fp32(model: Showo, prompting: Prompting) -> 
 
 
 def test_old_torch_is_named(model: Showo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
     monkeypatch.delattr(torch.nn, "LinearCrossEntropyOptions")
     with pytest.raises(RuntimeError, match=r"needs torch >= 2\.13"):
         token_loss(model, torch.zeros(1, model.config.hidden_size), torch.zeros(1, dtype=torch.int64))

@@ -141,8 +141,17 @@ def test_augmentation_keeps_the_range_and_the_untouched() -> None:
 def small_training(pictures: Path, *overrides: str) -> TokenizerTraining:
     data = [f"data.train=[{pictures}/train-*.tar]", f"data.val=[{pictures}/val-*.tar]", "data.size=32"]
     model = [f"model.{k}={list(v) if isinstance(v, tuple) else v}" for k, v in SMALL.__dict__.items()]
-    common = ["batch=4", "optimizer.warmup_steps=2", "checkpoint_every=3", "validate_every=6", "steps=6"]
-    return load_config(TokenizerTraining, "tiny-image-tokenizer", [*data, *model, *common, *overrides])
+    common = [
+        "batch=4",
+        "optimizer.warmup_steps=2",
+        "checkpoint_every=3",
+        "validate_every=6",
+        "steps=6",
+        "precision=fp32",
+    ]
+    return load_config(
+        TokenizerTraining, "tiny-image-tokenizer", [*data, *model, *common, "validate_every=6", *overrides]
+    )
 
 
 def train(config: TokenizerTraining, run: Path, resume: bool = False) -> TrainLoop:
@@ -178,6 +187,22 @@ def test_another_configuration_is_not_resumed(pictures: Path, tmp_path: Path) ->
         train(small_training(pictures, "optimizer.lr=0.5"), tmp_path, resume=True)
     longer = small_training(pictures, "log_every=1")  # does not change what is computed
     assert train(longer, tmp_path, resume=True).step == 6
+
+
+def test_decoder_stage_keeps_the_codes(pictures: Path, tmp_path: Path) -> None:
+    train(small_training(pictures), tmp_path / "a")
+    start = checkpoints(tmp_path / "a")[-1]
+    stage = train(small_training(pictures, f"init_from={start}", "train_encoder=false"), tmp_path / "b")
+    before, after = ImageTokenizer.from_pretrained(start).state_dict(), stage.model.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+
+
+def test_init_from_another_model_is_refused(pictures: Path, tmp_path: Path) -> None:
+    train(small_training(pictures, "steps=1"), tmp_path / "a")
+    start = checkpoints(tmp_path / "a")[-1]
+    with pytest.raises(ValueError, match=r"init_from: .* another model configuration"):
+        train(small_training(pictures, f"init_from={start}", "model.bits=7"), tmp_path / "b")
 
 
 def test_training_learns(pictures: Path, tmp_path: Path) -> None:

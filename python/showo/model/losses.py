@@ -1,8 +1,8 @@
 """Training losses: masked image tokens, next text token, next answer token, weighted 1.0 / 0.1 / 1.0.
 
 Only places that carry a target go through the head, and where these are many, torch's chunked `linear_cross_entropy`
-takes head and cross-entropy together, so logits of [B, S, V] never exist. A part without any target gives 0 with a zero gradient
-(the official code: nan, or the mean over the wrong rows).
+takes head and cross-entropy together, so logits of [B, S, V] never exist. A part without any target gives 0 with a
+zero gradient (the official code: nan, or the mean over the wrong rows).
 """
 
 from __future__ import annotations

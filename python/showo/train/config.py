@@ -78,6 +78,8 @@ class TokenizerTraining(LoopConfig):
     batch: int = 32
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     data: PictureData = field(default_factory=PictureData)
+    init_from: str = ""  # a checkpoint folder whose weights start this run
+    train_encoder: bool = True  # False: codes stay what they are, only the decoder learns to draw them better
     augment: float = 0.75  # share of pictures that are turned, scaled, moved, mirrored
     l1_weight: float = 0.2  # beside 1.0 x squared error
     gradient_weight: float = 0.2  # L1 of the horizontal and vertical pixel differences: sharp edges without a critic

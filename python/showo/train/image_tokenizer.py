@@ -21,6 +21,7 @@ from ..data.shards import Shuffled, load_images, read_pairs, to_image
 from ..model.image_tokenizer import ImageTokenizer
 from ..pictures import sheet
 from .config import TokenizerTraining
+from .initial import initial_model
 from .loop import Losses, TrainLoop
 
 
@@ -97,7 +98,8 @@ def train_tokenizer(
     held_out = load_images(read_pairs(config.data.val), config.data.size)
     order = Shuffled(len(images), config.seed)
     device = torch.device(config.device)
-    model = ImageTokenizer(config.model).to(device)
+    model = initial_model(ImageTokenizer, config.model, config.init_from).to(device)
+    model.encoder.requires_grad_(config.train_encoder)
     per_step = config.batch * config.accumulate
 
     def loss(step: int, micro: int, generator: torch.Generator) -> Losses:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ..data.shards import BUNDLED, load_images, read_pairs, read_texts, shard_paths, to_image
+from ..data.shards import load_images, read_pairs, read_texts, to_image
 from ..data.streams import PictureStream, Question, TextStream, encode_pictures
 from ..engine.generate import generate_codes
 from ..model.image_tokenizer import ImageTokenizer
@@ -19,12 +19,8 @@ from ..pictures import sheet
 from ..prompting import Batch, Prompting
 from ..tokens import TextTokenizer
 from .config import ShowoTraining
+from .initial import initial_model, local_folder
 from .loop import Losses, TrainLoop
-
-
-def local_folder(source: str) -> str:
-    """Where a checkpoint lies: "bundled:..." is a folder of the package, anything else (folder, hub id) stays."""
-    return str(shard_paths([source])[0]) if source.startswith(BUNDLED) else source
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
@@ -63,13 +59,7 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
     documents = text_tokenizer.encode_batch(read_texts(config.texts))
     text_stream = TextStream(prompting, documents, config.model.sequence_length, config.seed)
 
-    if config.init_from:
-        model = Showo.from_pretrained(local_folder(config.init_from))
-        if model.config != config.model:
-            raise ValueError(f"init_from: {config.init_from} has another model configuration than this run")
-    else:
-        model = Showo(config.model)
-    model.to(device)
+    model = initial_model(Showo, config.model, config.init_from).to(device)
     weights = {"t2i": config.t2i.weight, "lm": config.lm.weight, "mmu": config.mmu.weight}
 
     def loss(step: int, micro: int, generator: torch.Generator) -> Losses:

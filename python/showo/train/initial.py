@@ -1,0 +1,29 @@
+"""What a training starts from: fresh weights, or those of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..data.shards import BUNDLED, shard_paths
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def local_folder(source: str) -> str:
+    """Where a checkpoint lies: "bundled:..." is a folder of the package, anything else (folder, hub id) stays."""
+    return str(shard_paths([source])[0]) if source.startswith(BUNDLED) else source
+
+
+def initial_model(kind: type[M], config: Any, source: str) -> M:
+    """A `kind` of this configuration with the weights of the checkpoint `source` unless that is empty.
+
+    Raises ValueError where the checkpoint's configuration is another one.
+    """
+    if not source:
+        return kind(config)
+    model: Any = kind.from_pretrained(local_folder(source))  # type: ignore[attr-defined]
+    if model.config != config:
+        raise ValueError(f"init_from: {source} has another model configuration than this run")
+    return model
