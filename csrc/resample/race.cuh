@@ -3,9 +3,10 @@
 //   choice = argmin_v E_v / w_v    E_v = -log u_v,  w_v = exp((x_v - m) / T),  m the warp's running maximum
 //
 // E >= 1 - u, so t_v = log2(1 - u_v) - log2 w_v is a lower bound of log2(E_v / w_v), and only tokens whose t is below
-// the best exact ratio so far can win. t costs one fast logarithm; the few that pass (about one per 512) are scored in
-// fp64, in the very operations of the CPU backend, and equal scores go to the lower index. Winners have t within 29 of
-// the maximum's, where t is right to 1e-5 in fp32; kSlack covers that, so the choice is the exact argmax.
+// a ratio that is reached can win: that of the best so far, or that of the token with the least t. t costs
+// one fast logarithm; the few that pass (one or two per 512) are scored in fp64, in the very operations of the CPU
+// backend, and equal scores go to the lower index. Winners have w within 2^-29 of the maximum's, where t is right to
+// 1e-5 in fp32; kSlack covers that, so the choice is the exact argmax.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -47,6 +48,13 @@ __device__ __forceinline__ float log2_fast(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// log2 of -log(u) / (1 - u), or, where the fast logarithm of u is inexact, of its upper bound 1 / u; from 1 - u.
+__device__ __forceinline__ float log2_of_excess(float complement) {
+  const float log2_u = log2_fast(1.0f - complement);
+  if (complement < 0.125f) return -log2_u;
+  return log2_fast(log2_u * -0.6931472f) - log2_fast(complement);
 }
 
 // The noise of a row.
@@ -164,15 +172,15 @@ struct Race {
     set_bound();
   }
 
-  // Scores the lane's tokens with above < t <= limit, and shares the warp's best.
+  // Scores the lane's tokens with t < bound, and shares the warp's best.
   __device__ __forceinline__ void score(const float (&x)[kUnits][4], const float (&t)[kUnits][4], uint32_t chunk,
-                                        Layout layout, float above, float limit) {
+                                        Layout layout) {
     uint32_t candidates = 0;
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (t[unit][k] > above && t[unit][k] <= limit) candidates |= 1u << (4 * unit + k);
+        if (t[unit][k] < bound) candidates |= 1u << (4 * unit + k);
       }
     }
     while (candidates) {
@@ -205,7 +213,7 @@ struct Race {
     raise_maximum(number_of(__reduce_max_sync(kAllLanes, order_key(most))));
     const float origin = largest == -kInf ? 0.0f : largest;
     float t[kUnits][4];
-    float part = 0.0f, least = kInf;
+    float part = 0.0f, least = kInf, complement_of_least = 0.0f;
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
       float complement[4] = {kTwo24, kTwo24, kTwo24, kTwo24};
@@ -215,15 +223,17 @@ struct Race {
         const float z = (x[unit][k] - origin) * scale;
         part += exp2_fast(z);
         t[unit][k] = (log2_fast(complement[k]) - 24.0f) - z;
-        least = fminf(least, t[unit][k]);
+        if (t[unit][k] < least) {
+          least = t[unit][k];
+          complement_of_least = complement[k];
+        }
       }
     }
     sum += part;
-    least = number_of(__reduce_min_sync(kAllLanes, order_key(least)));
-    if (!(least < bound)) return;
-    // The most promising first: its score is nearly always the bound that ends the matter.
-#pragma unroll 1
-    for (int pass = 0; pass < 2; ++pass) score(x, t, chunk, layout, pass ? least : -kInf, pass ? bound : least);
+    if (!__any_sync(kAllLanes, least < bound)) return;
+    const float reached = greedy ? least : least + log2_of_excess(complement_of_least / kTwo24);
+    bound = fminf(bound, number_of(__reduce_min_sync(kAllLanes, order_key(reached))) + kSlack);
+    score(x, t, chunk, layout);
   }
 };
 

@@ -293,7 +293,8 @@ struct Keys {
                                          Weigh weigh) const {
     const auto by_key = [&](auto take) {
       visit([&](uint32_t key, uint32_t index) {
-        if (kept.has(key, index)) take(key, [&] { return weigh(key); });
+        if (key != kept.key || index <= kept.last_index)
+          take(key, [&] { return weigh(key); });  // lesser keys: see below
       });
     };
     const uint32_t least = max(kept.key, kForbiddenKey);

@@ -114,7 +114,7 @@ __device__ __forceinline__ Cut<Weight> find_cut(BlockReduce& reduce, uint32_t lo
     const uint32_t middle = high - (high - low) / 2;
     Pass<Weight> pass;
     visit([&](uint32_t key, auto weight) {
-      if (key < low || key > high) return;
+      if (key - low > high - low) return;  // unsigned: outside on either side
       if (key >= middle) {
         pass.weight += weight();
         pass.least = min(pass.least, key);
