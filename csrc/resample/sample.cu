@@ -291,11 +291,8 @@ struct Keys {
   template <class Weight, class Weigh>
   __device__ __forceinline__ Kept prefix(BlockReduce& reduce, const Kept& kept, uint32_t greatest, Weight target,
                                          Weigh weigh) const {
-    const auto by_key = [&](auto take) {
-      visit([&](uint32_t key, uint32_t index) {
-        if (key != kept.key || index <= kept.last_index)
-          take(key, [&] { return weigh(key); });  // lesser keys: see below
-      });
+    const auto by_key = [&](auto take) {  // the weight of the least key is never asked for, so ties need no look
+      visit([&](uint32_t key, uint32_t) { take(key, [&] { return weigh(key); }); });
     };
     const uint32_t least = max(kept.key, kForbiddenKey);
     const Cut<Weight> cut = find_cut<Weight>(reduce, least, greatest, target, Weight{0}, by_key);

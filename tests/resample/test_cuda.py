@@ -328,9 +328,11 @@ def emulator():
 
 
 def assert_lean(record, compulsory_bytes):
-    """Within 2% of the bytes that must move, each in a full sector, and shared memory without conflicts."""
+    """Within 2% of the bytes that must move, each in a full sector; no bank conflicts, no local memory."""
     assert compulsory_bytes / 32 <= record.global_sectors[0] <= 1.02 * compulsory_bytes / 32
     assert record.bank_conflicts == 0
+    assert record.warps("local") == 0
+    assert record.registers <= 128  # two blocks of 256 threads to a multiprocessor
 
 
 @pytest.mark.parametrize("how", [{}, {"top_k": 100}, {"top_p": 0.9}], ids=str)
