@@ -80,7 +80,7 @@ static void keep_top_p(float* x, float* weights, int64_t n, float largest, float
   for (int64_t i = 0; i < n; i += 8) {
     const F8 weight = exp_negative((load8(x + i) - largest) * inverse_temperature);
     store(weights + i, weight);
-    total += sum_lanes(weight);
+    for (int lane = 0; lane < 8; ++lane) total += weight[lane];
   }
   apply_cut(x, n, find_cut(x, weights, n, top_p * total));
 }

@@ -16,7 +16,7 @@ struct ScalarOrRows {
   int64_t value = 0;
   int64_t stride = 0;
 
-  int64_t at(int64_t row) const { return data ? data[row * stride] : value; }
+  SHOWO_PHILOX_FN int64_t at(int64_t row) const { return data ? data[row * stride] : value; }
 };
 
 // Where the noise comes from: uniforms given by the caller, else Philox (common/philox.h).
@@ -25,7 +25,7 @@ struct NoiseSource {
   ScalarOrRows seed;                // stride 0: one for the batch, 1: every row has its own
   ScalarOrRows step;                // data: [1]
 
-  PhiloxRow row(PhiloxStream stream, int64_t batch_row, int64_t position) const {
+  SHOWO_PHILOX_FN PhiloxRow row(PhiloxStream stream, int64_t batch_row, int64_t position) const {
     const bool seed_per_row = seed.data && seed.stride != 0;
     return philox_row(seed.at(batch_row), stream, seed_per_row ? 0 : batch_row, position, step.at(0));
   }
@@ -37,7 +37,7 @@ struct KnownPlaces {
   const int64_t* ids = nullptr;  // [B, N] contiguous, or null
   int64_t mask_id = 0;
 
-  bool at(int64_t place) const { return flags ? flags[place] : ids && ids[place] != mask_id; }
+  SHOWO_PHILOX_FN bool at(int64_t place) const { return flags ? flags[place] : ids && ids[place] != mask_id; }
 };
 
 // Chooses argmax_v of log p(v) + Gumbel(u_v) and gives log p of it, where p = softmax(x / temperature) over the kept
@@ -102,6 +102,15 @@ Status corrupt_tokens_cpu(const CorruptParams& params, int num_threads);
 
 // One MaskGIT step: `remask.ids` and `remask.logprob` are the outputs of `sample`.
 Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int num_threads);
+
+// Nothing is reported about values on the GPU, which would stall the stream. A row with a fault (see
+// cpu_sample_row.cpp: NaN, +inf, guidance that overflows, nothing allowed, noise outside (0, 1)) gets index 0 and
+// logprob NaN; a place whose confidence is NaN is masked first; a negative mask_len counts as 0; a mask ratio is
+// clamped to [0, 1], NaN to 0; of a step the low 32 bits count.
+Status sample_tokens_cuda(const SampleParams& params, void* stream);
+Status remask_cuda(const RemaskParams& params, void* stream);
+Status corrupt_tokens_cuda(const CorruptParams& params, void* stream);
+Status resample_cuda(const SampleParams& sample, const RemaskParams& remask, void* stream);
 
 // Elements 4 * first_block .. of one row's noise, for tests.
 Status philox_uniforms_cpu(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out);

@@ -82,26 +82,12 @@ void sample_place(const SampleParams& p, int64_t place, float* scratch, FirstFau
   p.logprob[place] = out.logprob;
 }
 
-Status check_sample(const SampleParams& p) {
-  SHOWO_CHECK_ARGUMENT(p.dtype == DType::kF32 || p.dtype == DType::kF16 || p.dtype == DType::kBF16,
-                       "logits must be float32, float16 or bfloat16, got %s", dtype_name(p.dtype));
-  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.length >= 0 && p.vocab >= 0, "sizes must not be negative");
-  SHOWO_CHECK_ARGUMENT(p.vocab > 0 || p.batch * p.length == 0, "logits must have at least one entry per row");
-  SHOWO_CHECK_ARGUMENT(p.vocab <= INT32_MAX && p.length <= INT32_MAX, "logits must have fewer than 2^31 rows, entries");
-  SHOWO_CHECK_ARGUMENT(p.temperature == 0.0 || (p.temperature >= 1e-30 && p.temperature <= 1e30),
-                       "temperature must be 0 or between 1e-30 and 1e30, got %g", p.temperature);
-  SHOWO_CHECK_ARGUMENT(p.top_k >= 0, "top_k must not be negative, got %" PRId64, p.top_k);
-  SHOWO_CHECK_ARGUMENT(p.top_p > 0.0 && p.top_p <= 1.0, "top_p must lie in (0, 1], got %g", p.top_p);
-  SHOWO_CHECK_ARGUMENT(!(p.known.flags || p.known.ids) || p.canvas, "known places need the ids that they keep");
-  return check_noise(p.noise, p.batch);
-}
-
 }  // namespace
 }  // namespace resample
 
 Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
   using namespace resample;
-  SHOWO_RETURN_IF_ERROR(check_sample(params));
+  SHOWO_RETURN_IF_ERROR(check_sample(params, true));
   const int64_t places = params.batch * params.length;
   const int64_t per_task = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, params.vocab));
   const int64_t scratch_size = row_is_filtered(params) ? 2 * padded_row(params.vocab) : 0;

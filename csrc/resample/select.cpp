@@ -141,16 +141,14 @@ Status for_each_row(int64_t batch, int num_threads, Row&& row) {
 
 Status remask_cpu(const RemaskParams& params, int num_threads) {
   using namespace resample;
-  SHOWO_CHECK_ARGUMENT(params.temperature >= 0.0 && params.temperature <= 1e30,
-                       "temperature must lie in [0, 1e30], got %g", params.temperature);
-  SHOWO_RETURN_IF_ERROR(check_noise(params.noise, params.batch));
+  SHOWO_RETURN_IF_ERROR(check_remask(params, true));
   if (params.length == 0) return ok_status();
   return for_each_row(params.batch, num_threads, [&](int64_t b) { return remask_row(params, b); });
 }
 
 Status corrupt_tokens_cpu(const CorruptParams& params, int num_threads) {
   using namespace resample;
-  SHOWO_RETURN_IF_ERROR(check_noise(params.noise, params.batch));
+  SHOWO_RETURN_IF_ERROR(check_noise(params.noise, params.batch, true));
   if (params.length == 0) return ok_status();
   return for_each_row(params.batch, num_threads, [&](int64_t b) { return corrupt_row(params, b); });
 }

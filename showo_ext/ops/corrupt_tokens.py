@@ -44,7 +44,8 @@ def corrupt_tokens(
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also ratios in a
-            tensor outside [0, 1] and noise outside (0, 1).
+            tensor outside [0, 1] and noise outside (0, 1). CUDA kernels cannot raise for values: there ratios are
+            clamped, NaN to 0, and other noise gives a subset of the right size.
     """
     check_tensor("ids", ids, (torch.int64,))
     if ids.dim() != 2:

@@ -60,7 +60,8 @@ def remask(
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also NaN in
-            logprob at an unknown place, noise outside (0, 1), a negative entry of mask_len.
+            logprob at an unknown place, noise outside (0, 1), a negative entry of mask_len. CUDA kernels cannot raise
+            for values: there a place whose confidence is NaN (noise outside [0, 1] makes it so) is masked first.
     """
     check_tensor("ids", ids, (torch.int64,))
     if ids.dim() != 2:

@@ -68,7 +68,8 @@ def resample(
         canvas before masking, without any mask; the log-probability of each sampled token.
 
     Raises:
-        TypeError, ValueError: as `sample_tokens` and `remask`.
+        TypeError, ValueError: as `sample_tokens` and `remask`. On CUDA a row of logits that the CPU refuses gives
+            `offset` with logprob NaN, and is masked again before any other place.
     """
     check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
     if logits.dim() != 3:

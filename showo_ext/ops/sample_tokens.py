@@ -58,7 +58,8 @@ def sample_tokens(
         top_p: in (0, 1], 1 for no limit.
         seed: an int for the batch, or int64 `[logits.shape[0]]`, one for each row: a row then gets the same noise in
             any batch, namely that of a batch of one with this seed. (A 0-d tensor is like an int.)
-        step: a number below 2^32 that makes the noise of one step of a loop differ from the next; int or 0-d int64.
+        step: a number below 2^32 that makes the noise of one step of a loop differ from the next; an int, or a 0-d
+            int64 tensor, which a captured CUDA graph reads anew at every replay (there its low 32 bits count).
         noise: float32 uniforms in (0, 1) of the shape of `logits`, instead of Philox.
 
     Returns:
@@ -66,7 +67,8 @@ def sample_tokens(
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also NaN or +inf
-            among the logits, a row of -inf, guidance that overflows fp32, noise outside (0, 1).
+            among the logits, a row of -inf, guidance that overflows fp32, noise outside (0, 1). CUDA kernels cannot
+            raise for values: there the row in which they stand gets index 0 and logprob NaN.
     """
     check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
     check_noise("noise", noise, logits, logits.shape, " as logits")

@@ -14,21 +14,6 @@ NAN, INF = float("nan"), float("inf")
 dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
-def device(request):
-    """The device to put tensors on; inside the test its CUDA kernels run."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        yield "cuda"
-        return
-    emulated = pytest.importorskip("tests.ptx.emulated")
-    if emulated.module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with emulated.emulated_device():
-        yield "cpu"
-
-
 @dtypes
 @pytest.mark.parametrize("bits", [1, 13, 32, 33, 62])
 @pytest.mark.parametrize("size", [(4, 8), (3, 5), (1, 1)])

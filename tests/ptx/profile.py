@@ -64,6 +64,37 @@ def codebook_lookup(rows: int = 256, entries: int = 512, width: int = 64, dtype:
     return _on_device(lambda: showo_ext.codebook_lookup(ids, codebook).sum().backward())
 
 
+def sample_tokens(
+    rows: int = 8, vocab: int = 8192, guidance: float = 1.75, top_k: int = 0, top_p: float = 1.0, dtype: str = "float32"
+) -> list[Counters]:
+    import torch
+
+    import showo_ext
+
+    cond, uncond = (2 * torch.randn(1, rows, vocab).to(getattr(torch, dtype)) for _ in range(2))
+    return _on_device(
+        lambda: showo_ext.sample_tokens(cond, uncond, guidance=guidance, top_k=top_k, top_p=top_p, seed=0)
+    )
+
+
+def remask(rows: int = 8, length: int = 1024, mask_len: int = 300, temperature: float = 1.0) -> list[Counters]:
+    import torch
+
+    import showo_ext
+
+    ids, logprob, known = torch.zeros(rows, length).long(), -torch.rand(rows, length), torch.rand(rows, length) < 0.3
+    return _on_device(lambda: showo_ext.remask(ids, logprob, known, mask_len, temperature, 8192, seed=0))
+
+
+def corrupt_tokens(rows: int = 8, length: int = 1024, ratio: float = 0.4) -> list[Counters]:
+    import torch
+
+    import showo_ext
+
+    ids = torch.zeros(rows, length).long()
+    return _on_device(lambda: showo_ext.corrupt_tokens(ids, ratio, 8192, seed=0))
+
+
 def gemm_swizzled(m: int = 128, n: int = 128, k: int = 256) -> list[Counters]:
     return _gemm("gemm_swizzled", m, n, k)
 
@@ -73,7 +104,18 @@ def gemm_plain(m: int = 128, n: int = 128, k: int = 256) -> list[Counters]:
 
 
 OPERATORS: dict[str, Callable[..., list[Counters]]] = {
-    f.__name__: f for f in (lfq_encode, lfq_decode, vq_encode, codebook_lookup, gemm_swizzled, gemm_plain)
+    f.__name__: f
+    for f in (
+        lfq_encode,
+        lfq_decode,
+        vq_encode,
+        codebook_lookup,
+        sample_tokens,
+        remask,
+        corrupt_tokens,
+        gemm_swizzled,
+        gemm_plain,
+    )
 }
 
 
@@ -177,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         name, _, value = text.partition("=")
         if name not in defaults:
             parser.error(f"{options.operator} has no size {name!r}, only {', '.join(defaults)}")
-        sizes[name] = value if isinstance(defaults[name], str) else int(value)
+        sizes[name] = type(defaults[name])(value)
     set_option("lines", int(options.lines > 0))
     try:
         records = function(**sizes)

@@ -87,8 +87,33 @@ def test_codebook_lookup(device, dtype: torch.dtype, width: int) -> None:
     clean(device)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("vocab", "how"), [(1000, {}), (1000, {"top_k": 50, "top_p": 0.8}), (41000, {"top_k": 50, "top_p": 0.8})]
+)
+def test_sample_tokens(device, dtype: torch.dtype, vocab: int, how: dict[str, float]) -> None:
+    cond, uncond = (torch.randn(2, vocab).to(dtype) for _ in range(2))
+    ids, logprob = showo_ext.sample_tokens(cond, uncond, guidance=1.5, seed=4, **how)
+    expected = reference.sample_tokens(cond, uncond, guidance=1.5, seed=4, **how)
+    assert torch.equal(ids, expected[0])
+    torch.testing.assert_close(logprob, expected[1], rtol=1e-6, atol=2e-6)
+    clean(device)
+
+
+@pytest.mark.parametrize("length", [300, 4097])
+def test_remask_and_corrupt_tokens(device, length: int) -> None:
+    ids, logprob, known = torch.randint(0, 99, (2, length)), -torch.rand(2, length), torch.rand(2, length) < 0.4
+    got = showo_ext.remask(ids, logprob, known, length // 5, 1.0, 99, seed=4)
+    assert all(map(torch.equal, got, reference.remask(ids, logprob, known, length // 5, 1.0, 99, seed=4)))
+    corrupted = showo_ext.corrupt_tokens(ids, 0.3, 99, seed=4)
+    assert all(map(torch.equal, corrupted, reference.corrupt_tokens(ids, 0.3, 99, seed=4)))
+    clean(device)
+
+
 def test_empty_inputs_launch_nothing(device) -> None:
     assert showo_ext.lfq_encode(torch.empty(0, 13, 4, 4)).shape == (0, 16)
+    assert showo_ext.sample_tokens(torch.empty(2, 0, 5), seed=0)[0].shape == (2, 0)
+    assert showo_ext.corrupt_tokens(torch.empty(0, 5, dtype=torch.int64), 0.5, 9, seed=0)[0].shape == (0, 5)
     assert device.records() == []
 
 

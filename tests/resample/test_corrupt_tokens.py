@@ -15,8 +15,10 @@ from showo_ext._native import native
 from showo_ext.reference import philox
 from showo_ext.testing import assert_compiles, guarded, inside_larger, poisoned, randint, uniforms, use_threads
 from tests.resample import oracles
+from tests.resample.paths import EMULATED, use_path
 
 MASK_ID = 8192
+PATHS = ("baseline", *EMULATED)  # the CPU has one implementation
 
 
 def count_of(length: int, ratio: float) -> int:
@@ -32,8 +34,9 @@ def count_of(length: int, ratio: float) -> int:
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**31),
+    st.sampled_from(PATHS),
 )
-def test_exact_on_noise(batch, length, ratio, as_tensor, strided, tied, seed):
+def test_exact_on_noise(batch, length, ratio, as_tensor, strided, tied, seed, path):
     ids, noise = randint(0, 8192, (batch, length), seed=seed), uniforms(batch, length, seed=seed)
     if tied:
         noise = (noise * 4).floor() / 8 + 0.25
@@ -43,7 +46,8 @@ def test_exact_on_noise(batch, length, ratio, as_tensor, strided, tied, seed):
         given_ratio = (torch.arange(1, batch + 1) * ratio / max(batch, 1)).float()
         counts = [max(1, round((r * torch.tensor(float(length))).item())) if length else 0 for r in given_ratio]
     arguments = (inside_larger(ids), given_ratio) if strided else (ids, given_ratio)
-    got = corrupt_tokens(*arguments, MASK_ID, seed=0, noise=noise)
+    with use_path(path):
+        got = corrupt_tokens(*arguments, MASK_ID, seed=0, noise=noise)
     for b in range(batch):
         expected = oracles.corrupt_row(ids[b].tolist(), counts[b], MASK_ID, noise[b].tolist())
         assert [t[b].tolist() for t in got] == list(expected)
@@ -64,10 +68,12 @@ def test_exact_on_noise(batch, length, ratio, as_tensor, strided, tied, seed):
         (6, 0.25, 2),
     ],
 )
-def test_counts_round_half_to_even(length, ratio, count):
+@pytest.mark.parametrize("path", PATHS)
+def test_counts_round_half_to_even(length, ratio, count, path):
     ids = randint(0, 9, (3, length))
     for given_ratio in (ratio, torch.tensor(ratio), torch.full((3,), ratio)):
-        inputs, labels, masked = corrupt_tokens(ids, given_ratio, MASK_ID, seed=1)
+        with use_path(path):
+            inputs, labels, masked = corrupt_tokens(ids, given_ratio, MASK_ID, seed=1)
         assert (masked.sum(1) == count).all()
         assert torch.equal(inputs, ids.masked_fill(masked, MASK_ID))
         assert torch.equal(labels, ids.masked_fill(~masked, -100))

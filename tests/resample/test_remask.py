@@ -16,8 +16,10 @@ from showo_ext._native import native
 from showo_ext.reference import philox
 from showo_ext.testing import assert_compiles, guarded, inside_larger, poisoned, randint, randn, uniforms, use_threads
 from tests.resample import oracles
+from tests.resample.paths import EMULATED, use_path
 
 MASK_ID = 8192
+PATHS = ("baseline", *EMULATED)  # the CPU has one implementation
 
 
 def assert_equals_oracle(ids, logprob, known, counts, temperature, noise, got):
@@ -39,8 +41,9 @@ def assert_equals_oracle(ids, logprob, known, counts, temperature, noise, got):
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**31),
+    st.sampled_from(PATHS),
 )
-def test_exact_on_noise(batch, length, data, temperature, known_share, strided, tied, seed):
+def test_exact_on_noise(batch, length, data, temperature, known_share, strided, tied, seed, path):
     ids = randint(0, 8192, (batch, length), seed=seed)
     logprob = -randn(batch, length, seed=seed).abs()
     if tied:
@@ -53,29 +56,31 @@ def test_exact_on_noise(batch, length, data, temperature, known_share, strided, 
         arguments = tuple(map(inside_larger, arguments))
     call = partial(remask, *arguments, temperature=temperature, mask_id=MASK_ID, seed=0, noise=noise)
     before = [t.clone() for t in arguments]
-    got = call(mask_len=torch.tensor(counts, dtype=torch.int64))
+    one = data.draw(st.integers(0, length + 3))
+    with use_path(path):
+        got, got_one = call(mask_len=torch.tensor(counts, dtype=torch.int64)), call(mask_len=one)
     assert_equals_oracle(ids, logprob, known, counts, temperature, noise, got)
     assert all(map(torch.equal, arguments, before))
     unknown = (~known).sum(1)
     assert torch.equal(got[1].sum(1), torch.tensor(counts, dtype=torch.int64).minimum(unknown))
     assert not (got[1] & known).any()
     assert torch.equal(got[0] == MASK_ID, got[1])
-    one = data.draw(st.integers(0, length + 3))
-    got = call(mask_len=one)
-    assert_equals_oracle(ids, logprob, known, [one] * batch, temperature, noise, got)
+    assert_equals_oracle(ids, logprob, known, [one] * batch, temperature, noise, got_one)
     expected = reference.remask(ids, logprob, known, one, temperature, MASK_ID, seed=0, noise=noise)
-    assert all(map(torch.equal, got, expected))
+    assert all(map(torch.equal, got_one, expected))
 
 
-def test_known_places_survive_any_temperature():
+@pytest.mark.parametrize("path", PATHS)
+def test_known_places_survive_any_temperature(path):
     """The official formula gives known tokens confidence 88.7 + noise, which a high temperature overturns."""
     ids, known = torch.zeros(64, 16, dtype=torch.int64), torch.arange(16).expand(64, -1) % 2 == 0
     logprob = torch.where(known, math.nan, -30.0)  # what a known place holds does not matter
-    for temperature in (0.0, 5.0, 1e4, 1e30):
-        for mask_len, expected in ((0, 0), (3, 3), (8, 8), (16, 8), (10**12, 8)):
-            _, masked = remask(ids, logprob, known, mask_len, temperature, MASK_ID, seed=3)
-            assert not (masked & known).any()
-            assert (masked.sum(1) == expected).all()
+    with use_path(path):
+        for temperature in (0.0, 5.0, 1e4, 1e30):
+            for mask_len, expected in ((0, 0), (3, 3), (8, 8), (16, 8), (10**12, 8)):
+                _, masked = remask(ids, logprob, known, mask_len, temperature, MASK_ID, seed=3)
+                assert not (masked & known).any()
+                assert (masked.sum(1) == expected).all()
 
 
 def test_all_known_row_is_left_alone():
@@ -86,12 +91,15 @@ def test_all_known_row_is_left_alone():
     assert masked.sum(1).tolist() == [0, 4]
 
 
-def test_ties_go_by_index_and_infinities_are_ordered():
+@pytest.mark.parametrize("path", PATHS)
+def test_ties_go_by_index_and_infinities_are_ordered(path):
     ids, known = torch.arange(6)[None], torch.tensor([[False, True, False, False, False, False]])
-    for values, order in (([0.0] * 6, [0, 2, 3, 4, 5]), ([0.0, -9.0, math.inf, -math.inf, 0.0, -1.0], [3, 5, 0, 4, 2])):
-        for count in range(6):
-            _, masked = remask(ids, torch.tensor([values]), known, count, 0.0, MASK_ID, seed=0)
-            assert masked[0].nonzero()[:, 0].tolist() == sorted(order[:count])
+    cases = ([0.0] * 6, [0, 2, 3, 4, 5]), ([0.0, -9.0, math.inf, -math.inf, 0.0, -1.0], [3, 5, 0, 4, 2])
+    with use_path(path):
+        for values, order in cases:
+            for count in range(6):
+                _, masked = remask(ids, torch.tensor([values]), known, count, 0.0, MASK_ID, seed=0)
+                assert masked[0].nonzero()[:, 0].tolist() == sorted(order[:count])
 
 
 def test_philox_equals_its_uniforms_as_noise():

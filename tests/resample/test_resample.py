@@ -23,6 +23,7 @@ from showo_ext.testing import (
     uniforms,
     use_threads,
 )
+from tests.resample.paths import available_paths, use_path
 
 MASK_ID = 9000
 
@@ -46,9 +47,10 @@ def canvas(batch, length, known_share, seed=0, offset=100):
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**31),
+    st.sampled_from(available_paths()),
 )
 def test_is_sample_then_remask(
-    batch, length, vocab, dtype, known_share, guidance, how, remask_temperature, flags, explicit, strided, seed
+    batch, length, vocab, dtype, known_share, guidance, how, remask_temperature, flags, explicit, strided, seed, path
 ):
     cond, uncond = (randn(batch, length, vocab, dtype=dtype, seed=seed + i, scale=2.0) for i in range(2))
     ids, offset = canvas(batch, length, known_share, seed), 100
@@ -57,12 +59,13 @@ def test_is_sample_then_remask(
     noise = {"noise": uniforms(batch, length, vocab, seed=seed)} if explicit else {}
     remask_noise = {"noise": uniforms(batch, length, seed=seed)} if explicit else {}
     sampling = {"guidance": guidance, "seed": seed, "step": 3, **how}
-    codes, logp = sample_tokens(cond, uncond, **sampling, **noise)
-    sampled = torch.where(known, ids, codes + offset)
-    logprob = torch.where(known, 0.0, logp)
-    out, masked = remask(
-        sampled, logprob, known, counts, remask_temperature, MASK_ID, seed=seed, step=3, **remask_noise
-    )
+    with use_path(path):
+        codes, logp = sample_tokens(cond, uncond, **sampling, **noise)
+        sampled = torch.where(known, ids, codes + offset)
+        logprob = torch.where(known, 0.0, logp)
+        out, masked = remask(
+            sampled, logprob, known, counts, remask_temperature, MASK_ID, seed=seed, step=3, **remask_noise
+        )
     if strided:
         cond, uncond, ids = inside_larger(cond), inside_larger(uncond), inside_larger(ids)
     arguments = {
@@ -74,7 +77,8 @@ def test_is_sample_then_remask(
         **noise,
         **{"remask_" + name: value for name, value in remask_noise.items()},
     }
-    got = resample(cond, ids, counts, MASK_ID, **arguments)
+    with use_path(path):
+        got = resample(cond, ids, counts, MASK_ID, **arguments)
     assert torch.equal(got.sampled, sampled)
     assert torch.equal(got.logprob, logprob)
     assert torch.equal(got.ids, out)

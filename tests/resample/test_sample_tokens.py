@@ -25,6 +25,7 @@ from showo_ext.testing import (
     use_threads,
 )
 from tests.resample import oracles
+from tests.resample.paths import available_paths, use_path
 
 INF = math.inf
 
@@ -52,11 +53,11 @@ def assert_rows_match(ids, logprob, x, noise, temperature=1.0, top_k=0, top_p=1.
     st.sampled_from([0.0, 0.5, 1.75, 5.0]),
     st.sampled_from([0.0, 0.05, 0.7, 1.0, 30.0]),
     st.sampled_from([0.0, 0.1, 3.0, 40.0]),
-    st.sampled_from(available_isas()),
+    st.sampled_from(available_paths()),
     st.booleans(),
     st.integers(0, 2**31),
 )
-def test_exact_on_noise(lead, vocab, dtype, guidance, temperature, scale, isa, strided, seed):
+def test_exact_on_noise(lead, vocab, dtype, guidance, temperature, scale, path, strided, seed):
     shape = (*lead, vocab)
     cond, uncond = (randn(*shape, dtype=dtype, seed=seed + i, scale=scale) for i in range(2))
     noise = uniforms(*shape, seed=seed + 2)
@@ -68,7 +69,7 @@ def test_exact_on_noise(lead, vocab, dtype, guidance, temperature, scale, isa, s
     if strided:
         cond, uncond, noise = inside_larger(cond), inside_larger(uncond), inside_larger(noise)
     kwargs = {"guidance": guidance, "temperature": temperature, "seed": 0, "noise": noise}
-    with use_isa(isa):
+    with use_path(path):
         ids, logprob = sample_tokens(cond, uncond, **kwargs)
     assert ids.dtype == torch.int64
     assert logprob.dtype == torch.float32
@@ -79,12 +80,12 @@ def test_exact_on_noise(lead, vocab, dtype, guidance, temperature, scale, isa, s
     torch.testing.assert_close(logprob, logprob_ref, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("path", available_paths())
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-def test_philox_equals_its_uniforms_as_noise(isa, dtype):
+def test_philox_equals_its_uniforms_as_noise(path, dtype):
     cond, uncond = (randn(3, 17, 1061, dtype=dtype, seed=s, scale=2.0) for s in range(2))
     noise = philox.uniforms(-12345, 1, 7, 3, 17, 1061, cond.device)
-    with use_isa(isa):
+    with use_path(path):
         drawn = sample_tokens(cond, uncond, guidance=1.75, seed=-12345, step=7)
         given_ = sample_tokens(cond, uncond, guidance=1.75, seed=0, noise=noise)
     expected = reference.sample_tokens(cond, uncond, guidance=1.75, seed=-12345, step=7)
@@ -93,22 +94,22 @@ def test_philox_equals_its_uniforms_as_noise(isa, dtype):
         torch.testing.assert_close(drawn[1], logprob, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("isa", available_isas())
-def test_logprob_within_error_budget(isa):
+@pytest.mark.parametrize("path", available_paths())
+def test_logprob_within_error_budget(path):
     logits = randn(64, 8192, seed=5, scale=4.0)
-    with use_isa(isa):
+    with use_path(path):
         ids, logprob = sample_tokens(logits, seed=1)
     oracle = logits.double().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     same = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     assert_within_budget(logprob, oracle, same, what="logprob")
 
 
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("path", available_paths())
 @pytest.mark.parametrize("slope", [-30.0, -3.0, 3.0, 30.0])
-def test_maximum_that_moves_from_block_to_block(isa, slope):
+def test_maximum_that_moves_from_block_to_block(path, slope):
     """The running maximum and the bound on who may win are rescaled together."""
     logits = torch.linspace(0, slope, 5000) + randn(40, 5000)
-    with use_isa(isa):
+    with use_path(path):
         ids, logprob = sample_tokens(logits, seed=8)
     expected = reference.sample_tokens(logits, seed=8)
     assert torch.equal(ids, expected[0])
@@ -146,8 +147,8 @@ def test_minus_infinity_in_either_input_forbids():
     cond, uncond = torch.zeros(1, 40), torch.zeros(1, 40)
     cond[0, :10] = -INF
     uncond[0, 5:39] = -INF
-    for isa in available_isas():
-        with use_isa(isa):
+    for path in available_paths():
+        with use_path(path):
             ids, logprob = sample_tokens(cond, uncond, guidance=2.0, seed=0)
             assert (ids.item(), logprob.item()) == (39, 0.0)
 
@@ -183,14 +184,14 @@ def kept_and_logprob(logits_row, **kwargs):
     st.integers(0, 45),
     st.sampled_from([0.01, 0.3, 0.5, 0.77, 0.95, 0.999, 1.0]),
     st.sampled_from([0.5, 1.0, 2.0]),
-    st.sampled_from(available_isas()),
+    st.sampled_from(available_paths()),
 )
-def test_filters_keep_exactly(values, top_k, top_p, temperature, isa):
+def test_filters_keep_exactly(values, top_k, top_p, temperature, path):
     logits = torch.tensor(values)
     if bool((logits == -INF).all()):
         logits[0] = 0.0
     z = logits.double().numpy() / temperature
-    with use_isa(isa):
+    with use_path(path):
         kept, logprob = kept_and_logprob(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     expected = sorted(oracles.kept_by_filters(z, top_k, top_p))
     if kept != expected:  # allowed only where a prefix ends within rounding of top_p
@@ -201,9 +202,9 @@ def test_filters_keep_exactly(values, top_k, top_p, temperature, isa):
     torch.testing.assert_close(logprob.double(), torch.tensor(exact), rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("isa", available_isas())
-def test_filters_with_ties(isa):
-    with use_isa(isa):
+@pytest.mark.parametrize("path", available_paths())
+def test_filters_with_ties(path):
+    with use_path(path):
         tied = torch.zeros(10)
         assert kept_and_logprob(tied, top_k=3)[0] == [0, 1, 2]
         assert kept_and_logprob(tied, top_p=0.45)[0] == [0, 1, 2, 3, 4]
