@@ -105,6 +105,20 @@ class OmniMask:
             object.__setattr__(self, "_block_states", states)
         return states
 
+    def tile_order(self, tile_rows: int) -> Tensor:
+        """int32 [B * tiles, 2], (batch entry, tile) of tiles of `tile_rows` rows, most work first; kept like
+        `block_states`, from which it is made."""
+        from showo_ext.ops._block_table import tile_order
+
+        if torch.compiler.is_compiling():
+            return tile_order(self.block_states(), tile_rows)
+        orders = self.__dict__.get("_tile_orders")
+        if orders is None:
+            object.__setattr__(self, "_tile_orders", orders := {})
+        if tile_rows not in orders:
+            orders[tile_rows] = tile_order(self.block_states(), tile_rows)
+        return orders[tile_rows]
+
     # ---- from and to other forms ------------------------------------------------------------------------------------
 
     @classmethod

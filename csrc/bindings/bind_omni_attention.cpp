@@ -96,6 +96,29 @@ void bind_omni_attention(py::module_& m) {
 
 #if defined(SHOWO_HAS_CUDA)
   m.def(
+      "omni_attention_forward_cuda",
+      [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse,
+         const std::array<int64_t, 7>& sizes, const Strides& q_strides, const Strides& k_strides,
+         const Strides& v_strides, const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides,
+         uintptr_t block_states, int64_t block_states_batch_stride, double scale, int dtype, int64_t tile_rows,
+         uintptr_t order, int64_t order_length, uintptr_t stream) {
+        OmniForwardParams p{};
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
+        p.out = as_pointer(out);
+        p.lse = as_pointer<float>(lse);
+        p.out_strides = strides_of(out_strides);
+        p.tile_rows = tile_rows;
+        p.order = as_pointer<const int32_t>(order);
+        p.order_length = order_length;
+        launch([&] { return omni_attention_forward_cuda(p, as_pointer(stream)); });
+      },
+      py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
+      py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("intervals_strides"),
+      py::arg("out_strides"), py::arg("block_states"), py::arg("block_states_batch_stride"), py::arg("scale"),
+      py::arg("dtype"), py::arg("tile_rows"), py::arg("order"), py::arg("order_length"), py::arg("stream"));
+
+  m.def(
       "omni_block_table_cuda",
       [](uintptr_t intervals, uintptr_t states, const std::array<int64_t, 4>& sizes,
          const std::array<int64_t, 2>& intervals_strides, uintptr_t stream) {

@@ -45,6 +45,10 @@ struct OmniForwardParams {
   void* out;   // [B, H, S_q, D]  dtype
   float* lse;  // [B, H, S_q]     contiguous
   OmniStrides out_strides;
+  // CUDA only. Tiles of `tile_rows` (64 or 128) query rows start in the order of the `order_length` pairs of `order`:
+  // (batch entry of block_states, tile), heaviest first. One mask for the whole batch is taken `batch` times.
+  int64_t tile_rows, order_length;
+  const int32_t* order;
 };
 
 struct OmniBackwardParams {
@@ -67,6 +71,8 @@ Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threa
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
 
 // On the device, columns outside 0..kv_length do not exist, whatever an interval says: nothing is read there.
+// Takes pointers and strides in multiples of 16 bytes only.
+Status omni_attention_forward_cuda(const OmniForwardParams& params, void* stream);
 Status omni_block_table_cuda(const OmniBlockTableParams& params, void* stream);
 
 // Into how many summands dk and dv are split so that few heads can still keep many threads busy. A function of the

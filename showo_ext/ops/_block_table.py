@@ -54,6 +54,20 @@ def _cpu(intervals: Tensor, kv_length: int) -> Tensor:
     return states
 
 
+def tile_order(states: Tensor, tile_rows: int) -> Tensor:
+    """The order in which tiles of `tile_rows` (64 or 128) query rows should start, most visited blocks first.
+
+    states: uint8 [B, ceil(S_q / 64), blocks]. Returns int32 [B * tiles, 2]: batch entry, tile.
+    """
+    visited = states != EMPTY
+    if tile_rows > BLOCK:
+        rows = torch.nn.functional.pad(visited, (0, 0, 0, states.size(1) % 2))
+        visited = rows.unflatten(1, (-1, 2)).any(2)
+    tiles = visited.size(1)
+    places = visited.sum(-1).flatten().argsort(descending=True, stable=True)
+    return torch.stack([places // tiles, places % tiles], 1).int()
+
+
 _LIBRARY.impl("omni_block_table", _cpu, "CPU")
 _LIBRARY.impl("omni_block_table", _cuda, "CUDA")
 torch.library.register_fake("showo_ext::omni_block_table", _empty, lib=_LIBRARY)
