@@ -420,6 +420,12 @@ struct WarpRows {
   }
 };
 
+// Which tile a thread block works on. Read again where needed: the main loop has no registers to spare.
+__device__ __forceinline__ int64_t tile_batch(const OmniForwardParams& p) {
+  return p.order[2 * blockIdx.y] + static_cast<int64_t>(blockIdx.z);
+}
+__device__ __forceinline__ int tile_number(const OmniForwardParams& p) { return p.order[2 * blockIdx.y + 1]; }
+
 template <class T, int D, int M>
 __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwardParams p) {
   using Tile = ForwardTile<D, M>;
@@ -427,8 +433,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   const OmniInputs& in = p.in;
   const int q_length = static_cast<int>(in.q_length), kv_length = static_cast<int>(in.kv_length);
   const int head = static_cast<int>(blockIdx.x), kv_head = head / static_cast<int>(in.heads / in.kv_heads);
-  const int batch = p.order[2 * blockIdx.y] + static_cast<int>(blockIdx.z);
-  const int first_row = p.order[2 * blockIdx.y + 1] * Tile::kRows;
+  const int64_t batch = tile_batch(p);
+  const int first_row = tile_number(p) * Tile::kRows;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   const uint32_t base = shared_address(shared), stages = base + Tile::kQueryBytes;
@@ -529,7 +535,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   }
 
   // ---- results: normalised, through the warp's own rows of the query buffer, to 16-byte stores
-  const int first = first_row + warp_row, count = min(Tile::kWarpRows, q_length - first);
+  const int first = tile_number(p) * Tile::kRows + warp_row, count = min(Tile::kWarpRows, q_length - first);
   if (count <= 0) return;
   __syncwarp();
 #pragma unroll
@@ -546,12 +552,12 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
       for (int n8 = 0; n8 < D / 8; ++n8)
         *reinterpret_cast<uint32_t*>(shared + swizzled<D>(warp_row + row, n8) + lane % 4 * 4) =
             pack<T>(rows.out[m][n8][2 * half] * result.factor, rows.out[m][n8][2 * half + 1] * result.factor);
-      if (lane % 4 == 0 && row < count) p.lse[(batch * in.heads + head) * q_length + first + row] = result.lse;
+      if (lane % 4 == 0 && row < count) p.lse[(tile_batch(p) * in.heads + head) * q_length + first + row] = result.lse;
     }
   __syncwarp();
   constexpr int kChunks = RowCopy<D>::kChunks;
   char* to = static_cast<char*>(p.out) +
-             2 * (batch * p.out_strides.batch + head * p.out_strides.head + first * p.out_strides.row);
+             2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + first * p.out_strides.row);
 #pragma unroll
   for (int pass = 0; pass < Tile::kWarpRows * kChunks / 32; ++pass) {
     const int row = pass * (32 / kChunks) + lane / kChunks;
