@@ -210,6 +210,14 @@ struct WarpMask {
       for (int w = 0; w < kWords; ++w) seen |= any[m][w];
     return seen == 0;
   }
+  __device__ __forceinline__ bool everything() const {
+    uint32_t seen = kAllLanes;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) seen &= all[m][w] & any[m][w];
+    return seen == kAllLanes;
+  }
   // Of the 16 columns n16 and the 16 rows m: is there a pair, are there all pairs?
   __device__ __forceinline__ bool visited(int m, int n16) const {
     return (any[m][n16 / 2] & (0xffffu << n16 % 2 * 16)) != 0;
@@ -257,42 +265,43 @@ struct WarpRows {
     }
   }
 
-  // Scores of a 16 x 16 sub-tile, or of all rows with all columns.
-  __device__ __forceinline__ void scores_of(float (&s)[M][kC / 8][4], uint32_t keys, int m, int n16) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s[m][2 * n16][i] = s[m][2 * n16 + 1][i] = 0.0f;
-#pragma unroll
-    for (int k16 = 0; k16 < D / 16; ++k16) {
-      uint32_t a[4], b[4];
-      load_query(a, m, k16);
-      ldmatrix_x4(b, chunk_pair<D>(keys, k16) + n16 * 16 * Tile::kRowBytes);
-      mma_m16n8k16<T>(s[m][2 * n16], a, b[0], b[1]);
-      mma_m16n8k16<T>(s[m][2 * n16 + 1], a, b[2], b[3]);
+  template <int kK16>
+  __device__ __forceinline__ static void multiply_keys(float (&s)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                       uint32_t b1) {
+    if constexpr (kK16 == 0) {
+      mma_m16n8k16_first<T>(s, a, b0, b1);
+    } else {
+      mma_m16n8k16<T>(s, a, b0, b1);
     }
   }
+
+  // Scores of a 16 x 16 sub-tile, or of all rows with all columns.
+  template <int kN16>
+  __device__ __forceinline__ void scores_of(float (&s)[M][kC / 8][4], uint32_t keys, int m) const {
+    unrolled<D / 16>([&](auto k16) {
+      uint32_t a[4], b[4];
+      load_query(a, m, k16);
+      ldmatrix_x4_at<kN16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(keys, k16));
+      multiply_keys<k16>(s[m][2 * kN16], a, b[0], b[1]);
+      multiply_keys<k16>(s[m][2 * kN16 + 1], a, b[2], b[3]);
+    });
+  }
   __device__ __forceinline__ void all_scores(float (&s)[M][kC / 8][4], uint32_t keys) const {
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int n8 = 0; n8 < kC / 8; ++n8)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[m][n8][i] = 0.0f;
-#pragma unroll
-    for (int k16 = 0; k16 < D / 16; ++k16) {
+    unrolled<D / 16>([&](auto k16) {
+      const uint32_t address = chunk_pair<D>(keys, k16);
       uint32_t a[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) load_query(a[m], m, k16);
-#pragma unroll
-      for (int n16 = 0; n16 < kC / 16; ++n16) {
+      unrolled<kC / 16>([&](auto n16) {
         uint32_t b[4];
-        ldmatrix_x4(b, chunk_pair<D>(keys, k16) + n16 * 16 * Tile::kRowBytes);
+        ldmatrix_x4_at<n16 * 16 * Tile::kRowBytes>(b, address);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
-          mma_m16n8k16<T>(s[m][2 * n16], a[m], b[0], b[1]);
-          mma_m16n8k16<T>(s[m][2 * n16 + 1], a[m], b[2], b[3]);
+          multiply_keys<k16>(s[m][2 * n16], a[m], b[0], b[1]);
+          multiply_keys<k16>(s[m][2 * n16 + 1], a[m], b[2], b[3]);
         }
-      }
-    }
+      });
+    });
   }
 
   // Scores to probabilities in A fragments of 16 columns, added to the sums.
@@ -316,24 +325,36 @@ struct WarpRows {
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        top[m][row] = fmaxf(top[m][row], __shfl_xor_sync(kAllLanes, top[m][row], 1));
-        top[m][row] = fmaxf(top[m][row], __shfl_xor_sync(kAllLanes, top[m][row], 2));
+        top[m][row] = fmaxf(top[m][row], shuffle_xor<1>(top[m][row]));
+        top[m][row] = fmaxf(top[m][row], shuffle_xor<2>(top[m][row]));
         grown |= fmaf(top[m][row], scale, bound[m][row]) > kMaxGrowth;
       }
-    if (__builtin_expect(!__any_sync(kAllLanes, grown), 1)) return;
+    if (__any_sync(kAllLanes, grown)) rescale(top);
+  }
+
+  __device__ __forceinline__ void rescale(const float (&top)[M][2]) {
+    float keep[M][2];
+    bool any = false;  // a row whose sum is still zero has no output either
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const float scaled = top[m][row] * scale;
         const bool raise = scaled + bound[m][row] > kMaxGrowth;
-        const float keep = raise ? exp2_approx(-bound[m][row] - scaled) : 1.0f;
+        keep[m][row] = raise ? exp2_approx(-bound[m][row] - scaled) : 1.0f;
+        any |= raise && sum[m][row] != 0.0f;
         bound[m][row] = raise ? -scaled : bound[m][row];
-        sum[m][row] *= keep;
+      }
+    if (!__any_sync(kAllLanes, any)) return;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        sum[m][row] *= keep[m][row];
 #pragma unroll
         for (int n8 = 0; n8 < D / 8; ++n8) {
-          out[m][n8][2 * row] *= keep;
-          out[m][n8][2 * row + 1] *= keep;
+          out[m][n8][2 * row] *= keep[m][row];
+          out[m][n8][2 * row + 1] *= keep[m][row];
         }
       }
   }
@@ -354,22 +375,21 @@ struct WarpRows {
       for (int n8 = 0; n8 < kC / 8; ++n8) include(top, s, m, n8);
     }
     raise_bounds(top);
-#pragma unroll
-    for (int n16 = 0; n16 < kC / 16; ++n16) {
+    unrolled<kC / 16>([&](auto n16) {
       uint32_t p[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) probabilities(p[m], s, m, n16);
 #pragma unroll
       for (int d16 = 0; d16 < D / 16; ++d16) {
         uint32_t b[4];
-        ldmatrix_x4_trans(b, chunk_pair<D>(values, d16) + n16 * 16 * Tile::kRowBytes);
+        ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           mma_m16n8k16<T>(out[m][2 * d16], p[m], b[0], b[1]);
           mma_m16n8k16<T>(out[m][2 * d16 + 1], p[m], b[2], b[3]);
         }
       }
-    }
+    });
   }
 
   __device__ __forceinline__ void partial_stage(uint32_t keys, uint32_t values, const WarpMask<M, Tile::kWords>& mask) {
@@ -385,10 +405,9 @@ struct WarpRows {
 #pragma unroll
         for (int w = 0; w < Tile::kWords; ++w)
           seen[row][w] = __shfl_sync(kAllLanes, mask.bits[w], m * 16 + row * 8 + lane / 4) >> lane % 4 * 2;
-#pragma unroll
-      for (int n16 = 0; n16 < kC / 16; ++n16) {
-        if (!mask.visited(m, n16)) continue;
-        scores_of(s, keys, m, n16);
+      unrolled<kC / 16>([&](auto n16) {
+        if (!mask.visited(m, n16)) return;
+        scores_of<n16>(s, keys, m);
         if (!mask.full(m, n16)) {
 #pragma unroll
           for (int j = 0; j < 2; ++j)
@@ -399,11 +418,10 @@ struct WarpRows {
         }
         include(top, s, m, 2 * n16);
         include(top, s, m, 2 * n16 + 1);
-      }
+      });
     }
     raise_bounds(top);
-#pragma unroll
-    for (int n16 = 0; n16 < kC / 16; ++n16)
+    unrolled<kC / 16>([&](auto n16) {
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         if (!mask.visited(m, n16)) continue;
@@ -412,11 +430,12 @@ struct WarpRows {
 #pragma unroll
         for (int d16 = 0; d16 < D / 16; ++d16) {
           uint32_t b[4];
-          ldmatrix_x4_trans(b, chunk_pair<D>(values, d16) + n16 * 16 * Tile::kRowBytes);
+          ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
           mma_m16n8k16<T>(out[m][2 * d16], p, b[0], b[1]);
           mma_m16n8k16<T>(out[m][2 * d16 + 1], p, b[2], b[3]);
         }
       }
+    });
   }
 };
 
@@ -529,7 +548,11 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
     if (first_row + warp_row < q_length) {
       const WarpMask<M, Tile::kWords> mask(intervals + lane_row, Tile::kRows, static_cast<int>(in.num_intervals),
                                            stage.column(), first_row + lane_row < q_length);
-      rows.partial_stage(key_address, value_address, mask);
+      if (mask.everything()) {
+        rows.full_stage(key_address, value_address);
+      } else {
+        rows.partial_stage(key_address, value_address, mask);
+      }
     }
     end();
   }
