@@ -91,6 +91,34 @@ class OmniMask:
         start, stop = mask_formats.merge(self.intervals).long().unbind(-1)
         return (stop - start).sum(-1)
 
+    def block_states(self) -> Tensor:
+        """State of every 64 x 64 block: uint8 [B, ceil(S_q / 64), ceil(S_kv / 64)], 0 empty, 1 partial, 2 full.
+
+        What the CUDA kernels visit. Computed on the mask's device when first asked for, then kept: all layers of a
+        model, forward and backward, share it. A block that reaches beyond the last column is partial at most.
+        """
+        if torch.compiler.is_compiling():  # equal calls of one graph are merged by the compiler
+            return torch.ops.showo_ext.omni_block_table(self.intervals, self.kv_length)
+        states = self.__dict__.get("_block_states")
+        if states is None:
+            states = torch.ops.showo_ext.omni_block_table(self.intervals, self.kv_length)
+            object.__setattr__(self, "_block_states", states)
+        return states
+
+    def tile_order(self, tile_rows: int) -> Tensor:
+        """int32 [B * tiles, 2], (batch entry, tile) of tiles of `tile_rows` rows, most work first; kept like
+        `block_states`, from which it is made."""
+        from showo_ext.ops._block_table import tile_order
+
+        if torch.compiler.is_compiling():
+            return tile_order(self.block_states(), tile_rows)
+        orders = self.__dict__.get("_tile_orders")
+        if orders is None:
+            object.__setattr__(self, "_tile_orders", orders := {})
+        if tile_rows not in orders:
+            orders[tile_rows] = tile_order(self.block_states(), tile_rows)
+        return orders[tile_rows]
+
     # ---- from and to other forms ------------------------------------------------------------------------------------
 
     @classmethod

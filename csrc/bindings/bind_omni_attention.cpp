@@ -18,7 +18,8 @@ OmniStrides strides_of(const Strides& s) { return OmniStrides{s[0], s[1], s[2]};
 // sizes: batch, heads, kv_heads, q_length, kv_length, head_dim, num_intervals
 OmniInputs inputs(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, const std::array<int64_t, 7>& sizes,
                   const Strides& q_strides, const Strides& k_strides, const Strides& v_strides,
-                  const std::array<int64_t, 2>& intervals_strides, double scale, int dtype) {
+                  const std::array<int64_t, 2>& intervals_strides, uintptr_t block_states,
+                  int64_t block_states_batch_stride, double scale, int dtype) {
   OmniInputs in{};
   in.q = as_pointer(q);
   in.k = as_pointer(k);
@@ -36,6 +37,8 @@ OmniInputs inputs(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, co
   in.v_strides = strides_of(v_strides);
   in.intervals_batch_stride = intervals_strides[0];
   in.intervals_row_stride = intervals_strides[1];
+  in.block_states = as_pointer<const uint8_t>(block_states);
+  in.block_states_batch_stride = block_states_batch_stride;
   in.scale = static_cast<float>(scale);
   in.dtype = static_cast<DType>(dtype);
   return in;
@@ -49,9 +52,10 @@ void bind_omni_attention(py::module_& m) {
       [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse,
          const std::array<int64_t, 7>& sizes, const Strides& q_strides, const Strides& k_strides,
          const Strides& v_strides, const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides,
-         double scale, int dtype, int num_threads) {
+         uintptr_t block_states, int64_t block_states_batch_stride, double scale, int dtype, int num_threads) {
         OmniForwardParams p{};
-        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, scale, dtype);
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
         p.out = as_pointer(out);
         p.lse = as_pointer<float>(lse);
         p.out_strides = strides_of(out_strides);
@@ -59,7 +63,8 @@ void bind_omni_attention(py::module_& m) {
       },
       py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
       py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("intervals_strides"),
-      py::arg("out_strides"), py::arg("scale"), py::arg("dtype"), py::arg("num_threads"));
+      py::arg("out_strides"), py::arg("block_states") = 0, py::arg("block_states_batch_stride") = 0, py::arg("scale"),
+      py::arg("dtype"), py::arg("num_threads"));
 
   m.def(
       "omni_attention_backward_cpu",
@@ -67,9 +72,10 @@ void bind_omni_attention(py::module_& m) {
          uintptr_t dlse, uintptr_t dq, uintptr_t dk, uintptr_t dv, int64_t parts, const std::array<int64_t, 7>& sizes,
          const Strides& q_strides, const Strides& k_strides, const Strides& v_strides,
          const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides, const Strides& dout_strides,
-         double scale, int dtype, int num_threads) {
+         uintptr_t block_states, int64_t block_states_batch_stride, double scale, int dtype, int num_threads) {
         OmniBackwardParams p{};
-        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, scale, dtype);
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
         p.out = as_pointer(out);
         p.lse = as_pointer<const float>(lse);
         p.dout = as_pointer(dout);
@@ -85,7 +91,51 @@ void bind_omni_attention(py::module_& m) {
       py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
       py::arg("dout"), py::arg("dlse"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("parts"), py::arg("sizes"),
       py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("intervals_strides"),
-      py::arg("out_strides"), py::arg("dout_strides"), py::arg("scale"), py::arg("dtype"), py::arg("num_threads"));
+      py::arg("out_strides"), py::arg("dout_strides"), py::arg("block_states") = 0,
+      py::arg("block_states_batch_stride") = 0, py::arg("scale"), py::arg("dtype"), py::arg("num_threads"));
+
+#if defined(SHOWO_HAS_CUDA)
+  m.def(
+      "omni_attention_forward_cuda",
+      [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse,
+         const std::array<int64_t, 7>& sizes, const Strides& q_strides, const Strides& k_strides,
+         const Strides& v_strides, const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides,
+         uintptr_t block_states, int64_t block_states_batch_stride, double scale, int dtype, int64_t tile_rows,
+         uintptr_t order, int64_t order_length, uintptr_t stream) {
+        OmniForwardParams p{};
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
+        p.out = as_pointer(out);
+        p.lse = as_pointer<float>(lse);
+        p.out_strides = strides_of(out_strides);
+        p.tile_rows = tile_rows;
+        p.order = as_pointer<const int32_t>(order);
+        p.order_length = order_length;
+        launch([&] { return omni_attention_forward_cuda(p, as_pointer(stream)); });
+      },
+      py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
+      py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("intervals_strides"),
+      py::arg("out_strides"), py::arg("block_states"), py::arg("block_states_batch_stride"), py::arg("scale"),
+      py::arg("dtype"), py::arg("tile_rows"), py::arg("order"), py::arg("order_length"), py::arg("stream"));
+
+  m.def(
+      "omni_block_table_cuda",
+      [](uintptr_t intervals, uintptr_t states, const std::array<int64_t, 4>& sizes,
+         const std::array<int64_t, 2>& intervals_strides, uintptr_t stream) {
+        OmniBlockTableParams p{};
+        p.intervals = as_pointer<const int32_t>(intervals);
+        p.states = as_pointer<uint8_t>(states);
+        p.batch = sizes[0];
+        p.q_length = sizes[1];
+        p.kv_length = sizes[2];
+        p.num_intervals = sizes[3];
+        p.intervals_batch_stride = intervals_strides[0];
+        p.intervals_row_stride = intervals_strides[1];
+        launch([&] { return omni_block_table_cuda(p, as_pointer(stream)); });
+      },
+      py::kw_only(), py::arg("intervals"), py::arg("states"), py::arg("sizes"), py::arg("intervals_strides"),
+      py::arg("stream"));
+#endif
 
   m.def("omni_attention_backward_parts", &omni_attention_backward_parts, py::kw_only(), py::arg("batch"),
         py::arg("heads"), py::arg("kv_heads"), py::arg("q_length"));

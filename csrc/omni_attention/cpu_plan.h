@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "omni_attention/mask.h"
 #include "omni_attention/params.h"
 
 namespace showo {
-
-enum BlockState : uint8_t { kEmpty = 0, kPartial = 1, kFull = 2 };
 
 // One task: query blocks [first_item, last_item) of one kv head, counted over the heads that read it:
 // item = head_in_group * num_q_blocks + q_block.

@@ -14,6 +14,10 @@ namespace showo {
 // Columns come in blocks of 64: the columns of a block that a row sees fit into one word.
 constexpr int64_t kKvBlock = 64;
 
+// The CUDA kernels' block table (block_table.cu) has one state for each kQBlock rows x kKvBlock columns.
+constexpr int64_t kQBlock = 64;
+enum BlockState : uint8_t { kEmpty = 0, kPartial = 1, kFull = 2 };
+
 // May a row with these intervals ([K, 2]) look at `column`?
 SHOWO_HOST_DEVICE static inline bool row_sees(const int32_t* intervals, int64_t num_intervals, int64_t column) {
   for (int64_t i = 0; i < num_intervals; ++i)

@@ -28,6 +28,16 @@ struct OmniInputs {
   int64_t intervals_batch_stride, intervals_row_stride;  // the K pairs of a row are contiguous
   float scale;
   DType dtype;  // float32, float16 or bfloat16; arithmetic is float32
+  // CUDA only: [B, ceil(S_q / 64), ceil(S_kv / 64)] BlockStates of mask.h, rows contiguous; see block_table.cu.
+  const uint8_t* block_states;
+  int64_t block_states_batch_stride;  // 0 where one mask serves the whole batch
+};
+
+struct OmniBlockTableParams {
+  const int32_t* intervals;  // [B, S_q, K, 2]
+  int64_t batch, q_length, kv_length, num_intervals;
+  int64_t intervals_batch_stride, intervals_row_stride;
+  uint8_t* states;  // [B, ceil(S_q / 64), ceil(S_kv / 64)] contiguous
 };
 
 struct OmniForwardParams {
@@ -35,6 +45,10 @@ struct OmniForwardParams {
   void* out;   // [B, H, S_q, D]  dtype
   float* lse;  // [B, H, S_q]     contiguous
   OmniStrides out_strides;
+  // CUDA only. Tiles of `tile_rows` (64 or 128) query rows start in the order of the `order_length` pairs of `order`:
+  // (batch entry of block_states, tile), heaviest first. One mask for the whole batch is taken `batch` times.
+  int64_t tile_rows, order_length;
+  const int32_t* order;
 };
 
 struct OmniBackwardParams {
@@ -55,6 +69,11 @@ struct OmniBackwardParams {
 // 32, 64, 96 and 128. Bitwise reproducible, for any number of threads.
 Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
+
+// On the device, columns outside 0..kv_length do not exist, whatever an interval says: nothing is read there.
+// Takes pointers and strides in multiples of 16 bytes only.
+Status omni_attention_forward_cuda(const OmniForwardParams& params, void* stream);
+Status omni_block_table_cuda(const OmniBlockTableParams& params, void* stream);
 
 // Into how many summands dk and dv are split so that few heads can still keep many threads busy. A function of the
 // sizes alone, lest results depend on the machine.

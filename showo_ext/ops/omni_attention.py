@@ -15,6 +15,7 @@ from torch import Tensor
 
 from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
 from showo_ext.mask import OmniMask
+from showo_ext.ops import _block_table  # noqa: F401  (registers the operator that OmniMask.block_states calls)
 
 HEAD_DIMS = (32, 64, 96, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -56,7 +57,10 @@ def omni_attention(
     intervals = mask.intervals
     if intervals.size(0) != q.size(0):
         intervals = intervals.expand(q.size(0), -1, -1, -1)
-    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, scale)
+    states = order = None
+    if q.device.type == "cuda" or emulated() is not None:
+        states, order = mask.block_states(), mask.tile_order(_tile_rows(q))
+    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, states, order, scale)
     return (out, lse) if return_lse else out
 
 
@@ -104,11 +108,12 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
 
 _LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
 _LIBRARY.define(
-    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, float scale) -> (Tensor out, Tensor lse)"
+    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor? states, Tensor? order, "
+    "float scale) -> (Tensor out, Tensor lse)"
 )
 _LIBRARY.define(
-    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor out, "
-    "Tensor lse, float scale) -> (Tensor dq, Tensor dk, Tensor dv)"
+    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, "
+    "Tensor? states, Tensor out, Tensor lse, float scale) -> (Tensor dq, Tensor dk, Tensor dv)"
 )
 
 
@@ -125,7 +130,25 @@ def _rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _arguments(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> dict[str, Any]:
+def _aligned(x: Tensor) -> Tensor:
+    """x itself if rows lie at multiples of 16 bytes, which the CUDA kernels' copies need, else a contiguous copy."""
+    step = 16 // x.element_size()
+    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3])
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
+def _tile_rows(q: Tensor) -> int:
+    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle.
+
+    A function of sizes and dtype alone, lest results depend on the machine; 108 is an A100's multiprocessors.
+    """
+    small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
+    return 64 if small or q.dtype == torch.float32 else 128
+
+
+def _arguments(
+    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, scale: float
+) -> dict[str, Any]:
     """What forward and backward launchers have in common."""
     return {
         "q": q.data_ptr(),
@@ -137,27 +160,36 @@ def _arguments(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float)
         "k_strides": k.stride()[:3],
         "v_strides": v.stride()[:3],
         "intervals_strides": intervals.stride()[:2],
+        "block_states": 0 if states is None else states.data_ptr(),
+        "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
         "scale": scale,
         "dtype": DTYPE_CODES[q.dtype],
     }
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     out = _empty_out(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
     if intervals.stride()[2:] != (2, 1):
         intervals = intervals.contiguous()
-    arguments = {
-        **_arguments(q, k, v, intervals, scale),
-        "out": out.data_ptr(),
-        "lse": lse.data_ptr(),
-        "out_strides": out.stride()[:3],
-    }
+    results = {"out": out.data_ptr(), "lse": lse.data_ptr(), "out_strides": out.stride()[:3]}
     if q.device.type == "cpu" and emulated() is None:
-        native().omni_attention_forward_cpu(**arguments, num_threads=torch.get_num_threads())
+        arguments = _arguments(q, k, v, intervals, states, scale)
+        native().omni_attention_forward_cpu(**arguments, **results, num_threads=torch.get_num_threads())
     else:
+        assert states is not None and order is not None
+        q, k, v = _aligned(q), _aligned(k), _aligned(v)
+        arguments = {
+            **_arguments(q, k, v, intervals, states, scale),
+            **results,
+            "tile_rows": 64 if order.size(0) == states.size(0) * states.size(1) else 128,
+            "order": order.data_ptr(),
+            "order_length": order.size(0),
+        }
         with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_forward_cuda") as (module, stream):
             module.omni_attention_forward_cuda(**arguments, stream=stream)
     return out, lse
@@ -170,6 +202,7 @@ def _backward(
     k: Tensor,
     v: Tensor,
     intervals: Tensor,
+    states: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -188,7 +221,7 @@ def _backward(
     dk = torch.empty((parts, *k.shape), dtype=torch.float32, device=q.device)
     dv = torch.empty_like(dk)
     arguments = {
-        **_arguments(q, k, v, intervals, scale),
+        **_arguments(q, k, v, intervals, states, scale),
         "out": out.data_ptr(),
         "lse": lse.data_ptr(),
         "dout": dout.data_ptr(),
@@ -213,12 +246,14 @@ def _zeros(x: Tensor) -> Tensor:
     return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _autocast(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _autocast(
+    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     device = q.device.type
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         result: tuple[Tensor, Tensor] = torch.ops.showo_ext.omni_attention_forward(
-            q.to(dtype), k.to(dtype), v.to(dtype), intervals, scale
+            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, scale
         )
     return result
 
@@ -233,7 +268,9 @@ for _key in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("showo_ext::omni_attention_forward", lib=_LIBRARY)
-def _forward_fake(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     return _empty_out(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -245,6 +282,7 @@ def _backward_fake(
     k: Tensor,
     v: Tensor,
     intervals: Tensor,
+    states: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -256,21 +294,23 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, intervals, scale = inputs
+    q, k, v, intervals, states, _, scale = inputs
     out, lse = output
-    ctx.save_for_backward(q, k, v, intervals, out, lse)
+    ctx.save_for_backward(q, k, v, intervals, states, out, lse)
     ctx.scale = scale
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, intervals, out, lse = ctx.saved_tensors
+    q, k, v, intervals, states, out, lse = ctx.saved_tensors
     if dout is None and dlse is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
-    dq, dk, dv = torch.ops.showo_ext.omni_attention_backward(dout, dlse, q, k, v, intervals, out, lse, ctx.scale)
-    return dq, dk, dv, None, None
+    dq, dk, dv = torch.ops.showo_ext.omni_attention_backward(
+        dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale
+    )
+    return dq, dk, dv, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:

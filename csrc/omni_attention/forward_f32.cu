@@ -1,0 +1,217 @@
+// omni_attention forward in fp32: plain FMAs, so every product is exact to a rounding; no TF32.
+//
+// The pipeline, the block table's walk and the mask words are those of forward_tile.cuh. Here a warp owns 16 rows and a
+// stage has 32 columns. Lane 8 y + x computes the scores of rows y, y + 4, y + 8, y + 12 and columns x, x + 8, x + 16,
+// x + 24, from 16-byte reads of four dims; probabilities go through the warp's own 2 KiB of shared memory, after which
+// the lane owns the dims of chunks x, x + 8, ... of the same rows. Reads q and writes out and lse once; k and v once
+// per visited block and tile of 64 rows.
+#include <cuda_runtime.h>
+
+#include "omni_attention/forward_tile.cuh"
+
+namespace showo {
+namespace {
+
+template <int D>
+struct F32Tile {
+  static constexpr int kRows = 64, kColumns = 32;
+  static constexpr int kRowBytes = 4 * D;
+  static constexpr int kMatrixBytes = kColumns * kRowBytes;
+  static constexpr int kStageBytes = 2 * kMatrixBytes;
+  static constexpr int kStages = kRows * kRowBytes;
+  static constexpr int kProbabilities = kStages + 2 * kStageBytes;
+  static constexpr int kIntervals = kProbabilities + kRows * kColumns * 4;
+
+  static constexpr int shared_bytes(int64_t num_intervals) {
+    return kIntervals + static_cast<int>(num_intervals) * kRows * 8;
+  }
+};
+
+// Strides in units of 16 bits, which is what rows of 2 D such units have.
+OmniStrides halves(const OmniStrides& s) { return {2 * s.batch, 2 * s.head, 2 * s.row}; }
+
+// Probabilities of a row: 16-byte chunks, permuted so that four rows of two chunks hit eight bank groups.
+__device__ __forceinline__ int probability_offset(int row, int chunk) {
+  return row * 128 + ((chunk ^ (row & 3) << 1) << 4);
+}
+
+// p: strides as `halves` gives them.
+template <int D>
+__global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniForwardParams p) {
+  using Tile = F32Tile<D>;
+  using Copy = RowCopy<2 * D>;
+  extern __shared__ __align__(1024) char shared[];
+  const OmniInputs& in = p.in;
+  const int q_length = static_cast<int>(in.q_length), kv_length = static_cast<int>(in.kv_length);
+  const int head = static_cast<int>(blockIdx.x), kv_head = head / static_cast<int>(in.heads / in.kv_heads);
+  const int batch = p.order[2 * blockIdx.y] + static_cast<int>(blockIdx.z);
+  const int first_row = p.order[2 * blockIdx.y + 1] * Tile::kRows;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, x = lane % 8, y = lane / 8;
+
+  const uint32_t base = shared_address(shared);
+  int2* intervals = reinterpret_cast<int2*>(shared + Tile::kIntervals);
+  const char* keys = Copy::source(in.k, in.k_strides, batch, kv_head);
+  const char* values = Copy::source(in.v, in.v_strides, batch, kv_head);
+  const auto fetch = [&](const Stage& stage, int slot) {
+    if (stage.exists()) {
+      const uint32_t to = base + Tile::kStages + slot * Tile::kStageBytes;
+      Copy::template copy<Tile::kColumns>(to, keys, in.k_strides, stage.column(), kv_length);
+      Copy::template copy<Tile::kColumns>(to + Tile::kMatrixBytes, values, in.v_strides, stage.column(), kv_length);
+    }
+    cp_async_commit();
+  };
+
+  const int kv_blocks = (kv_length + 63) / 64;
+  Walk<1, Tile::kColumns> walk{
+      in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(first_row / 64) * kv_blocks,
+      kv_blocks, kv_length, 0, false};
+  Stage stage = kNoStage;
+  walk.advance(stage);
+  Copy::template copy<Tile::kRows>(base, Copy::source(in.q, in.q_strides, batch, head), in.q_strides, first_row,
+                                   q_length);
+  fetch(stage, 0);
+  load_intervals<Tile::kRows>(intervals, in, batch, first_row);
+
+  float out[4][D / 32][4] = {}, bound[4], sum[4] = {};  // bound and sum as in WarpRows
+#pragma unroll
+  for (int i = 0; i < 4; ++i) bound[i] = FLT_MAX;
+  const float scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f), sign = in.scale < 0 ? -1.0f : 1.0f;
+  cp_async_wait<0>();
+  __syncthreads();
+
+  const int warp_row = warp * 16;
+  const char* query = shared + warp_row * Tile::kRowBytes;
+  char* probabilities = shared + Tile::kProbabilities + warp_row * 128;
+  const auto at = [](const char* rows, int row, int chunk) {
+    return *reinterpret_cast<const float4*>(rows + swizzled<2 * D>(row, chunk));
+  };
+  for (int slot = 0; stage.exists(); slot ^= 1) {
+    Stage next = stage;
+    walk.advance(next);
+    fetch(next, slot ^ 1);
+    const char* k = shared + Tile::kStages + slot * Tile::kStageBytes;
+    const char* v = k + Tile::kMatrixBytes;
+    const WarpMask<1, 1> mask(intervals + warp_row + lane % 16, Tile::kRows, static_cast<int>(in.num_intervals),
+                              stage.column(), first_row + warp_row + lane % 16 < q_length);
+    if (!mask.nothing()) {
+      float s[4][4] = {};
+#pragma unroll 2
+      for (int chunk = 0; chunk < D / 4; ++chunk) {
+        float4 b[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) b[j] = at(k, x + 8 * j, chunk);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float4 a = at(query, y + 4 * i, chunk);
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            s[i][j] = fmaf(a.w, b[j].w, fmaf(a.z, b[j].z, fmaf(a.y, b[j].y, fmaf(a.x, b[j].x, s[i][j]))));
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = y + 4 * i;
+        const uint32_t seen = __shfl_sync(kAllLanes, mask.bits[0], row) >> x;
+        float top = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          s[i][j] = (seen & 1u << 8 * j) != 0 ? s[i][j] * sign : -INFINITY;
+          top = fmaxf(top, s[i][j]);
+        }
+#pragma unroll
+        for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
+        const float scaled = top * scale;
+        if (scaled + bound[i] > kMaxGrowth) {
+          const float keep = exp2_approx(-bound[i] - scaled);
+          bound[i] = -scaled;
+          sum[i] *= keep;
+#pragma unroll
+          for (int c = 0; c < D / 32; ++c)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) out[i][c][e] *= keep;
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float probability = exp2_approx(fmaf(s[i][j], scale, bound[i]));
+          sum[i] += probability;
+          *reinterpret_cast<float*>(probabilities + probability_offset(row, 2 * j + x / 4) + x % 4 * 4) = probability;
+        }
+      }
+      __syncwarp();
+#pragma unroll 2
+      for (int chunk = 0; chunk < 8; ++chunk) {
+        float4 a[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          a[i] = *reinterpret_cast<const float4*>(probabilities + probability_offset(y + 4 * i, chunk));
+#pragma unroll
+        for (int column = 0; column < 4; ++column)
+#pragma unroll
+          for (int c = 0; c < D / 32; ++c) {
+            const float4 b = at(v, 4 * chunk + column, x + 8 * c);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const float w = column == 0 ? a[i].x : column == 1 ? a[i].y : column == 2 ? a[i].z : a[i].w;
+              out[i][c][0] = fmaf(w, b.x, out[i][c][0]);
+              out[i][c][1] = fmaf(w, b.y, out[i][c][1]);
+              out[i][c][2] = fmaf(w, b.z, out[i][c][2]);
+              out[i][c][3] = fmaf(w, b.w, out[i][c][3]);
+            }
+          }
+      }
+      __syncwarp();
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    stage = next;
+  }
+
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = first_row + warp_row + y + 4 * i;
+#pragma unroll
+    for (int distance = 1; distance < 8; distance *= 2) sum[i] += __shfl_xor_sync(kAllLanes, sum[i], distance);
+    if (row >= q_length) continue;
+    const RowResult result =
+        finish_row<Tile::kRows>(sum[i], bound[i], intervals + row - first_row, static_cast<int>(in.num_intervals));
+    char* to = static_cast<char*>(p.out) +
+               2 * (batch * p.out_strides.batch + head * p.out_strides.head + row * p.out_strides.row);
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c)
+      *reinterpret_cast<float4*>(to + (x + 8 * c) * 16) =
+          make_float4(out[i][c][0] * result.factor, out[i][c][1] * result.factor, out[i][c][2] * result.factor,
+                      out[i][c][3] * result.factor);
+    if (x == 0) p.lse[(batch * in.heads + head) * in.q_length + row] = result.lse;
+  }
+}
+
+template <int D>
+Status launch_f32(const OmniForwardParams& p, cudaStream_t stream) {
+  const auto kernel = omni_forward_f32_kernel<D>;
+  const int shared = F32Tile<D>::shared_bytes(p.in.num_intervals);
+  SHOWO_RETURN_IF_ERROR(check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                                   "omni_forward_f32"));
+  kernel<<<forward_grid(p), kForwardThreads, shared, stream>>>(p);
+  return check_launch("omni_forward_f32_kernel");
+}
+
+}  // namespace
+
+Status omni_forward_f32(const OmniForwardParams& params, cudaStream_t stream) {
+  SHOWO_CHECK_ARGUMENT(params.tile_rows == 64, "omni_attention: fp32 takes tiles of 64 rows, got %lld",
+                       static_cast<long long>(params.tile_rows));
+  OmniForwardParams p = params;
+  for (OmniStrides* s : {&p.in.q_strides, &p.in.k_strides, &p.in.v_strides, &p.out_strides}) *s = halves(*s);
+  switch (p.in.head_dim) {
+    case 32:
+      return launch_f32<32>(p, stream);
+    case 64:
+      return launch_f32<64>(p, stream);
+    case 96:
+      return launch_f32<96>(p, stream);
+    default:
+      return launch_f32<128>(p, stream);
+  }
+}
+
+}  // namespace showo

@@ -1,0 +1,628 @@
+// omni_attention forward in fp16 and bf16 on the tensor cores of sm_80, FlashAttention-2 style (Dao, 2023).
+//
+// One thread block of four warps owns `kRows` query rows of one head; a warp owns 16 or 32 of them and all columns, so
+// softmax needs no exchange between warps. Scores live in registers only. Queries are read once and kept (registers, or
+// shared memory for D = 128); keys and values of visited blocks stream through two shared-memory stages by cp.async:
+// the next stage is copied while the current one is used, one barrier per stage.
+//
+// Masks. The block table (block_table.cu) names the 64 x 64 blocks to visit. Blocks that are full for the whole tile
+// take a loop without any mask. In the others each lane turns the intervals of one row into column bits; from their
+// union and intersection the warp knows, for each 16 x 16 sub-tile, whether to skip it, to use it whole, or to mask it.
+//
+// Softmax. exp2 of scale log2(e) s - m, one FMA and one ex2 per score. m is a bound within 2^8 of the running maximum:
+// output and sum are rescaled only when a maximum outgrows it, which keeps the loop free of multiplications and
+// changes nothing but the exponent of intermediate numbers. Row sums are per thread until the end.
+//
+// Memory. q, out and lse cross the bus once, k and v once per visited block and tile, in 16-byte accesses. Rows in
+// shared memory are XOR-swizzled so that ldmatrix, cp.async and the output's staging have no bank conflicts.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cfloat>
+
+#include "common/cuda_check.h"
+#include "common/ptx.cuh"
+#include "omni_attention/forward.h"
+#include "omni_attention/mask.h"
+#include "omni_attention/params.h"
+
+namespace showo {
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+constexpr int kForwardThreads = 128;
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kMaxGrowth = 8.0f;  // log2 of how far probabilities may exceed 1 before a rescale
+
+// The shape of one instantiation: head size, m16 tiles of a warp.
+template <int D, int M>
+struct ForwardTile {
+  static constexpr int kRows = 64 * M;
+  static constexpr int kWarpRows = 16 * M;
+  static constexpr int kColumns = D <= 64 ? 64 : 32;  // columns of a stage: registers for scores shrink as outputs grow
+  static constexpr int kWords = kColumns / 32;
+  static constexpr bool kQueriesInRegisters = D <= 96;
+  static constexpr int kRowBytes = 2 * D;
+  static constexpr int kQueryBytes = kRows * kRowBytes;
+  static constexpr int kMatrixBytes = kColumns * kRowBytes;  // keys or values of one stage
+  static constexpr int kStageBytes = 2 * kMatrixBytes;
+  static constexpr int kSources = kQueryBytes + 2 * kStageBytes;      // offset of Sources [kForwardThreads]
+  static constexpr int kIntervals = kSources + 16 * kForwardThreads;  // offset of int2 [num_intervals][kRows]
+
+  static constexpr int shared_bytes(int64_t num_intervals) {
+    return kIntervals + static_cast<int>(num_intervals) * kRows * 8;
+  }
+};
+
+// ---- rows in shared memory: 16-byte chunks, permuted so that eight rows of one chunk column hit eight bank groups
+
+template <int D>
+__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
+  return row * (2 * D) + ((chunk ^ (D % 64 == 0 ? row & 7 : (row >> 1) & 3)) << 4);
+}
+
+// From the address of chunk 0 or 1 of a row to that of chunk 2 k16 further.
+template <int D>
+__device__ __forceinline__ uint32_t chunk_pair(uint32_t address, int k16) {
+  constexpr int kPermuted = D % 64 == 0 ? 3 : 1;
+  return (address ^ ((k16 & kPermuted) << 5)) + (k16 & ~kPermuted) * 32;
+}
+
+// A thread's share of copying rows: chunk `thread % kChunks` (and every kChunks-th further) of each kRowsPerPass-th
+// row.
+template <int D>
+struct RowCopy {
+  static constexpr int kChunks = D % 64 == 0 ? 8 : 4;
+  static constexpr int kRowsPerPass = kForwardThreads / kChunks;
+
+  // The thread's first chunk of row 0 of a head.
+  __device__ __forceinline__ static const char* source(const void* base, const OmniStrides& strides, int64_t batch,
+                                                       int64_t head) {
+    return static_cast<const char*>(base) +
+           2 * (batch * strides.batch + head * strides.head + threadIdx.x / kChunks * strides.row) +
+           threadIdx.x % kChunks * 16;
+  }
+
+  // Rows first.. of the head to rows 0.. of `shared`; rows from `end` on become zeros.
+  template <int kRows>
+  __device__ __forceinline__ static void copy(uint32_t shared, const char* source, const OmniStrides& strides,
+                                              int first, int end) {
+    const int row = threadIdx.x / kChunks;
+    const uint32_t to = swizzled<D>(row, threadIdx.x % kChunks);
+    const int row_stride = static_cast<int>(strides.row) * 2;  // 32 bits: one IMAD.WIDE an address
+    const char* from = source + static_cast<int64_t>(first) * row_stride;
+    const int left = end - first - row;
+#pragma unroll
+    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) {
+      const int valid = pass * kRowsPerPass < left ? 16 : 0;
+#pragma unroll
+      for (int j = 0; j < D / 8 / kChunks; ++j)
+        cp_async16(shared + to + pass * kRowsPerPass * (2 * D) + j * kChunks * 16,
+                   from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, valid);
+    }
+  }
+};
+
+// Where a thread reads keys and values. Kept in shared memory: the loop has no registers to spare.
+struct alignas(16) Sources {
+  const char *keys, *values;
+};
+
+// ---- which columns come next
+
+// In one register: the first column, a multiple of 32, and in bit 0 whether every row of the tile sees every column.
+struct Stage {
+  int code;
+
+  __device__ __forceinline__ int column() const { return code & ~1; }
+  __device__ __forceinline__ bool full() const { return (code & 1) != 0; }
+  __device__ __forceinline__ bool exists() const { return code >= 0; }
+};
+constexpr Stage kNoStage{-2};
+
+// Walks the visited blocks of a tile's row (or two rows) of the block table, 32 states at a time.
+template <int M, int kColumns>
+struct Walk {
+  const uint8_t* states;
+  int blocks, kv_length, second;  // second: distance of the other row of states, 0 if there is none
+  bool never_full;
+  int base = -32;
+  uint32_t visited = 0, full = 0;
+
+  __device__ __forceinline__ void advance(Stage& stage) {
+    if (kColumns == 32 && (stage.code & 32) == 0 && stage.exists() && stage.column() + 32 < kv_length) {
+      stage.code += 32;
+      return;
+    }
+    while (visited == 0) {
+      base += 32;
+      if (base >= blocks) {
+        stage = kNoStage;
+        return;
+      }
+      const int block = base + (threadIdx.x & 31);
+      int first = kEmpty, other = kEmpty;
+      if (block < blocks) {
+        first = states[block];
+        other = M == 2 ? states[block + second] : first;
+      }
+      visited = __ballot_sync(kAllLanes, (first | other) != kEmpty);
+      full = __ballot_sync(kAllLanes, first == kFull && other == kFull && !never_full);
+    }
+    const int bit = __ffs(visited) - 1;
+    visited &= visited - 1;
+    stage.code = (base + bit) * static_cast<int>(kKvBlock) + static_cast<int>((full >> bit) & 1);
+  }
+};
+
+// The intervals of a tile's rows, cut to the columns that exist, to [num_intervals][kRows]; none for rows that do not.
+template <int kRows>
+__device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, int64_t batch, int first_row) {
+  const int64_t row = first_row + threadIdx.x;
+  if (threadIdx.x >= kRows) return;
+  const int32_t* source =
+      in.intervals + batch * in.intervals_batch_stride + min(row, in.q_length - 1) * in.intervals_row_stride;
+  for (int i = 0; i < in.num_intervals; ++i) {
+    const int start = max(source[2 * i], 0), stop = min(source[2 * i + 1], static_cast<int>(in.kv_length));
+    to[i * kRows + threadIdx.x] = row < in.q_length ? make_int2(start, stop) : make_int2(0, 0);
+  }
+}
+
+// Bits of the columns start..stop that lie in a window of 32 (both relative to it).
+__device__ __forceinline__ uint32_t window_bits(int start, int stop) {
+  start = max(start, 0);
+  stop = min(stop, 32);
+  return start < stop ? (kAllLanes >> (32 - (stop - start))) << start : 0;
+}
+
+// What a warp sees of a stage. `bits` is the lane's own row (lane = row of the warp's tile); the others are uniform.
+template <int M, int kWords>
+struct WarpMask {
+  uint32_t bits[kWords], any[M][kWords], all[M][kWords];
+
+  // intervals: of the lane's row, kRows apart. A row that does not exist sees nothing, and does not count for `all`.
+  __device__ __forceinline__ WarpMask(const int2* intervals, int rows_apart, int num_intervals, int column,
+                                      bool exists) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) bits[w] = 0;
+    for (int i = 0; i < num_intervals; ++i) {
+      const int2 range = intervals[i * rows_apart];
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) bits[w] |= window_bits(range.x - column - 32 * w, range.y - column - 32 * w);
+    }
+    const bool upper = (threadIdx.x & 16) != 0;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        const bool mine = M == 1 || upper == (m == 1);
+        any[m][w] = __reduce_or_sync(kAllLanes, mine ? bits[w] : 0);
+        all[m][w] = __reduce_and_sync(kAllLanes, mine && exists ? bits[w] : kAllLanes);
+      }
+  }
+
+  __device__ __forceinline__ bool nothing() const {
+    uint32_t seen = 0;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) seen |= any[m][w];
+    return seen == 0;
+  }
+  __device__ __forceinline__ bool everything() const {
+    uint32_t seen = kAllLanes;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) seen &= all[m][w] & any[m][w];
+    return seen == kAllLanes;
+  }
+  // Of the 16 columns n16 and the 16 rows m: is there a pair, are there all pairs?
+  __device__ __forceinline__ bool visited(int m, int n16) const {
+    return (any[m][n16 / 2] & (0xffffu << n16 % 2 * 16)) != 0;
+  }
+  __device__ __forceinline__ bool full(int m, int n16) const {
+    return (~all[m][n16 / 2] & (0xffffu << n16 % 2 * 16)) == 0;
+  }
+};
+
+// ---- the end of a row
+
+struct RowResult {
+  float factor, lse;  // factor of the output
+};
+
+// sum: of the whole row. bound: as in WarpRows. intervals: of the row, kRows apart.
+template <int kRows>
+__device__ __forceinline__ RowResult finish_row(float sum, float bound, const int2* intervals, int num_intervals) {
+  if (sum != 0.0f) return {1.0f / sum, (log2f(sum) - bound) * kLn2};
+  bool empty = true;  // no columns, or nothing but scores of -inf: the latter is 0 / 0
+  for (int i = 0; i < num_intervals; ++i) empty &= intervals[i * kRows].x >= intervals[i * kRows].y;
+  return {empty ? 0.0f : NAN, empty ? -INFINITY : NAN};
+}
+
+// ---- one warp's rows
+
+template <class T, int D, int M>
+struct WarpRows {
+  using Tile = ForwardTile<D, M>;
+  static constexpr int kC = Tile::kColumns;
+
+  float out[M][D / 8][4];
+  float bound[M][2];  // -m above, in units of log2
+  float sum[M][2];    // this thread's columns only
+  uint32_t query[M][Tile::kQueriesInRegisters ? D / 16 : 1][4];
+  uint32_t query_address;
+  float scale;  // times log2(e), not negative
+
+  __device__ __forceinline__ void load_query(uint32_t (&a)[4], int m, int k16) const {
+    if constexpr (Tile::kQueriesInRegisters) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = query[m][k16][i];
+    } else {
+      ldmatrix_x4(a, chunk_pair<D>(query_address, k16) + m * 16 * Tile::kRowBytes);
+    }
+  }
+
+  template <int kK16>
+  __device__ __forceinline__ static void multiply_keys(float (&s)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                       uint32_t b1) {
+    if constexpr (kK16 == 0) {
+      mma_m16n8k16_first<T>(s, a, b0, b1);
+    } else {
+      mma_m16n8k16<T>(s, a, b0, b1);
+    }
+  }
+
+  // Scores of a 16 x 16 sub-tile, or of all rows with all columns.
+  template <int kN16>
+  __device__ __forceinline__ void scores_of(float (&s)[M][kC / 8][4], uint32_t keys, int m) const {
+    unrolled<D / 16>([&](auto k16) {
+      uint32_t a[4], b[4];
+      load_query(a, m, k16);
+      ldmatrix_x4_at<kN16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(keys, k16));
+      multiply_keys<k16>(s[m][2 * kN16], a, b[0], b[1]);
+      multiply_keys<k16>(s[m][2 * kN16 + 1], a, b[2], b[3]);
+    });
+  }
+  __device__ __forceinline__ void all_scores(float (&s)[M][kC / 8][4], uint32_t keys) const {
+    unrolled<D / 16>([&](auto k16) {
+      const uint32_t address = chunk_pair<D>(keys, k16);
+      uint32_t a[M][4];
+#pragma unroll
+      for (int m = 0; m < M; ++m) load_query(a[m], m, k16);
+      unrolled<kC / 16>([&](auto n16) {
+        uint32_t b[4];
+        ldmatrix_x4_at<n16 * 16 * Tile::kRowBytes>(b, address);
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+          multiply_keys<k16>(s[m][2 * n16], a[m], b[0], b[1]);
+          multiply_keys<k16>(s[m][2 * n16 + 1], a[m], b[2], b[3]);
+        }
+      });
+    });
+  }
+
+  // Scores to probabilities in A fragments of 16 columns, added to the sums.
+  __device__ __forceinline__ void probabilities(uint32_t (&p)[4], const float (&s)[M][kC / 8][4], int m, int n16) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float x = exp2_approx(fmaf(s[m][2 * n16 + j][2 * row], scale, bound[m][row]));
+        const float y = exp2_approx(fmaf(s[m][2 * n16 + j][2 * row + 1], scale, bound[m][row]));
+        sum[m][row] += x;
+        sum[m][row] += y;
+        p[2 * j + row] = pack<T>(x, y);
+      }
+  }
+
+  // Raises the bounds to the new maxima (unscaled, of this thread's columns) where these have outgrown them.
+  __device__ __forceinline__ void raise_bounds(float (&top)[M][2]) {
+    bool grown = false;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        top[m][row] = fmaxf(top[m][row], shuffle_xor<1>(top[m][row]));
+        top[m][row] = fmaxf(top[m][row], shuffle_xor<2>(top[m][row]));
+        grown |= fmaf(top[m][row], scale, bound[m][row]) > kMaxGrowth;
+      }
+    if (__any_sync(kAllLanes, grown)) rescale(top);
+  }
+
+  __device__ __forceinline__ void rescale(const float (&top)[M][2]) {
+    float keep[M][2];
+    bool any = false;  // a row whose sum is still zero has no output either
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float scaled = top[m][row] * scale;
+        const bool raise = scaled + bound[m][row] > kMaxGrowth;
+        keep[m][row] = raise ? exp2_approx(-bound[m][row] - scaled) : 1.0f;
+        any |= raise && sum[m][row] != 0.0f;
+        bound[m][row] = raise ? -scaled : bound[m][row];
+      }
+    if (!__any_sync(kAllLanes, any)) return;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        sum[m][row] *= keep[m][row];
+#pragma unroll
+        for (int n8 = 0; n8 < D / 8; ++n8) {
+          out[m][n8][2 * row] *= keep[m][row];
+          out[m][n8][2 * row + 1] *= keep[m][row];
+        }
+      }
+  }
+
+  __device__ __forceinline__ static void include(float (&top)[M][2], const float (&s)[M][kC / 8][4], int m, int n8) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) top[m][i / 2] = fmaxf(top[m][i / 2], s[m][n8][i]);
+  }
+
+  // A stage that every row sees whole. keys and values: the lane's ldmatrix addresses.
+  __device__ __forceinline__ void full_stage(uint32_t keys, uint32_t values) {
+    float s[M][kC / 8][4], top[M][2];
+    all_scores(s, keys);
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      top[m][0] = top[m][1] = -INFINITY;
+#pragma unroll
+      for (int n8 = 0; n8 < kC / 8; ++n8) include(top, s, m, n8);
+    }
+    raise_bounds(top);
+    unrolled<kC / 16>([&](auto n16) {
+      uint32_t p[M][4];
+#pragma unroll
+      for (int m = 0; m < M; ++m) probabilities(p[m], s, m, n16);
+#pragma unroll
+      for (int d16 = 0; d16 < D / 16; ++d16) {
+        uint32_t b[4];
+        ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+          mma_m16n8k16<T>(out[m][2 * d16], p[m], b[0], b[1]);
+          mma_m16n8k16<T>(out[m][2 * d16 + 1], p[m], b[2], b[3]);
+        }
+      }
+    });
+  }
+
+  __device__ __forceinline__ void partial_stage(uint32_t keys, uint32_t values, const WarpMask<M, Tile::kWords>& mask) {
+    if (mask.nothing()) return;
+    float s[M][kC / 8][4], top[M][2];
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      top[m][0] = top[m][1] = -INFINITY;
+      uint32_t seen[2][Tile::kWords];  // columns of the thread's two rows, its own first column at bit 0
+#pragma unroll
+      for (int row = 0; row < 2; ++row)
+#pragma unroll
+        for (int w = 0; w < Tile::kWords; ++w)
+          seen[row][w] = __shfl_sync(kAllLanes, mask.bits[w], m * 16 + row * 8 + lane / 4) >> lane % 4 * 2;
+      unrolled<kC / 16>([&](auto n16) {
+        if (!mask.visited(m, n16)) return;
+        scores_of<n16>(s, keys, m);
+        if (!mask.full(m, n16)) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              if ((seen[i / 2][n16 / 2] & (1u << (n16 % 2 * 16 + j * 8 + i % 2))) == 0)
+                s[m][2 * n16 + j][i] = -INFINITY;
+        }
+        include(top, s, m, 2 * n16);
+        include(top, s, m, 2 * n16 + 1);
+      });
+    }
+    raise_bounds(top);
+    unrolled<kC / 16>([&](auto n16) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        if (!mask.visited(m, n16)) continue;
+        uint32_t p[4];
+        probabilities(p, s, m, n16);
+#pragma unroll
+        for (int d16 = 0; d16 < D / 16; ++d16) {
+          uint32_t b[4];
+          ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
+          mma_m16n8k16<T>(out[m][2 * d16], p, b[0], b[1]);
+          mma_m16n8k16<T>(out[m][2 * d16 + 1], p, b[2], b[3]);
+        }
+      }
+    });
+  }
+};
+
+// Which tile a thread block works on. Read again where needed: the main loop has no registers to spare.
+__device__ __forceinline__ int64_t tile_batch(const OmniForwardParams& p) {
+  return p.order[2 * blockIdx.y] + static_cast<int64_t>(blockIdx.z);
+}
+__device__ __forceinline__ int tile_number(const OmniForwardParams& p) { return p.order[2 * blockIdx.y + 1]; }
+
+template <class T, int D, int M>
+__global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwardParams p) {
+  using Tile = ForwardTile<D, M>;
+  extern __shared__ __align__(1024) char shared[];
+  const OmniInputs& in = p.in;
+  const int q_length = static_cast<int>(in.q_length), kv_length = static_cast<int>(in.kv_length);
+  const int head = static_cast<int>(blockIdx.x), kv_head = head / static_cast<int>(in.heads / in.kv_heads);
+  const int64_t batch = tile_batch(p);
+  const int first_row = tile_number(p) * Tile::kRows;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+
+  const uint32_t base = shared_address(shared), stages = base + Tile::kQueryBytes;
+  int2* intervals = reinterpret_cast<int2*>(shared + Tile::kIntervals);
+
+  Sources* sources = reinterpret_cast<Sources*>(shared + Tile::kSources) + threadIdx.x;
+  *sources = {RowCopy<D>::source(in.k, in.k_strides, batch, kv_head),
+              RowCopy<D>::source(in.v, in.v_strides, batch, kv_head)};
+  const auto fetch = [&](const Stage& stage, uint32_t to) {
+    if (stage.exists()) {
+      const Sources from = *sources;
+      RowCopy<D>::template copy<Tile::kColumns>(to, from.keys, in.k_strides, stage.column(), kv_length);
+      RowCopy<D>::template copy<Tile::kColumns>(to + Tile::kMatrixBytes, from.values, in.v_strides, stage.column(),
+                                                kv_length);
+    }
+    cp_async_commit();
+  };
+
+  const int kv_blocks = (kv_length + 63) / 64, q_blocks = (q_length + 63) / 64, q_block = first_row / 64;
+  Walk<M, Tile::kColumns> walk{
+      in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, kv_blocks,
+      kv_length, q_block + 1 < q_blocks ? kv_blocks : 0, first_row + Tile::kRows > q_length};
+  Stage stage = kNoStage;
+  walk.advance(stage);
+  RowCopy<D>::template copy<Tile::kRows>(base, RowCopy<D>::source(in.q, in.q_strides, batch, head), in.q_strides,
+                                         first_row, q_length);
+  fetch(stage, stages);
+  load_intervals<Tile::kRows>(intervals, in, batch, first_row);
+
+  WarpRows<T, D, M> rows;
+  // A negative scale is that of negative queries; zero is made the smallest number, so that zero times -inf is not met.
+  rows.scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f);
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    rows.sum[m][0] = rows.sum[m][1] = 0.0f;
+    rows.bound[m][0] = rows.bound[m][1] = FLT_MAX;
+#pragma unroll
+    for (int n8 = 0; n8 < D / 8; ++n8)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) rows.out[m][n8][i] = 0.0f;
+  }
+  cp_async_wait<0>();
+  __syncthreads();
+
+  const int warp_row = warp * Tile::kWarpRows;
+  if (in.scale < 0) {
+    uint4* mine = reinterpret_cast<uint4*>(shared + warp_row * Tile::kRowBytes);
+    for (int i = lane; i < Tile::kWarpRows * D / 8; i += 32) {
+      uint4 x = mine[i];
+      x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+      mine[i] = x;
+    }
+    __syncwarp();
+  }
+  // A fragments: lanes 0..15 address rows of the left chunk, 16..31 of the right one. B of q k^T: 8 rows, two chunks,
+  // then 8 rows more. B of p v, transposed: 16 rows of the left chunk, then of the right one, as for A.
+  const uint32_t row16 = swizzled<D>(lane % 16, lane / 16);
+  rows.query_address = base + warp_row * Tile::kRowBytes + row16;
+  if constexpr (Tile::kQueriesInRegisters) {
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int k16 = 0; k16 < D / 16; ++k16)
+        ldmatrix_x4(rows.query[m][k16], chunk_pair<D>(rows.query_address, k16) + m * 16 * Tile::kRowBytes);
+  }
+  uint32_t key_address = stages + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  uint32_t value_address = stages + Tile::kMatrixBytes + row16;
+  uint32_t fill = stages + Tile::kStageBytes;  // where the next stage goes
+
+  Stage next;
+  const auto begin = [&] {
+    next = stage;
+    walk.advance(next);
+    fetch(next, fill);
+  };
+  const auto end = [&] {
+    cp_async_wait<0>();
+    __syncthreads();
+    const int32_t move = static_cast<int32_t>(fill - stages) * 2 - Tile::kStageBytes;  // + or - one stage
+    key_address += move, value_address += move, fill -= move;
+    stage = next;
+  };
+  const int lane_row = warp_row + (M == 2 ? lane : lane % 16);
+  while (stage.exists()) {
+    while (stage.full()) {
+      begin();
+      rows.full_stage(key_address, value_address);
+      end();
+    }
+    if (!stage.exists()) break;
+    begin();
+    if (first_row + warp_row < q_length) {
+      const WarpMask<M, Tile::kWords> mask(intervals + lane_row, Tile::kRows, static_cast<int>(in.num_intervals),
+                                           stage.column(), first_row + lane_row < q_length);
+      if (mask.everything()) {
+        rows.full_stage(key_address, value_address);
+      } else {
+        rows.partial_stage(key_address, value_address, mask);
+      }
+    }
+    end();
+  }
+
+  // ---- results: normalised, through the warp's own rows of the query buffer, to 16-byte stores
+  const int first = tile_number(p) * Tile::kRows + warp_row, count = min(Tile::kWarpRows, q_length - first);
+  if (count <= 0) return;
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = m * 16 + half * 8 + lane / 4;
+      float sum = rows.sum[m][half];
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      const RowResult result = finish_row<Tile::kRows>(sum, rows.bound[m][half], intervals + warp_row + row,
+                                                       static_cast<int>(in.num_intervals));
+#pragma unroll
+      for (int n8 = 0; n8 < D / 8; ++n8)
+        *reinterpret_cast<uint32_t*>(shared + swizzled<D>(warp_row + row, n8) + lane % 4 * 4) =
+            pack<T>(rows.out[m][n8][2 * half] * result.factor, rows.out[m][n8][2 * half + 1] * result.factor);
+      if (lane % 4 == 0 && row < count) p.lse[(tile_batch(p) * in.heads + head) * q_length + first + row] = result.lse;
+    }
+  __syncwarp();
+  constexpr int kChunks = RowCopy<D>::kChunks;
+  char* to = static_cast<char*>(p.out) +
+             2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + first * p.out_strides.row);
+#pragma unroll
+  for (int pass = 0; pass < Tile::kWarpRows * kChunks / 32; ++pass) {
+    const int row = pass * (32 / kChunks) + lane / kChunks;
+    if (row >= count) continue;
+#pragma unroll
+    for (int chunk = lane % kChunks; chunk < D / 8; chunk += kChunks)
+      *reinterpret_cast<uint4*>(to + 2 * row * p.out_strides.row + chunk * 16) =
+          *reinterpret_cast<const uint4*>(shared + swizzled<D>(warp_row + row, chunk));
+  }
+}
+
+// ---- the instantiations: one file per dtype, so that they compile side by side
+
+// Heads, then tiles in their order, then, where one mask serves them all, batch entries.
+inline dim3 forward_grid(const OmniForwardParams& p) {
+  return dim3(static_cast<unsigned>(p.in.heads), static_cast<unsigned>(p.order_length),
+              static_cast<unsigned>(p.in.block_states_batch_stride == 0 ? p.in.batch : 1));
+}
+
+template <class T, int D, int M>
+Status launch_omni_forward(const OmniForwardParams& p, cudaStream_t stream) {
+  const auto kernel = omni_forward_kernel<T, D, M>;
+  const int shared = ForwardTile<D, M>::shared_bytes(p.in.num_intervals);
+  SHOWO_RETURN_IF_ERROR(
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "omni_forward"));
+  kernel<<<forward_grid(p), kForwardThreads, shared, stream>>>(p);
+  return check_launch("omni_forward_kernel");
+}
+
+template <class T>
+Status launch_omni_forward(const OmniForwardParams& p, cudaStream_t stream) {
+  const bool large = p.tile_rows == 128;
+  switch (p.in.head_dim) {
+    case 32:
+      return large ? launch_omni_forward<T, 32, 2>(p, stream) : launch_omni_forward<T, 32, 1>(p, stream);
+    case 64:
+      return large ? launch_omni_forward<T, 64, 2>(p, stream) : launch_omni_forward<T, 64, 1>(p, stream);
+    case 96:
+      return large ? launch_omni_forward<T, 96, 2>(p, stream) : launch_omni_forward<T, 96, 1>(p, stream);
+    default:
+      return large ? launch_omni_forward<T, 128, 2>(p, stream) : launch_omni_forward<T, 128, 1>(p, stream);
+  }
+}
+
+}  // namespace showo

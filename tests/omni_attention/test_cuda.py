@@ -1,0 +1,285 @@
+"""omni_attention's CUDA forward kernels: on a GPU if there is one, else, where it is built, on the PTX emulator.
+
+The operator's meaning is tested in test_omni_attention.py; here it is what is particular to these kernels: tile edges,
+block states, sub-tiles, layouts that cp.async cannot take, what they cost, and what ptxas made of them.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
+from tests.ptx import sass
+from tests.ptx.emulated import emulated_device, module_path
+
+OPS = torch.ops.showo_ext
+BF16 = torch.bfloat16
+OBJECTS = Path(__file__).parents[2] / "build" / "dev" / "CMakeFiles" / "showo_cuda.dir" / "csrc" / "omni_attention"
+needs_emulator = pytest.mark.skipif(module_path() is None, reason="the PTX emulator is not built; `make emulator`")
+dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
+
+
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
+def device(request):
+    """The device to put tensors on; inside the test its CUDA kernels run."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        yield "cuda"
+        return
+    if module_path() is None:
+        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
+    with emulated_device():
+        yield "cpu"
+
+
+def operands(mask, dim, dtype, *, heads=1, kv_heads=1, seed=0, device="cpu"):
+    shapes = ((heads, mask.q_length), (kv_heads, mask.kv_length), (kv_heads, mask.kv_length))
+    return [
+        randn(mask.batch_size, h, n, dim, dtype=dtype, seed=seed + i, device=device) for i, (h, n) in enumerate(shapes)
+    ]
+
+
+def attend(q, k, v, mask, scale, tile_rows):
+    """The operator with a tile of one's choice: fp32 has 64 rows only."""
+    rows = 64 if q.dtype == torch.float32 else tile_rows
+    return OPS.omni_attention_forward(q, k, v, mask.intervals, mask.block_states(), mask.tile_order(rows), scale)
+
+
+def check(q, k, v, mask, *, scale=0.125, tile_rows=128):
+    out, lse = attend(q, k, v, mask, scale, tile_rows)
+    wide = [x.double() for x in (q, k, v)]
+    oracle, oracle_lse = reference.omni_attention(*wide, mask, scale=scale, return_lse=True)
+    peer = reference.omni_attention(q, k, v, mask, scale=scale)
+    assert_within_budget(out, oracle, peer, what="out", factor=1.5)
+    # lse is fp32 whatever the dtype, and its error is that of the largest score.
+    peer_lse = reference.omni_attention(*(x.float() for x in (q, k, v)), mask, scale=scale, return_lse=True)[1]
+    score = float(wide[0].norm(dim=-1).max() * wide[1].norm(dim=-1).max()) * abs(scale) if k.numel() else 0.0
+    finite = oracle_lse.isfinite()
+    assert torch.equal(lse.isfinite(), finite)
+    assert bool((lse[~finite] == -torch.inf).all())
+    budget = 1.5 * float((peer_lse.double() - oracle_lse)[finite].abs().max() if finite.any() else 0) + score * 2**-23
+    assert float((lse.double() - oracle_lse)[finite].abs().max() if finite.any() else 0) <= budget + 1e-6
+    return out, lse
+
+
+def random_mask(batch, rows, columns, count, seed, device="cpu"):
+    """Unsorted, overlapping intervals; some rows empty, some with one column, long runs of equal rows."""
+    ends = randint(0, columns + 1, (batch, rows, count, 2), seed=seed).sort(-1).values.int()
+    kind = randint(0, 8, (batch, rows), seed=seed + 1)
+    ends[kind == 0] = 0
+    one = randint(0, max(columns, 1), (batch, rows, 1, 1), seed=seed + 2).int()
+    single = torch.cat([one, one + 1], -1).expand(-1, -1, count, -1)
+    if columns:
+        ends = torch.where((kind == 1)[..., None, None], single, ends)
+    run = 1 + 40 * (seed % 2)
+    ends = ends[:, torch.arange(rows) // run * run]
+    return OmniMask(ends.contiguous().to(device), columns)
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@dtypes
+@dims
+@pytest.mark.parametrize("tile_rows", [64, 128])
+def test_every_instantiation(device, dtype, dim, tile_rows):
+    mask = random_mask(2, 129, 140, 2, seed=dim, device=device)
+    check(*operands(mask, dim, dtype, heads=2, device=device), mask, tile_rows=tile_rows)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 17, 63, 64, 65, 127, 128, 129])
+@pytest.mark.parametrize("columns", [1, 33, 64, 97])
+def test_tile_edges(device, rows, columns):
+    mask = OmniMask.full(1, rows, kv_length=columns, device=device)
+    check(*operands(mask, 64, BF16, seed=rows, device=device), mask)
+    check(*operands(mask, 128, torch.float16, seed=rows, device=device), mask)
+
+
+@needs_emulator
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_random_masks(data):
+    rows, columns = data.draw(st.integers(1, 200)), data.draw(st.integers(0, 260))
+    mask = random_mask(1, rows, columns, data.draw(st.integers(1, 8)), data.draw(st.integers(0, 999)))
+    dtype, dim = data.draw(st.sampled_from(FLOAT_DTYPES)), data.draw(st.sampled_from([32, 64, 96, 128]))
+    kv_heads, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    scale = data.draw(st.sampled_from([0.125, 1.0, -0.2, 0.0]))
+    tile_rows = data.draw(st.sampled_from([64, 128]))
+    with emulated_device():
+        mask = OmniMask(mask.intervals, columns)
+        inputs = operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=rows)
+        check(*inputs, mask, scale=scale, tile_rows=tile_rows)
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["bshd", "fused", "misaligned", "expanded"])
+def test_layouts(device, dtype, layout):
+    mask = OmniMask.t2i_padded([3, 40], text_length=50, image_length=30).to(device)
+    q, k, v = operands(mask, 64, dtype, heads=2, kv_heads=2, device=device)
+    expected = omni_attention(q, k, v, mask)
+    if layout == "bshd":
+        q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+    elif layout == "fused":
+        q, k, v = torch.stack([q, k, v], 3).transpose(1, 2).contiguous().transpose(1, 2).unbind(3)
+    elif layout == "misaligned":
+        q, k, v = (inside_larger(x) for x in (q, k, v))
+    else:
+        k, v = (x[:, :1].expand(-1, 2, -1, -1) for x in (k, v))
+        expected = omni_attention(q, k.contiguous(), v.contiguous(), mask)
+    assert torch.equal(omni_attention(q, k, v, mask), expected)
+
+
+FORMATS = {
+    "t2i": OmniMask.t2i_padded([90, 120]),
+    "image rows against a cache": OmniMask.t2i_padded([90, 120]).rows(129),
+    "mmu": OmniMask.prefix(torch.tensor([258, 257]), 387),
+    "mmu_vit": OmniMask.mmu_vit(1, 300, image_tokens=200),
+    "causal": OmniMask.causal(1, 387),
+    "few rows against a cache": OmniMask.causal(1, 20, kv_length=2500),
+    "packed": OmniMask.block_diagonal([[OmniMask.causal(1, 70), OmniMask.full(1, 133)], [OmniMask.causal(1, 100)]]),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(device, name):
+    mask = FORMATS[name].to(device)
+    mask = OmniMask(mask.intervals.clone(), mask.kv_length)  # states of its own
+    check(*operands(mask, 64, BF16, device=device), mask)
+
+
+def test_a_mask_of_batch_one_serves_all(device):
+    q, k, v = (randn(3, 2, 90, 64, dtype=BF16, seed=s, device=device) for s in range(3))
+    mask = random_mask(1, 90, 90, 3, seed=1, device=device)
+    assert torch.equal(omni_attention(q, k, v, mask), omni_attention(q, k, v, OmniMask.cat([mask] * 3)))
+
+
+@dtypes
+def test_intervals_out_of_range_are_cut(device, dtype):
+    wild = torch.tensor([[-(2**31), 2**31 - 1], [-5, 3], [60, 90], [7, 2], [80, 100], [-9, -3]], dtype=torch.int32)
+    intervals = wild.repeat_interleave(20, 0).view(1, 120, 1, 2).to(device)
+    mask, cut = OmniMask(intervals, 70), OmniMask(intervals.clamp(0, 70), 70)
+    inputs = operands(mask, 64, dtype, device=device)
+    assert torch.equal(omni_attention(*inputs, mask), check(*inputs, cut, tile_rows=64)[0])
+
+
+@dtypes
+def test_nan_and_infinity_stay_in_their_row(device, dtype):
+    q, k, v = (randn(1, 1, 100, 64, dtype=dtype, seed=s, device=device) for s in range(3))
+    q[0, 0, 20, 3], q[0, 0, 77, 5] = float("nan"), float("inf")
+    out, lse = omni_attention(q, k, v, OmniMask.causal(1, 100, device=device), return_lse=True)
+    hit = torch.zeros(100, dtype=torch.bool, device=device)
+    hit[[20, 77]] = True
+    assert torch.equal(out[0, 0].isnan().all(-1), hit)
+    assert torch.equal(out[0, 0].isnan().any(-1), hit)
+
+
+@dtypes
+def test_maxima_that_rise_and_fall(device, dtype):
+    """Scores that grow by far more than the rescaling threshold from block to block, and shrink again."""
+    q, k, v = (randn(1, 1, 260, 64, dtype=dtype, seed=s, device=device) for s in range(3))
+    growth = torch.linspace(0.0, 6.0, 260, device=device).view(1, 1, -1, 1)
+    mask = OmniMask.full(1, 260, device=device)
+    for factor in (growth, growth.flip(2)):
+        check(q, (k * factor).to(dtype), v, mask, scale=1.0)
+
+
+def test_same_bits_every_time_and_for_every_order(device):
+    mask = OmniMask.t2i_padded([3, 60], text_length=130, image_length=66).to(device)
+    q, k, v = operands(mask, 64, BF16, heads=2, device=device)
+    states, order = mask.block_states(), mask.tile_order(128)
+    results = [OPS.omni_attention_forward(q, k, v, mask.intervals, states, o, 0.1)[0] for o in (order, order.flip(0))]
+    assert torch.equal(*results)
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def cost(mask, dim=64):
+    """Counters of one head in bf16 with the large tile; the last launch is the kernel."""
+    with emulated_device() as device:
+        mask = OmniMask(mask.intervals, mask.kv_length)
+        attend(*operands(mask, dim, BF16), mask, dim**-0.5, 128)
+        counters = device.records()[-1]
+    assert "omni_forward_kernel" in counters.kernel
+    assert counters.bank_conflicts == 0
+    return counters
+
+
+def instructions(counters) -> int:
+    return sum(count for count, _ in counters.classes.values())
+
+
+def visited_area(counters, dim=64) -> float:
+    """Pairs that the tensor cores computed: a 16 x 16 sub-tile takes dim / 8 mma for scores and as many for outputs."""
+    return counters.warps("mma") / (dim // 4) * 256
+
+
+@needs_emulator
+def test_dense_head_costs_less_than_flash_attention_2():
+    counters = cost(OmniMask.full(1, 1024))
+    assert counters.warps("mma") == 65_536
+    assert instructions(counters) <= 332_256
+    assert counters.global_sectors[0] == counters.global_sectors[1]
+
+
+@needs_emulator
+def test_t2i_costs_three_quarters_of_flash_attention_2():
+    counters = cost(OmniMask.t2i_padded([90, 120]))
+    assert counters.warps("mma") <= 0.75 * 20_480
+    assert instructions(counters) <= 0.75 * 126_942
+
+
+AREAS = {
+    "t2i 387": OmniMask.t2i_padded([90, 120, 60, 100]),
+    "t2i 1155": OmniMask.t2i_padded([100], text_length=129, image_length=1026),
+    "mixed batch": OmniMask.cat(
+        [OmniMask.t2i_padded([90, 110]), OmniMask.causal(1, 387), OmniMask.prefix(torch.tensor([260]), 387)]
+    ),
+    "packed": OmniMask.block_diagonal(
+        [[OmniMask.t2i_padded([0], text_length=n) for n in (29, 40)] + [OmniMask.causal(1, 60)]]
+    ),
+}
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", AREAS)
+def test_visited_area(name):
+    mask = AREAS[name]
+    assert visited_area(cost(mask, 32), 32) <= 1.25 * int(mask.columns_per_row().sum())
+
+
+# ---- what ptxas made of it -------------------------------------------------------------------------------------------
+
+needs_objects = pytest.mark.skipif(
+    not (sass.available() and OBJECTS.exists()), reason="needs `make dev` with nvcc, cuobjdump and nvdisasm"
+)
+
+
+@needs_objects
+@pytest.mark.parametrize("name", ["forward_f16", "forward_bf16", "forward_f32", "block_table"])
+def test_no_local_memory_and_no_spills(name):
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
+    assert kernels
+    for kernel, used in kernels.items():
+        assert used.stack == used.local == 0, kernel
+        code = sass.functions(OBJECTS / f"{name}.cu.o", kernel)[kernel]
+        assert not any(sass.opcode(text) in ("LDL", "STL") for _, text in code), kernel
+        if name != "block_table" and "ELi1E" in kernel:
+            assert used.registers <= 128, kernel  # four thread blocks a multiprocessor
+
+
+@needs_objects
+@pytest.mark.parametrize(("dim", "limit"), [(64, 3.3), (128, 2.5)])
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_inner_loop(name, dim, limit):
+    """FlashAttention-2 for D = 64: 3.48 other instructions for each HMMA."""
+    ((kernel, code),) = sass.functions(OBJECTS / f"forward_{name}.cu.o", f"Li{dim}ELi2E").items()
+    loop = sass.inner_loop(code)
+    assert loop.hmma == 128, kernel
+    assert loop.ratio <= limit, (kernel, loop)
