@@ -9,6 +9,8 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
+using showo::SHOWO_ISA::store;  // of float, beside those below
+
 constexpr int64_t kMaxHeadDim = 128;
 
 // Rounds a vector to 16 bits, to nearest even; NaN stays NaN.
