@@ -12,6 +12,7 @@ from showo_ext.ops.lfq import lfq_decode, lfq_encode
 from showo_ext.ops.omni_attention import omni_attention
 from showo_ext.ops.remask import remask
 from showo_ext.ops.resample import resample
+from showo_ext.ops.rope_qkv import rope_qkv, rope_qkv_into_cache, rotary_tables
 from showo_ext.ops.sample_tokens import sample_tokens
 from showo_ext.ops.vq import codebook_lookup, vq_encode
 from showo_ext.reference.resample import ResampleOutput
@@ -28,6 +29,9 @@ __all__ = [
     "omni_attention",
     "remask",
     "resample",
+    "rope_qkv",
+    "rope_qkv_into_cache",
+    "rotary_tables",
     "sample_tokens",
     "vq_encode",
 ]

@@ -143,6 +143,7 @@ def build_info() -> dict[str, Any]:
 # operator -> stem of its forward launchers; `build_info` looks for <stem>_cpu and <stem>_cuda in the module.
 LAUNCHERS: dict[str, str] = {
     "omni_attention": "omni_attention_forward",
+    "rope_qkv": "rope_qkv_forward",
     "lfq_encode": "lfq_encode",
     "lfq_decode": "lfq_decode",
     "vq_encode": "vq_encode",

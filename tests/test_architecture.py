@@ -21,6 +21,7 @@ NATIVE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh"}
 # operator -> (folder and binding in csrc, stem of its op and reference files)
 OPERATORS = {
     "omni_attention": ("omni_attention", "omni_attention"),
+    "rope_qkv": ("rope_qkv", "rope_qkv"),
     "lfq_encode": ("codebook", "lfq"),
     "lfq_decode": ("codebook", "lfq"),
     "vq_encode": ("codebook", "vq"),

@@ -15,6 +15,7 @@ namespace showo {
 void bind_codebook(pybind11::module_& m);
 void bind_resample(pybind11::module_& m);
 void bind_omni_attention(pybind11::module_& m);
+void bind_rope_qkv(pybind11::module_& m);
 
 // invalid_argument -> ValueError, unsupported -> NotImplementedError, cuda_error -> RuntimeError.
 void throw_if_error(const Status& status);

@@ -49,4 +49,5 @@ PYBIND11_MODULE(SHOWO_MODULE_NAME, m) {
   showo::bind_codebook(m);
   showo::bind_resample(m);
   showo::bind_omni_attention(m);
+  showo::bind_rope_qkv(m);
 }

@@ -5,6 +5,7 @@ from showo_ext.reference.lfq import lfq_decode, lfq_encode
 from showo_ext.reference.omni_attention import omni_attention
 from showo_ext.reference.remask import remask
 from showo_ext.reference.resample import resample
+from showo_ext.reference.rope_qkv import rope_qkv, rope_qkv_into_cache, rotary_tables
 from showo_ext.reference.sample_tokens import sample_tokens
 from showo_ext.reference.vq import codebook_lookup, vq_encode
 
@@ -16,6 +17,9 @@ __all__ = [
     "omni_attention",
     "remask",
     "resample",
+    "rope_qkv",
+    "rope_qkv_into_cache",
+    "rotary_tables",
     "sample_tokens",
     "vq_encode",
 ]

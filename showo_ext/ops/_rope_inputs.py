@@ -1,0 +1,156 @@
+"""What rope_qkv takes: rotary tables, and the checks of its arguments."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from showo_ext._checks import require_dtype, require_int, require_same_device, require_same_dtype, require_tensor
+
+HEAD_DIMS = (32, 64, 96, 128)
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+Rotary = Tensor | tuple[Tensor, Tensor]
+
+
+def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of positions, for all layers of a model: angle i of a position is position theta^(-2 i / dim).
+
+    Args:
+        positions: int64 [B, S], [1, S] or [S].
+        rotary_dim: even; how many dims of each head will turn.
+
+    Returns:
+        cos, sin: fp32 [B or 1, S, rotary_dim / 2], exact angles of positions below 2^24.
+    """
+    require_tensor("positions", positions)
+    require_dtype("positions", positions, (torch.int64,))
+    if positions.dim() not in (1, 2):
+        raise ValueError(f"positions has shape {tuple(positions.shape)}, expected [B, S], [1, S] or [S]")
+    require_int("rotary_dim", rotary_dim)
+    if rotary_dim < 0 or rotary_dim % 2:
+        raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number of at least 0")
+    if not theta > 0:
+        raise ValueError(f"theta is {theta}, expected a positive number")
+    rows = positions[None] if positions.dim() == 1 else positions
+    exponent = torch.arange(rotary_dim // 2, device=positions.device, dtype=torch.float32) * (2 / max(rotary_dim, 1))
+    angles = rows[..., None].float() * torch.exp(exponent * -math.log(theta))
+    return angles.cos(), angles.sin()
+
+
+def prepare(
+    qkv: Tensor,
+    positions: Rotary,
+    num_heads: int,
+    num_kv_heads: int | None,
+    rotary_dim: int | None,
+    theta: float,
+    bias: Tensor | None,
+    norm: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor, int, Tensor | None]:
+    """The operator's cos, sin [B or 1, S, rotary_dim / 2], number of kv heads and norm [4, D] in fp32."""
+    require_tensor("qkv", qkv)
+    require_dtype("qkv", qkv, FLOAT_DTYPES)
+    require_int("num_heads", num_heads)
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    require_int("num_kv_heads", kv_heads)
+    if num_heads < 1 or kv_heads < 1 or num_heads % kv_heads:
+        raise ValueError(
+            f"num_heads is {num_heads} and num_kv_heads {kv_heads}, expected the second to divide the first"
+        )
+    if qkv.dim() != 3 or qkv.shape[2] % (num_heads + 2 * kv_heads):
+        raise ValueError(f"qkv has shape {tuple(qkv.shape)}, expected [B, S, {num_heads + 2 * kv_heads} * head_dim]")
+    dims = head_dim(qkv, num_heads, kv_heads)
+    if dims not in HEAD_DIMS:
+        raise ValueError(f"qkv has heads of {dims} dims, expected one of {HEAD_DIMS}")
+    if bias is not None:
+        _validate_parameter("bias", bias, qkv, qkv.shape[2])
+    cos, sin = _tables(qkv, positions, rotary_dim, dims, theta)
+    return cos, sin, kv_heads, _pack_norm(qkv, norm, dims)
+
+
+def head_dim(qkv: Tensor, heads: int, kv_heads: int) -> int:
+    return qkv.shape[2] // (heads + 2 * kv_heads)
+
+
+def _validate_parameter(name: str, value: Tensor, qkv: Tensor, size: int) -> None:
+    require_tensor(name, value)
+    require_dtype(name, value, (torch.float32,) if qkv.dtype == torch.float32 else (qkv.dtype, torch.float32))
+    require_same_device(name, value, "qkv", qkv)
+    if value.shape != (size,):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({size},)")
+
+
+def rows_of_batch(name: str, value: Tensor, qkv: Tensor) -> Tensor:
+    """int64 [B, S], [1, S] or [S] as [B or 1, S]."""
+    require_tensor(name, value)
+    require_dtype(name, value, (torch.int64,))
+    require_same_device(name, value, "qkv", qkv)
+    batch, length = qkv.shape[:2]
+    rows = value[None] if value.dim() == 1 else value
+    if rows.dim() != 2 or rows.shape[1] != length or rows.shape[0] not in (1, batch):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, expected ({batch}, {length}), (1, {length}) or ({length},)"
+        )
+    return rows
+
+
+def _tables(qkv: Tensor, positions: Rotary, rotary_dim: int | None, dims: int, theta: float) -> tuple[Tensor, Tensor]:
+    if rotary_dim is not None:
+        require_int("rotary_dim", rotary_dim)
+    if isinstance(positions, tuple):
+        cos, sin = positions
+        for name, table in (("cos", cos), ("sin", sin)):
+            require_tensor(name, table)
+            require_dtype(name, table, (torch.float32,))
+            require_same_device(name, table, "qkv", qkv)
+            if table.dim() != 3 or table.shape[1] != qkv.shape[1] or table.shape[0] not in (1, qkv.shape[0]):
+                raise ValueError(
+                    f"{name} has shape {tuple(table.shape)}, expected "
+                    f"[{qkv.shape[0]} or 1, {qkv.shape[1]}, rotary_dim / 2]"
+                )
+        if cos.shape != sin.shape:
+            raise ValueError(f"sin has shape {tuple(sin.shape)}, expected that of cos, {tuple(cos.shape)}")
+        held = 2 * cos.shape[2]
+        if rotary_dim is not None and rotary_dim != held:
+            raise ValueError(f"rotary_dim is {rotary_dim}, but the tables hold {held}")
+        if held > dims:
+            raise ValueError(f"cos has shape {tuple(cos.shape)}, expected at most {dims // 2} angles")
+        return cos, sin
+    rows = rows_of_batch("positions", positions, qkv)
+    rotary_dim = dims if rotary_dim is None else rotary_dim
+    if rotary_dim < 0 or rotary_dim > dims or rotary_dim % 2:
+        raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number from 0 to {dims}")
+    return rotary_tables(rows, rotary_dim, theta=theta)
+
+
+def _pack_norm(qkv: Tensor, norm: tuple[Tensor | None, ...], dims: int) -> Tensor | None:
+    """Weight and bias of q, then of k, as fp32 [4, D]; torch carries the gradient back to each."""
+    names = ("q_weight", "q_bias", "k_weight", "k_bias")
+    for name, value in zip(names, norm, strict=True):
+        if value is not None:
+            _validate_parameter(name, value, qkv, dims)
+    q_weight, q_bias, k_weight, k_bias = norm
+    if q_weight is None and k_weight is None:
+        if q_bias is not None or k_bias is not None:
+            raise ValueError("q_bias or k_bias is given, expected q_weight and k_weight with it")
+        return None
+    if q_weight is None or k_weight is None:
+        raise ValueError(f"{'q' if q_weight is None else 'k'}_weight is None, expected both weights or none")
+    zeros = torch.zeros(dims, device=qkv.device) if q_bias is None or k_bias is None else None
+    return torch.stack([zeros if x is None else x.float() for x in norm])  # type: ignore[misc]
+
+
+def validate_cache(qkv: Tensor, k_cache: Tensor, v_cache: Tensor, kv_heads: int, dims: int) -> None:
+    for name, value in (("k_cache", k_cache), ("v_cache", v_cache)):
+        require_tensor(name, value)
+        require_same_dtype(name, value, "qkv", qkv)
+        require_same_device(name, value, "qkv", qkv)
+        expected = f"({qkv.shape[0]}, {kv_heads}, slots, {dims})"
+        if value.dim() != 4 or (value.shape[0], value.shape[1], value.shape[3]) != (qkv.shape[0], kv_heads, dims):
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {expected}")
+        if value.stride(3) != 1:
+            raise ValueError(f"{name} has strides {tuple(value.stride())}, expected a contiguous last dimension")
+    if k_cache.shape != v_cache.shape:
+        raise ValueError(f"v_cache has shape {tuple(v_cache.shape)}, expected that of k_cache, {tuple(k_cache.shape)}")

@@ -1,0 +1,363 @@
+"""rope_qkv: a fused projection becomes q, k, v in one pass: bias, QK-LayerNorm, partial rotary, head split.
+
+Heads lie in the projection as q, k, v. Every element is read once and written once; with `rope_qkv_into_cache` k and v
+are written to their slots of a cache. Arithmetic is in fp32 whatever the dtype, and rounds once, at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext.ops._rope_inputs import Rotary, head_dim, prepare, rotary_tables, rows_of_batch, validate_cache
+
+__all__ = ["rope_qkv", "rope_qkv_into_cache", "rotary_tables"]
+
+# ---------------------------------------------------------------- public functions
+
+
+def rope_qkv(
+    qkv: Tensor,
+    positions: Rotary,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    rotary_dim: int | None = None,
+    theta: float = 10000.0,
+    bias: Tensor | None = None,
+    q_weight: Tensor | None = None,
+    q_bias: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    k_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v of a fused projection: x = qkv + bias per head; q and k: LayerNorm over the head, then rotary.
+
+    The first rotary_dim dims of each q and k head turn, in pairs (i, i + rotary_dim / 2). Parameters may be fp32 for
+    any dtype of qkv, as under autocast, which changes nothing here. The results are made for `omni_attention`.
+
+    Args:
+        qkv: [B, S, (H + 2 H_kv) D], fp32, fp16 or bf16, D in 32, 64, 96, 128; any strides.
+        positions: int64 [B, S], [1, S] or [S]; or (cos, sin) from `rotary_tables`, which layers can share.
+        num_heads, num_kv_heads: H and H_kv, which divides H; default H_kv = H.
+        rotary_dim: even, up to D; default D. With tables it is what they hold.
+        theta: base of the angles; with tables it is not used.
+        bias: [(H + 2 H_kv) D], in fp32 or qkv's dtype.
+        q_weight, k_weight: [D]; both or none, and no QK-norm without them. q_bias, k_bias: [D], default zeros.
+        eps: of the LayerNorm.
+
+    Returns:
+        q [B, H, S, D] in [B, S, H, D] memory order, so that attention's result flattens for free;
+        k, v [B, H_kv, S, D], contiguous. In qkv's dtype.
+
+    Differentiable once in qkv, bias and the norm's parameters; the gradients are the same in every run.
+
+    Raises:
+        TypeError, ValueError: arguments that do not fit, by name.
+        NotImplementedError: no kernel for this device in this build, or a second derivative is asked for.
+    """
+    cos, sin, kv_heads, norm = prepare(
+        qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
+    )
+    q, k, v = torch.ops.showo_ext.rope_qkv_forward(qkv, cos, sin, bias, norm, num_heads, kv_heads, float(eps))
+    return q, k, v
+
+
+def rope_qkv_into_cache(
+    qkv: Tensor,
+    positions: Rotary,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    rotary_dim: int | None = None,
+    theta: float = 10000.0,
+    bias: Tensor | None = None,
+    q_weight: Tensor | None = None,
+    q_bias: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    k_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`rope_qkv` that writes k and v straight into a cache: row s of sample b becomes row slots[b, s] of the caches.
+
+    Slots of one sample should differ: which of two rows with the same slot stays is not defined. No gradient.
+
+    Args:
+        cache: (k_cache, v_cache), each [B, H_kv, slots, D] in qkv's dtype; contiguous last dimension, else any strides.
+        slots: int64 [B, S], [1, S] or [S].
+        others: as for `rope_qkv`.
+
+    Returns:
+        q [B, H, S, D], as `rope_qkv` gives it.
+
+    Raises:
+        ValueError: also, on the CPU, for a slot outside the cache, before anything is written. On a CUDA device, where
+            looking would stall the stream, the rows of such a slot are not written.
+        RuntimeError: an argument requires grad while grad mode is on.
+    """
+    cos, sin, kv_heads, norm = prepare(
+        qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
+    )
+    if not isinstance(cache, tuple) or len(cache) != 2:
+        raise TypeError(f"cache is a {type(cache).__name__}, expected (k_cache, v_cache)")
+    k_cache, v_cache = cache
+    validate_cache(qkv, k_cache, v_cache, kv_heads, head_dim(qkv, num_heads, kv_heads))
+    slots = rows_of_batch("slots", slots, qkv)
+    if torch.is_grad_enabled():
+        given = (qkv, bias, norm, k_cache, v_cache)
+        if any(x is not None and x.requires_grad for x in given):
+            raise RuntimeError("rope_qkv_into_cache has no gradient: use rope_qkv, or call it under torch.no_grad()")
+    return torch.ops.showo_ext.rope_qkv_into_cache(
+        qkv, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, float(eps)
+    )
+
+
+# ---------------------------------------------------------------- schema
+
+_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
+_INPUTS = "Tensor qkv, Tensor cos, Tensor sin, Tensor? bias, Tensor? norm"
+_SIZES = "int num_heads, int num_kv_heads, float eps"
+for _schema in (
+    f"rope_qkv_forward({_INPUTS}, {_SIZES}) -> (Tensor q, Tensor k, Tensor v)",
+    f"rope_qkv_backward(Tensor dq, Tensor dk, Tensor dv, {_INPUTS}, {_SIZES}) -> (Tensor dqkv, Tensor dbias, Tensor "
+    "dnorm)",
+    f"rope_qkv_into_cache({_INPUTS}, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slots, {_SIZES}) -> Tensor",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+# ---------------------------------------------------------------- implementations
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _launch(name: str, qkv: Tensor, arguments: dict[str, Any]) -> None:
+    if qkv.device.type == "cpu" and emulated() is None:
+        getattr(native(), f"{name}_cpu")(**arguments, num_threads=torch.get_num_threads())
+        return
+    with cuda_call("rope_qkv", qkv, emulated(), launcher=f"{name}_cuda") as (module, stream):
+        getattr(module, f"{name}_cuda")(**arguments, stream=stream)
+
+
+def _call(
+    name: str,
+    qkv: Tensor,
+    heads: tuple[Tensor, Tensor, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    eps: float,
+    **more: Any,
+) -> None:
+    """Launches on tensors that stay alive until it returns; `heads` are q, k, v or their gradients."""
+    if qkv.numel() == 0:
+        return
+    qkv, cos, sin = _rows_contiguous(qkv), cos.contiguous(), sin.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    norm = None if norm is None else norm.contiguous()
+    q, k, v = heads
+    arguments = {
+        "qkv": qkv.data_ptr(),
+        "q": q.data_ptr(),
+        "k": k.data_ptr(),
+        "v": v.data_ptr(),
+        "cos": cos.data_ptr(),
+        "sin": sin.data_ptr(),
+        "bias": 0 if bias is None else bias.data_ptr(),
+        "norm": 0 if norm is None else norm.data_ptr(),
+        "sizes": (*qkv.shape[:2], q.shape[1], k.shape[1], q.shape[3], 2 * cos.shape[2]),
+        "qkv_strides": qkv.stride()[:2],
+        "q_strides": q.stride()[:3],
+        "k_strides": k.stride()[:3],
+        "v_strides": v.stride()[:3],
+        "table_batch_stride": 0 if cos.shape[0] == 1 else cos.stride(0),
+        "eps": eps,
+        "dtype": DTYPE_CODES[qkv.dtype],
+        "bias_dtype": DTYPE_CODES[qkv.dtype if bias is None else bias.dtype],
+        **more,
+    }
+    _launch(name, qkv, arguments)
+
+
+def _forward(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    heads = _forward_fake(qkv, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
+    _call("rope_qkv_forward", qkv, heads, cos, sin, bias, norm, eps, slots=0, slots_batch_stride=0, num_slots=0)
+    return heads
+
+
+def _into_cache(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> Tensor:
+    q = _empty_q(qkv, num_heads, num_kv_heads)
+    slots = slots.contiguous()
+    _call(
+        "rope_qkv_forward",
+        qkv,
+        (q, k_cache, v_cache),
+        cos,
+        sin,
+        bias,
+        norm,
+        eps,
+        slots=slots.data_ptr(),
+        slots_batch_stride=0 if slots.shape[0] == 1 else slots.stride(0),
+        num_slots=k_cache.shape[2],
+    )
+    return q
+
+
+def _backward(
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dqkv, dbias, dnorm = _backward_fake(dq, dk, dv, qkv, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
+    if qkv.numel() == 0:
+        return dqkv, dbias.zero_(), dnorm.zero_()
+    module = native()
+    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1])
+    splits = module.rope_qkv_splits(total_heads=num_heads + 2 * num_kv_heads)
+    # Partial sums, added below: the cut depends on the sizes alone, and so do the bits of the result.
+    bias_parts = dbias.new_empty((chunks, *dbias.shape))
+    norm_parts = dnorm.new_empty((chunks * splits, *dnorm.shape))
+    _call(
+        "rope_qkv_backward",
+        qkv,
+        (_rows_contiguous(dq), _rows_contiguous(dk), _rows_contiguous(dv)),
+        cos,
+        sin,
+        bias,
+        norm,
+        eps,
+        dqkv=dqkv.data_ptr(),
+        dbias=0 if bias is None else bias_parts.data_ptr(),
+        dnorm=0 if norm is None else norm_parts.data_ptr(),
+    )
+    return dqkv, bias_parts.sum(0), norm_parts.sum(0)
+
+
+# ---------------------------------------------------------------- fake: allocates, for real tensors too
+
+
+def _empty_q(qkv: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
+    shape = (*qkv.shape[:2], num_heads, head_dim(qkv, num_heads, num_kv_heads))
+    return qkv.new_empty(shape).transpose(1, 2)
+
+
+def _forward_fake(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (qkv.shape[0], num_kv_heads, qkv.shape[1], head_dim(qkv, num_heads, num_kv_heads))
+    return _empty_q(qkv, num_heads, num_kv_heads), qkv.new_empty(shape), qkv.new_empty(shape)
+
+
+def _into_cache_fake(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> Tensor:
+    return _empty_q(qkv, num_heads, num_kv_heads)
+
+
+def _backward_fake(
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, and in fp32 of bias and norm; empty ones where there is no such input."""
+    dbias = qkv.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32)
+    dnorm = qkv.new_empty((0,) if norm is None else norm.shape, dtype=torch.float32)
+    return qkv.new_empty(qkv.shape), dbias, dnorm
+
+
+for _name, _implementation, _fake in (
+    ("rope_qkv_forward", _forward, _forward_fake),
+    ("rope_qkv_backward", _backward, _backward_fake),
+    ("rope_qkv_into_cache", _into_cache, _into_cache_fake),
+):
+    _LIBRARY.impl(_name, _implementation, "CPU")
+    _LIBRARY.impl(_name, _implementation, "CUDA")
+    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
+
+# ---------------------------------------------------------------- autograd
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    qkv, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps = inputs
+    ctx.save_for_backward(qkv, cos, sin, bias, norm)
+
+
+def _gradient(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
+    qkv, cos, sin, bias, norm = ctx.saved_tensors
+    dqkv, dbias, dnorm = torch.ops.showo_ext.rope_qkv_backward(
+        dq, dk, dv, qkv, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
+    )
+    bias_gradient = None if bias is None else dbias.to(bias.dtype)
+    return dqkv, None, None, bias_gradient, None if norm is None else dnorm, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
+    raise NotImplementedError(
+        "rope_qkv has no second derivative; showo_ext.reference.rope_qkv can be differentiated twice"
+    )
+
+
+torch.library.register_autograd("showo_ext::rope_qkv_forward", _gradient, setup_context=_setup_context, lib=_LIBRARY)
+torch.library.register_autograd("showo_ext::rope_qkv_backward", _no_second_derivative, lib=_LIBRARY)

@@ -1,0 +1,360 @@
+"""rope_qkv against fp64 and plain torch: the CPU code paths, and the CUDA kernels on a GPU or the PTX emulator."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from showo_ext import omni_attention, reference, rope_qkv, rope_qkv_into_cache, rotary_tables
+from showo_ext.mask import OmniMask
+from showo_ext.testing import (
+    FLOAT_DTYPES,
+    assert_compiles,
+    assert_within_budget,
+    available_isas,
+    guarded,
+    inside_larger,
+    poisoned,
+    randint,
+    randn,
+    use_isa,
+    use_threads,
+)
+
+dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+NAMES = ("q", "k", "v")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
+def device(request):
+    """The device to put tensors on; inside the test its kernels run."""
+    if request.param == "cpu":
+        yield "cpu"
+        return
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        yield "cuda"
+        return
+    emulated = pytest.importorskip("tests.ptx.emulated")
+    if emulated.module_path() is None:
+        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
+    with emulated.emulated_device():
+        yield "cpu"
+
+
+def problem(batch, length, heads, kv_heads, dim, dtype=torch.float32, seed=0, device="cpu", parameters=None):
+    """qkv, positions and keyword arguments with every parameter."""
+    kind = parameters or dtype
+    qkv = randn(batch, length, (heads + 2 * kv_heads) * dim, dtype=dtype, seed=seed, device=device)
+    arguments = {"num_heads": heads, "num_kv_heads": kv_heads}
+    arguments["bias"] = randn(qkv.shape[2], dtype=kind, seed=seed + 1, device=device)
+    for i, name in enumerate(("q_weight", "q_bias", "k_weight", "k_bias")):
+        value = randn(dim, seed=seed + 2 + i) * 0.3 + (1 if "weight" in name else 0)
+        arguments[name] = value.to(dtype=kind, device=device)
+    return qkv, randint(0, 1200, (batch, length), seed=seed, device=device), arguments
+
+
+def doubled(value):
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def check(qkv, positions, arguments, *, gradients=True):
+    """Results, and gradients of every tensor given, against fp64 and plain torch in the same dtype."""
+    names = ["qkv", *(n for n, value in arguments.items() if isinstance(value, torch.Tensor))]
+    rotary_dim = arguments.get("rotary_dim", qkv.shape[2] // (arguments["num_heads"] + 2 * arguments["num_kv_heads"]))
+    tables = rotary_tables(positions, rotary_dim)
+    exact_tables = tuple(table.double() for table in tables)
+
+    inputs = {"qkv": qkv, **arguments}
+    results = []
+    for function, rotary, convert in (
+        (rope_qkv, positions, lambda x: x),
+        (reference.rope_qkv, exact_tables, doubled),
+        (reference.rope_qkv, positions, lambda x: x),
+    ):
+        leaves = {n: convert(v).detach().requires_grad_() if n in names else v for n, v in inputs.items()}
+        out = function(leaves["qkv"], rotary, **{n: v for n, v in leaves.items() if n != "qkv"})
+        grads = ()
+        if gradients:
+            cotangents = [randn(*x.shape, dtype=qkv.dtype, seed=50 + i) for i, x in enumerate(out)]
+            cotangents = [c.to(device=x.device, dtype=x.dtype) for c, x in zip(cotangents, out, strict=True)]
+            grads = torch.autograd.grad(out, [leaves[n] for n in names], cotangents)
+        results.append(([x.detach() for x in out], grads))
+    (out, grads), (exact, exact_grads), (peer, peer_grads) = results
+    for name, *three in zip(NAMES, out, exact, peer, strict=True):
+        assert three[0].dtype == qkv.dtype
+        assert_within_budget(*three, what=name, factor=1.5)
+    for name, *three in zip(names if gradients else [], grads, exact_grads, peer_grads, strict=True):
+        assert_within_budget(*three, what=f"gradient of {name}", factor=1.5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    batch=st.integers(1, 3),
+    length=st.integers(1, 20),
+    groups=st.integers(1, 4),
+    kv_heads=st.integers(1, 9),
+    dim=st.sampled_from([32, 64, 96, 128]),
+    half=st.integers(0, 64),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+    wide_parameters=st.booleans(),
+    isa=st.sampled_from(available_isas()),
+    seed=st.integers(0, 99),
+)
+def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype, wide_parameters, isa, seed):
+    kind = torch.float32 if wide_parameters else dtype
+    qkv, positions, arguments = problem(batch, length, groups * kv_heads, kv_heads, dim, dtype, seed, parameters=kind)
+    with use_isa(isa):
+        check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)})
+
+
+@dtypes
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("rotary", ["none", "half", "all", "odd"])
+def test_every_kernel(device, dtype, dim, rotary):
+    # "odd": halves do not fall into vectors, so that single elements are read; splits and groups are not full
+    rotary_dim = {"none": 0, "half": dim // 2, "all": dim, "odd": 22}[rotary]
+    qkv, positions, arguments = problem(2, 3, 6, 3, dim, dtype, device=device)
+    check(qkv, positions, {**arguments, "rotary_dim": rotary_dim})
+
+
+@dtypes
+def test_more_heads_than_one_block_and_several_rows_of_a_chunk(device, dtype):
+    qkv, positions, arguments = problem(2, 90, 30, 2, 32, dtype, device=device)
+    check(qkv, positions, {**arguments, "rotary_dim": 16})
+
+
+@dtypes
+def test_optional_parameters(device, dtype):
+    qkv, positions, arguments = problem(1, 5, 4, 2, 64, dtype, device=device)
+    for left_out in ({"bias"}, {"q_bias", "k_bias"}, {"k_bias"}, {"q_weight", "q_bias", "k_weight", "k_bias"}):
+        kept = {n: v for n, v in arguments.items() if n not in left_out}
+        check(qkv, positions, {**kept, "rotary_dim": 32})
+    plain = {"num_heads": 4, "num_kv_heads": 2}
+    check(qkv, positions, plain)
+    q, k, v = rope_qkv(qkv, positions, **plain, rotary_dim=0)  # nothing to do but to split
+    expected = qkv.unflatten(-1, (8, 64)).transpose(1, 2).split([4, 2, 2], dim=1)
+    assert all(torch.equal(a, b) for a, b in zip((q, k, v), expected, strict=True))
+
+
+def test_shared_positions_and_tables(device):
+    qkv, _, arguments = problem(3, 7, 4, 4, 64, device=device)
+    positions = torch.arange(10, 17, device=device)
+    expected = rope_qkv(qkv, positions.expand(3, 7), rotary_dim=32, **arguments)
+    for given_positions in (positions, positions[None], rotary_tables(positions, 32)):
+        actual = rope_qkv(qkv, given_positions, rotary_dim=32, **arguments)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@dtypes
+def test_any_strides(device, dtype):
+    qkv, positions, arguments = problem(2, 5, 4, 2, 64, dtype, device=device)
+    expected = rope_qkv(qkv, positions, rotary_dim=32, **arguments)
+    for offset in (1, 8):
+        for last_dim_contiguous in (True, False):
+            view = inside_larger(qkv, pad=8, offset=offset, last_dim_contiguous=last_dim_contiguous)
+            strided = {
+                n: inside_larger(x, offset=1, last_dim_contiguous=last_dim_contiguous) if torch.is_tensor(x) else x
+                for n, x in arguments.items()
+            }
+            actual = rope_qkv(view, inside_larger(positions), rotary_dim=32, **strided)
+            for name, a, b in zip(NAMES, actual, expected, strict=True):
+                torch.testing.assert_close(
+                    a,
+                    b,
+                    msg=name,
+                    **({"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}),
+                )
+    leaf = qkv.clone().requires_grad_()
+    q, k, v = rope_qkv(leaf, positions, rotary_dim=32, **arguments)
+    (q.sum() + k.sum() + v.sum()).backward()  # gradients with strides of zero
+    assert bool(leaf.grad.isfinite().all())
+
+
+def test_results_suit_attention():
+    qkv, positions, arguments = problem(2, 9, 4, 2, 64)
+    q, k, v = rope_qkv(qkv, positions, **arguments)
+    assert q.transpose(1, 2).is_contiguous()
+    assert k.is_contiguous()
+    assert v.is_contiguous()
+    out = omni_attention(q, k, v, OmniMask.causal(2, 9))
+    assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
+
+
+@dtypes
+def test_into_cache(device, dtype):
+    qkv, positions, arguments = problem(2, 6, 4, 2, 64, dtype, device=device)
+    q, k, v = rope_qkv(qkv, positions, rotary_dim=32, **arguments)
+    for slots in (torch.tensor([9, 0, 3, 4, 5, 1]), torch.tensor([[0, 1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4]])):
+        slots = slots.to(device)
+        cache = tuple(
+            inside_larger(poisoned((2, 2, 10, 64), dtype=dtype, device=device), pad=8, offset=8) for _ in range(2)
+        )
+        got = rope_qkv_into_cache(qkv, positions, cache, slots, rotary_dim=32, **arguments)
+        assert torch.equal(got, q)
+        for into, new in zip(cache, (k, v), strict=True):
+            expected = poisoned((2, 2, 10, 64), dtype=dtype, device=device)
+            for b, row in enumerate(slots.expand(2, 6).tolist()):
+                expected[b, :, row] = new[b]
+            assert torch.equal(into.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+def test_slots_out_of_range(device, request):
+    qkv, positions, arguments = problem(1, 3, 2, 2, 32, device=device)
+    cache = (poisoned((1, 2, 4, 32), device=device), poisoned((1, 2, 4, 32), device=device))
+    slots = torch.tensor([4, 2, -1], device=device)
+    if request.node.callspec.params["device"] == "cpu":
+        with pytest.raises(ValueError, match="slots holds 4, expected 0 to 3"):
+            rope_qkv_into_cache(qkv, positions, cache, slots, **arguments)
+        assert bool(cache[0].isnan().all() and cache[1].isnan().all())
+        return
+    rope_qkv_into_cache(qkv, positions, cache, slots, **arguments)
+    for into in cache:
+        assert bool(into[:, :, 2].isfinite().all())
+        assert bool(into[:, :, [0, 1, 3]].isnan().all())
+
+
+def test_cache_form_refuses_gradients():
+    qkv, positions, arguments = problem(1, 2, 2, 2, 32)
+    cache, slots = (torch.zeros(1, 2, 4, 32), torch.zeros(1, 2, 4, 32)), torch.arange(2)
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        rope_qkv_into_cache(qkv.requires_grad_(), positions, cache, slots, **arguments)
+    with torch.no_grad():
+        rope_qkv_into_cache(qkv, positions, cache, slots, **arguments)
+
+
+def test_same_bits_on_any_number_of_threads():
+    results = []
+    for count in (1, 2, 5):
+        qkv, positions, arguments = problem(2, 100, 12, 12, 64)
+        leaves = [qkv.requires_grad_(), arguments["bias"].requires_grad_(), arguments["q_weight"].requires_grad_()]
+        with use_threads(count):
+            out = rope_qkv(qkv, positions, rotary_dim=32, **arguments)
+            results.append((*out, *torch.autograd.grad([x.square().sum() for x in out], leaves)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_writes_nothing_else():
+    qkv, positions, arguments = problem(2, 5, 4, 2, 64)
+    zones = {n: guarded(x) for n, x in {"qkv": qkv, **arguments}.items() if torch.is_tensor(x)}
+    copies = {n: zone.tensor.clone() for n, zone in zones.items()}
+    cache = (guarded(torch.zeros(2, 2, 5, 64)), guarded(torch.zeros(2, 2, 5, 64)))
+    given_arguments = {**arguments, **{n: z.tensor for n, z in zones.items() if n != "qkv"}}
+    slots = torch.tensor([4, 0, 1, 2, 3])
+    rope_qkv_into_cache(zones["qkv"].tensor, positions, tuple(c.tensor for c in cache), slots, **given_arguments)
+    for zone in (*zones.values(), *cache):
+        zone.check()
+    assert all(torch.equal(zones[n].tensor, copies[n]) for n in zones)
+
+
+def test_large_positions_are_exact():
+    positions = torch.tensor([[0, 1, 4095, 1_000_003]])
+    cos, sin = rotary_tables(positions, 64)
+    exponent = torch.arange(32, dtype=torch.float32) * (2 / 64)
+    frequency = torch.exp(exponent * -torch.tensor(10000.0, dtype=torch.float64).log().item())
+    angles = (positions[..., None].float() * frequency).double()
+    torch.testing.assert_close(cos.double(), angles.cos(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sin.double(), angles.sin(), rtol=0, atol=1e-6)
+
+
+def test_empty(device):
+    for shape in ((0, 4, 256), (2, 0, 256)):
+        qkv = torch.zeros(shape, device=device, requires_grad=True)
+        bias = torch.zeros(256, device=device, requires_grad=True)
+        positions = torch.zeros(shape[:2], dtype=torch.int64, device=device)
+        q, k, v = rope_qkv(qkv, positions, num_heads=2, num_kv_heads=1, bias=bias)
+        assert q.shape == (shape[0], 2, shape[1], 64)
+        assert k.shape == v.shape == (shape[0], 1, shape[1], 64)
+        (q.sum() + k.sum() + v.sum()).backward()
+        assert bias.grad.abs().sum() == 0
+
+
+def test_opcheck():
+    qkv, positions, arguments = problem(2, 3, 4, 2, 32)
+    cos, sin = rotary_tables(positions, 16)
+    norm = torch.stack([arguments[n] for n in ("q_weight", "q_bias", "k_weight", "k_bias")]).requires_grad_()
+    sizes = (4, 2, 1e-5)
+    tensors = (qkv.requires_grad_(), cos, sin, arguments["bias"].requires_grad_(), norm)
+    ops = torch.ops.showo_ext
+    torch.library.opcheck(ops.rope_qkv_forward.default, (*tensors, *sizes))
+    torch.library.opcheck(ops.rope_qkv_forward.default, (qkv, cos, sin, None, None, *sizes))
+    plain = [x.detach() for x in tensors]
+    grads = [torch.randn_like(x) for x in ops.rope_qkv_forward(*plain, *sizes)]
+    torch.library.opcheck(ops.rope_qkv_backward.default, (*grads, *plain, *sizes))
+    cache = (torch.zeros(2, 2, 5, 32), torch.zeros(2, 2, 5, 32))
+    torch.library.opcheck(ops.rope_qkv_into_cache.default, (*plain, *cache, torch.tensor([[0, 2, 4]]), *sizes))
+
+
+def test_compiles():
+    qkv, positions, arguments = problem(2, 3, 4, 2, 32)
+    assert_compiles(lambda x, p: rope_qkv(x * 2, p, **arguments), qkv, positions)
+
+    def loss(x):
+        q, k, v = rope_qkv(x, positions, rotary_dim=16, **arguments)
+        return q.square().sum() + (k * v).sum()
+
+    def step(x):
+        k_cache, v_cache = torch.zeros(2, 2, 5, 32), torch.zeros(2, 2, 5, 32)
+        q = rope_qkv_into_cache(x, positions, (k_cache, v_cache), torch.arange(3), **arguments)
+        return q, k_cache + 1, v_cache
+
+    assert_compiles(step, qkv)
+    gradients = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaf = qkv.clone().requires_grad_()
+        function(leaf).backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_autocast_changes_nothing():
+    qkv, positions, arguments = problem(1, 3, 2, 2, 64, torch.bfloat16, parameters=torch.float32)
+    expected = rope_qkv(qkv, positions, **arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = rope_qkv(qkv, positions, **arguments)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    assert actual[0].dtype == torch.bfloat16
+
+
+def test_second_derivative_is_refused():
+    qkv, positions, arguments = problem(1, 3, 2, 2, 64)
+    out = rope_qkv(qkv.requires_grad_(), positions, **arguments)
+    (grad,) = torch.autograd.grad(out[0].square().sum(), qkv, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"qkv": torch.zeros(2, 3, 256, dtype=torch.float64)}, TypeError, "qkv has dtype float64"),
+        ({"qkv": torch.zeros(2, 3, 255)}, ValueError, r"qkv has shape \(2, 3, 255\)"),
+        ({"qkv": torch.zeros(2, 3, 160)}, ValueError, "heads of 20 dims"),
+        ({"positions": torch.zeros(2, 3)}, TypeError, "positions has dtype float32"),
+        ({"positions": torch.zeros(2, 4, dtype=torch.int64)}, ValueError, r"positions has shape \(2, 4\)"),
+        ({"positions": (torch.zeros(1, 3, 8), torch.zeros(1, 3, 7))}, ValueError, "sin has shape"),
+        ({"positions": (torch.zeros(1, 3, 8), torch.zeros(1, 3, 8)), "rotary_dim": 8}, ValueError, "tables hold 16"),
+        ({"positions": (torch.zeros(1, 3, 17), torch.zeros(1, 3, 17))}, ValueError, "at most 16 angles"),
+        ({"rotary_dim": 7}, ValueError, "rotary_dim is 7"),
+        ({"rotary_dim": 34}, ValueError, "rotary_dim is 34"),
+        ({"num_kv_heads": 3}, ValueError, "num_kv_heads 3"),
+        ({"num_heads": 4.0}, TypeError, "num_heads is 4.0"),
+        ({"bias": torch.zeros(255)}, ValueError, r"bias has shape \(255,\)"),
+        ({"q_weight": torch.ones(32)}, ValueError, "k_weight is None"),
+        ({"k_bias": torch.ones(32)}, ValueError, "expected q_weight and k_weight"),
+        ({"q_weight": torch.ones(31), "k_weight": torch.ones(32)}, ValueError, r"q_weight has shape \(31,\)"),
+        ({"q_weight": torch.ones(32).half(), "k_weight": torch.ones(32)}, TypeError, "q_weight has dtype float16"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    arguments = {
+        "qkv": torch.zeros(2, 3, 256),
+        "positions": torch.zeros(2, 3, dtype=torch.int64),
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        **change,
+    }
+    with pytest.raises(error, match=message):
+        rope_qkv(arguments.pop("qkv"), arguments.pop("positions"), **arguments)
