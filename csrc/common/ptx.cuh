@@ -106,6 +106,12 @@ __device__ __forceinline__ void ldmatrix_x4_trans_at(uint32_t (&r)[4], uint32_t 
                : "r"(row), "n"(kOffset));
 }
 
+template <int kOffset>
+__device__ __forceinline__ void cp_async16_at(uint32_t to, const void* from, int valid) {
+  asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid), "n"(kOffset)
+               : "memory");
+}
+
 // d = a b: no accumulator to clear.
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16_first(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
@@ -145,6 +151,13 @@ __device__ __forceinline__ void unrolled(F&& f) {
     f(std::integral_constant<int, kFirst>{});
     unrolled<kCount, kFirst + 1>(f);
   }
+}
+
+// log2 x, absolute error 2^-22; 0 gives -inf.
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 }  // namespace showo

@@ -55,8 +55,9 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniF
   const auto fetch = [&](const Stage& stage, int slot) {
     if (stage.exists()) {
       const uint32_t to = base + Tile::kStages + slot * Tile::kStageBytes;
-      Copy::template copy<Tile::kColumns>(to, keys, in.k_strides, stage.column(), kv_length);
-      Copy::template copy<Tile::kColumns>(to + Tile::kMatrixBytes, values, in.v_strides, stage.column(), kv_length);
+      Copy::template copy<Tile::kColumns, 2>(to, {keys, values},
+                                             {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)},
+                                             stage.column(), kv_length);
     }
     cp_async_commit();
   };
@@ -67,8 +68,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniF
       kv_blocks, kv_length, 0, false};
   Stage stage = kNoStage;
   walk.advance(stage);
-  Copy::template copy<Tile::kRows>(base, Copy::source(in.q, in.q_strides, batch, head), in.q_strides, first_row,
-                                   q_length);
+  Copy::template copy<Tile::kRows, 1>(base, {Copy::source(in.q, in.q_strides, batch, head)},
+                                      {static_cast<int>(in.q_strides.row)}, first_row, q_length);
   fetch(stage, 0);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 

@@ -69,6 +69,13 @@ __device__ __forceinline__ uint32_t chunk_pair(uint32_t address, int k16) {
   return (address ^ ((k16 & kPermuted) << 5)) + (k16 & ~kPermuted) * 32;
 }
 
+// From the address of chunk 0 of a row to that of another chunk.
+template <int D>
+__device__ __forceinline__ uint32_t chunk_at(uint32_t address, int chunk) {
+  constexpr int kPermuted = D % 64 == 0 ? 7 : 3;
+  return (address ^ ((chunk & kPermuted) << 4)) + (chunk & ~kPermuted) * 16;
+}
+
 // A thread's share of copying rows: chunk `thread % kChunks` (and every kChunks-th further) of each kRowsPerPass-th
 // row.
 template <int D>
@@ -84,23 +91,26 @@ struct RowCopy {
            threadIdx.x % kChunks * 16;
   }
 
-  // Rows first.. of the head to rows 0.. of `shared`; rows from `end` on become zeros.
-  template <int kRows>
-  __device__ __forceinline__ static void copy(uint32_t shared, const char* source, const OmniStrides& strides,
-                                              int first, int end) {
+  // Rows first.. of `kHeads` heads to rows 0.. of `shared` and the memory behind; rows from `end` on become zeros.
+  template <int kRows, int kHeads>
+  __device__ __forceinline__ static void copy(uint32_t shared, const char* const (&sources)[kHeads],
+                                              const int (&row_strides)[kHeads], int first, int end) {
     const int row = threadIdx.x / kChunks;
-    const uint32_t to = swizzled<D>(row, threadIdx.x % kChunks);
-    const int row_stride = static_cast<int>(strides.row) * 2;  // 32 bits: one IMAD.WIDE an address
-    const char* from = source + static_cast<int64_t>(first) * row_stride;
+    const uint32_t to = shared + swizzled<D>(row, threadIdx.x % kChunks);
     const int left = end - first - row;
+    int valid[kRows / kRowsPerPass];
 #pragma unroll
-    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) {
-      const int valid = pass * kRowsPerPass < left ? 16 : 0;
-#pragma unroll
-      for (int j = 0; j < D / 8 / kChunks; ++j)
-        cp_async16(shared + to + pass * kRowsPerPass * (2 * D) + j * kChunks * 16,
-                   from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, valid);
-    }
+    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) valid[pass] = pass * kRowsPerPass < left ? 16 : 0;
+    unrolled<kHeads>([&](auto i) {
+      const int row_stride = row_strides[i] * 2;  // 32 bits: one IMAD.WIDE an address
+      const char* from = sources[i] + static_cast<int64_t>(first) * row_stride;
+      unrolled<kRows / kRowsPerPass>([&](auto pass) {
+        unrolled<D / 8 / kChunks>([&](auto j) {
+          cp_async16_at<(i * kRows + pass * kRowsPerPass) * (2 * D) + j * kChunks * 16>(
+              to, from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, valid[pass]);
+        });
+      });
+    });
   }
 };
 
@@ -236,7 +246,7 @@ struct RowResult {
 // sum: of the whole row. bound: as in WarpRows. intervals: of the row, kRows apart.
 template <int kRows>
 __device__ __forceinline__ RowResult finish_row(float sum, float bound, const int2* intervals, int num_intervals) {
-  if (sum != 0.0f) return {1.0f / sum, (log2f(sum) - bound) * kLn2};
+  if (sum != 0.0f) return {1.0f / sum, (log2_approx(sum) - bound) * kLn2};
   bool empty = true;  // no columns, or nothing but scores of -inf: the latter is 0 / 0
   for (int i = 0; i < num_intervals; ++i) empty &= intervals[i * kRows].x >= intervals[i * kRows].y;
   return {empty ? 0.0f : NAN, empty ? -INFINITY : NAN};
@@ -465,9 +475,9 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   const auto fetch = [&](const Stage& stage, uint32_t to) {
     if (stage.exists()) {
       const Sources from = *sources;
-      RowCopy<D>::template copy<Tile::kColumns>(to, from.keys, in.k_strides, stage.column(), kv_length);
-      RowCopy<D>::template copy<Tile::kColumns>(to + Tile::kMatrixBytes, from.values, in.v_strides, stage.column(),
-                                                kv_length);
+      RowCopy<D>::template copy<Tile::kColumns, 2>(
+          to, {from.keys, from.values}, {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)},
+          stage.column(), kv_length);
     }
     cp_async_commit();
   };
@@ -478,8 +488,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
       kv_length, q_block + 1 < q_blocks ? kv_blocks : 0, first_row + Tile::kRows > q_length};
   Stage stage = kNoStage;
   walk.advance(stage);
-  RowCopy<D>::template copy<Tile::kRows>(base, RowCopy<D>::source(in.q, in.q_strides, batch, head), in.q_strides,
-                                         first_row, q_length);
+  RowCopy<D>::template copy<Tile::kRows, 1>(base, {RowCopy<D>::source(in.q, in.q_strides, batch, head)},
+                                            {static_cast<int>(in.q_strides.row)}, first_row, q_length);
   fetch(stage, stages);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
@@ -561,6 +571,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   const int first = tile_number(p) * Tile::kRows + warp_row, count = min(Tile::kWarpRows, q_length - first);
   if (count <= 0) return;
   __syncwarp();
+  const uint32_t own = swizzled<D>(warp_row + lane / 4, 0) + lane % 4 * 4;  // where the thread's rows are eight apart
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -573,7 +584,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
                                                        static_cast<int>(in.num_intervals));
 #pragma unroll
       for (int n8 = 0; n8 < D / 8; ++n8)
-        *reinterpret_cast<uint32_t*>(shared + swizzled<D>(warp_row + row, n8) + lane % 4 * 4) =
+        *reinterpret_cast<uint32_t*>(shared + chunk_at<D>(own, n8) + (m * 16 + half * 8) * Tile::kRowBytes) =
             pack<T>(rows.out[m][n8][2 * half] * result.factor, rows.out[m][n8][2 * half + 1] * result.factor);
       if (lane % 4 == 0 && row < count) p.lse[(tile_batch(p) * in.heads + head) * q_length + first + row] = result.lse;
     }

@@ -181,7 +181,8 @@ def _forward(
         arguments = _arguments(q, k, v, intervals, states, scale)
         native().omni_attention_forward_cpu(**arguments, **results, num_threads=torch.get_num_threads())
     else:
-        assert states is not None and order is not None
+        assert states is not None
+        assert order is not None
         q, k, v = _aligned(q), _aligned(k), _aligned(v)
         arguments = {
             **_arguments(q, k, v, intervals, states, scale),

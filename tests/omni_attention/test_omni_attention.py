@@ -310,7 +310,9 @@ def test_opcheck(dtype):
     (q, k, v), mask = operands(dtype)
     if dtype != torch.float32:
         cheap = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(OPS.omni_attention_forward.default, (q, k, v, mask.intervals, None, None, 0.2), test_utils=cheap)
+        torch.library.opcheck(
+            OPS.omni_attention_forward.default, (q, k, v, mask.intervals, None, None, 0.2), test_utils=cheap
+        )
         return
     strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v)]
     torch.library.opcheck(OPS.omni_attention_forward.default, (*strided, mask.intervals, None, None, 0.2))

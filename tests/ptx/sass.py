@@ -119,7 +119,9 @@ def loops(code: Code) -> list[Loop]:
         while at <= last:
             path.append(opcodes[at])
             target = targets[at]
-            over = at < target <= last and PREDICATE.match(code[at][1]) and not ESSENTIAL.intersection(opcodes[at:target])
+            over = (
+                at < target <= last and PREDICATE.match(code[at][1]) and not ESSENTIAL.intersection(opcodes[at:target])
+            )
             at = target if over else at + 1
         mix, body = collections.Counter(path), opcodes[first : last + 1]
         hmma = body.count("HMMA")

@@ -110,6 +110,33 @@ def test_remask_and_corrupt_tokens(device, length: int) -> None:
     clean(device)
 
 
+def test_block_table(device) -> None:
+    intervals = torch.randint(0, 150, (2, 130, 3, 2), dtype=torch.int32).sort(-1).values
+    states = showo_ext.OmniMask(intervals, 150).block_states()
+    dense = showo_ext.OmniMask(intervals, 150).to_dense()
+    assert states.shape == (2, 3, 3)
+    assert torch.equal(states[:, 1, 1] > 0, dense[:, 64:128, 64:128].flatten(1).any(1))
+    clean(device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("tile_rows", [64, 128])
+def test_omni_attention_forward(device, dtype: torch.dtype, dim: int, tile_rows: int) -> None:
+    if dtype == torch.float32 and tile_rows == 128:
+        return
+    mask = showo_ext.OmniMask.prefix(torch.tensor([70]), 140)
+    q, k, v = (torch.randn(1, 1, 140, dim).to(dtype) for _ in range(3))
+    out, lse = torch.ops.showo_ext.omni_attention_forward(
+        q, k, v, mask.intervals, mask.block_states(), mask.tile_order(tile_rows), 0.1
+    )
+    expected = reference.omni_attention(q.double(), k.double(), v.double(), mask, scale=0.1)
+    band = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=band, atol=band)
+    assert not lse.isnan().any()
+    clean(device)
+
+
 def test_empty_inputs_launch_nothing(device) -> None:
     assert showo_ext.lfq_encode(torch.empty(0, 13, 4, 4)).shape == (0, 16)
     assert showo_ext.sample_tokens(torch.empty(2, 0, 5), seed=0)[0].shape == (2, 0)
