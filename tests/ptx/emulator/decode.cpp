@@ -251,8 +251,11 @@ class Builder {
   int source(const TextInstruction& in, const TextOperand& o, int bits) {
     switch (o.kind) {
       case Kind::kRegister: {
+        if (bits == 32 && in.opcode.rfind("cvt.", 0) == 0 && is_wide(o.name)) {  // cvt may read the low half
+          return synthetic("cvt.u32.u64", 32, register_value(in, o.name, 64));
+        }
         const int v = register_value(in, o.name, bits);
-        return o.negated ? inverted(v) : v;
+        return o.negated ? synthetic("not.pred", 1, v) : v;
       }
       case Kind::kImmediate:
         if (bits == 1) return constant(1, o.value ? kFull : 0);
@@ -267,13 +270,19 @@ class Builder {
     }
   }
 
-  int inverted(int predicate) {
+  bool is_wide(const std::string& name) const {
+    const auto declared = function_->registers.find(name);
+    return declared != function_->registers.end() && declared->second != "pred" && type_bytes(declared->second) == 8;
+  }
+
+  // An instruction of one operand that is not in the text: its result, a value of `bits` bits.
+  int synthetic(const char* opcode, int bits, int operand) {
     Draft d;
-    const OpEntry& entry = *OpTable::instance().find("not.pred");
-    const int v = new_value(1);
+    const OpEntry& entry = *OpTable::instance().find(opcode);
+    const int v = new_value(bits);
     d.instr.fn = entry.fn;
     d.instr.synthetic = true;
-    d.ops = {v, predicate};
+    d.ops = {v, operand};
     d.defines = {true, false};
     drafts_.push_back(d);
     return v;
