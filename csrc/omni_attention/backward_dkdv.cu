@@ -27,9 +27,9 @@ namespace {
 
 template <int D>
 struct Tile {
-  static constexpr int kWarps = D == 128 ? 8 : 4, kThreads = 32 * kWarps, kBlocksPerSm = D <= 64 ? 3 : D == 96 ? 2 : 1;
+  static constexpr int kWarps = D == 128 ? 8 : 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
   static constexpr int kRows = 16 * kWarps, kLines = kRows / 64;  // kv rows, and 64-column blocks of the mask
-  static constexpr int kTiles = D == 64 ? 2 : 4;                  // queries are taken 8 kTiles at a time
+  static constexpr int kTiles = D == 128 ? 2 : 4;                 // queries are taken 8 kTiles at a time
   static constexpr bool kKeep = D <= 64;                          // fragments of k and v stay in registers
   // ds^T: rows of 64 queries, padded by a chunk so that neither stores nor ldmatrix meet bank conflicts.
   static constexpr int kDsBytes = 64 * 2 + 16;
@@ -42,6 +42,18 @@ struct Tile {
   static constexpr int kShared = kVEnd > kDsEnd ? kVEnd : kDsEnd;
   static_assert(kStage % 128 == 0 && kRows * Rows<D>::kBytes <= kStageStats, "alignment; room for the results");
 };
+
+// Keeps an address in registers: without it the compiler computes it again in every step of the loop. Only where there
+// are registers to spare.
+template <int D, class Address>
+__device__ __forceinline__ void pin(Address& x) {
+  if constexpr (D <= 64) {
+    if constexpr (sizeof(Address) == 8)
+      asm volatile("" : "+l"(x));
+    else
+      asm volatile("" : "+r"(x));
+  }
+}
 
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
@@ -62,12 +74,18 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const LaneRows<D, 2> own(shared + M::kK + R::at(16 * warp + lane % 16, lane / 16));
   constexpr int kDqTiles = D / 8 / M::kLines;
   const int dq_rows = warp % 4, dq_tile = warp / 4 * kDqTiles;  // this warp's part of a block of dq
-  const uint32_t ds_at = shared + M::kDs + (16 * warp + g) * M::kDsBytes + 4 * t;
-  const uint32_t dq_ds_at =
-      shared + M::kDs + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows + lane / 8 % 2) * 16;
+  uint32_t ds_at = shared + M::kDs + (16 * warp + g) * M::kDsBytes + 4 * t;
+  uint32_t dq_ds_at = shared + M::kDs + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows + lane / 8 % 2) * 16;
+
+  uint32_t row_at = R::at(lane % 8, lane / 8), column_at = R::at(lane % 16, lane / 16);
+  LaneRows<D, 2> dq_k(shared + M::kK + R::at(lane % 16, lane / 16 + dq_tile));
+  pin<D>(ds_at), pin<D>(dq_ds_at), pin<D>(row_at), pin<D>(column_at);
+#pragma unroll
+  for (int i = 0; i < dq_k.kCount; ++i) pin<D>(dq_k.base[i]);
 
   // The thread's own first place in the matrices that it copies from and to.
-  const uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
+  uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
+  pin<D>(copy_at);
   const auto source = [&](const void* matrix, const OmniStrides& strides, int64_t head, int64_t row) {
     return reinterpret_cast<const char*>(static_cast<const T*>(matrix) + batch * strides.batch + head * strides.head +
                                          (row + R::copy_row()) * strides.row + R::copy_chunk() * 8);
@@ -117,6 +135,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const float factor = in.scale * kLog2E;
   const int64_t group = in.heads / in.kv_heads;
   const uint8_t* states = in.block_states + batch * in.block_states_batch_stride + first_kv / kKvBlock;
+  pin<D>(states);
   const int lines = static_cast<int>(min(static_cast<int64_t>(M::kLines), kv_blocks - first_kv / kKvBlock));
   uint32_t stage = shared;
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
@@ -124,7 +143,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     dout = source(p.dout, p.dout_strides, head, 0);
     const int64_t first_block = (batch * in.heads + head) * q_blocks;
     stats = reinterpret_cast<const char*>(p.stats + first_block * kStats) + threadIdx.x * 16;
-    float* const sums = p.dq_sums + first_block * (64 * D) + (dq_rows * (D / 8) + dq_tile) * 128 + lane;
+    float* sums = p.dq_sums + first_block * (64 * D) + (dq_rows * (D / 8) + dq_tile) * 128 + lane;
+    pin<D>(q), pin<D>(dout), pin<D>(stats), pin<D>(sums);
     Walk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines);
     Visit visit, following;
     bool more = walk.next(&visit);
@@ -140,8 +160,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
       const bool mine = visit.visited >> line & 1, full = visit.full >> line & 1;
       if (mine) {
         const uint32_t masks = stage + M::kMasks + warp * 128 + t * 4;
-        const LaneRows<D, 4> rows(stage + R::at(lane % 8, lane / 8));
-        const LaneRows<D, 2> columns(stage + R::at(lane % 16, lane / 16));
+        const LaneRows<D, 4> rows(stage + row_at);
+        const LaneRows<D, 2> columns(stage + column_at);
 #pragma unroll
         for (int part = 0; part < 8 / M::kTiles; ++part) {
           if (!full) {
@@ -204,7 +224,6 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
       __syncthreads();
 
       if (p.dq_sums != nullptr) {
-        const LaneRows<D, 2> k_rows(shared + M::kK + R::at(lane % 16, lane / 16 + dq_tile));
         float dq[kDqTiles][4] = {};
 #pragma unroll
         for (int from = 0; from < M::kLines; ++from) {
@@ -213,7 +232,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
           for (int i = 4 * from; i < 4 * from + 4; ++i) {
             uint32_t a[4];
             ldmatrix_x4_trans(a, dq_ds_at + i * 16 * M::kDsBytes);
-            accumulate<T, D>(dq, a, k_rows, i * 16 * R::kBytes);
+            accumulate<T, D>(dq, a, dq_k, i * 16 * R::kBytes);
           }
         }
         float* const to = sums + static_cast<uint64_t>(static_cast<uint32_t>(visit.block)) * (64 * D);

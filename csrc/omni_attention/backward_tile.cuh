@@ -11,8 +11,8 @@ namespace showo {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: lse log2(e) (fp32: lse), then -delta
-// with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
+// Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: lse log2(e) (fp32: lse),
+// then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
 constexpr int kStatsLse = 0, kStatsDelta = 64, kStats = kOmniBackwardStats;
 
 // Rows of D 16-bit numbers in shared memory, as chunks of 16 bytes. Eight rows of one chunk column fall into different
