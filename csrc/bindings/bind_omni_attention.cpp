@@ -119,6 +119,36 @@ void bind_omni_attention(py::module_& m) {
       py::arg("dtype"), py::arg("tile_rows"), py::arg("order"), py::arg("order_length"), py::arg("stream"));
 
   m.def(
+      "omni_attention_backward_cuda",
+      [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse, uintptr_t dout,
+         uintptr_t dlse, uintptr_t dq, uintptr_t dk, uintptr_t dv, uintptr_t stats, uintptr_t dq_sums,
+         const std::array<int64_t, 7>& sizes, const Strides& q_strides, const Strides& k_strides,
+         const Strides& v_strides, const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides,
+         const Strides& dout_strides, uintptr_t block_states, int64_t block_states_batch_stride, double scale,
+         int dtype, uintptr_t stream) {
+        OmniBackwardCudaParams p{};
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
+        p.out = as_pointer(out);
+        p.lse = as_pointer<const float>(lse);
+        p.dout = as_pointer(dout);
+        p.dlse = as_pointer<const float>(dlse);
+        p.out_strides = strides_of(out_strides);
+        p.dout_strides = strides_of(dout_strides);
+        p.dq = as_pointer(dq);
+        p.dk = as_pointer(dk);
+        p.dv = as_pointer(dv);
+        p.stats = as_pointer<float>(stats);
+        p.dq_sums = as_pointer<float>(dq_sums);
+        launch([&] { return omni_attention_backward_cuda(p, as_pointer(stream)); });
+      },
+      py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
+      py::arg("dout"), py::arg("dlse"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("stats"),
+      py::arg("dq_sums"), py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"),
+      py::arg("intervals_strides"), py::arg("out_strides"), py::arg("dout_strides"), py::arg("block_states"),
+      py::arg("block_states_batch_stride"), py::arg("scale"), py::arg("dtype"), py::arg("stream"));
+
+  m.def(
       "omni_block_table_cuda",
       [](uintptr_t intervals, uintptr_t states, const std::array<int64_t, 4>& sizes,
          const std::array<int64_t, 2>& intervals_strides, uintptr_t stream) {

@@ -160,4 +160,9 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
+// *to += x, without waiting for the old value. Sums depend on the order in which warps get there.
+__device__ __forceinline__ void red_add(float* to, float x) {
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+}
+
 }  // namespace showo

@@ -65,6 +65,26 @@ struct OmniBackwardParams {
   int64_t parts;
 };
 
+// Numbers per 64 query rows in `stats` below.
+constexpr int64_t kOmniBackwardStats = 192;
+
+struct OmniBackwardCudaParams {
+  OmniInputs in;
+  const void* out;    // [B, H, S_q, D]  dtype
+  const float* lse;   // [B, H, S_q]     contiguous
+  const void* dout;   // [B, H, S_q, D]  dtype
+  const float* dlse;  // [B, H, S_q]     contiguous, or null
+  OmniStrides out_strides, dout_strides;
+  // Results in dtype, contiguous.
+  void* dq;  // [B, H, S_q, D]
+  void* dk;  // [B, H_kv, S_kv, D]
+  void* dv;  // [B, H_kv, S_kv, D]
+  // Workspaces, contiguous.
+  float* stats;    // [B, H, ceil(S_q / 64), 192]; laid out in backward_tile.cuh
+  float* dq_sums;  // [B, H, ceil(S_q / 64), 64 D] zeros: sums dq with atomic additions, in the order in which thread
+                   // blocks happen to run. Null, and always with float32: dq gets its own kernel, reproducible.
+};
+
 // invalid_argument for an interval outside 0 <= start <= stop <= kv_length; unsupported for other head sizes than
 // 32, 64, 96 and 128. Bitwise reproducible, for any number of threads.
 Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
@@ -73,6 +93,7 @@ Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_thr
 // On the device, columns outside 0..kv_length do not exist, whatever an interval says: nothing is read there.
 // Takes pointers and strides in multiples of 16 bytes only.
 Status omni_attention_forward_cuda(const OmniForwardParams& params, void* stream);
+Status omni_attention_backward_cuda(const OmniBackwardCudaParams& params, void* stream);
 Status omni_block_table_cuda(const OmniBlockTableParams& params, void* stream);
 
 // Into how many summands dk and dv are split so that few heads can still keep many threads busy. A function of the

@@ -2,8 +2,9 @@
 
     scores = scale q k^T, -inf outside the mask;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 
-Blocks that no row of a batch entry sees are never visited. Both directions give the same bits every time. Backward
-follows FlashAttention (Dao et al., 2022): probabilities are recomputed from lse, nothing of size S_q x S_kv is kept.
+Blocks that no row of a batch entry sees are never visited. The same bits every time, except for dq of 16-bit CUDA
+tensors unless `deterministic` asks for it. Backward follows FlashAttention (Dao et al., 2022): probabilities are
+recomputed from lse, nothing of size S_q x S_kv is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
 from showo_ext.mask import OmniMask
-from showo_ext.ops import _block_table  # noqa: F401  (registers the operator that OmniMask.block_states calls)
+from showo_ext.ops import _block_table  # also registers the operator that OmniMask.block_states calls
 
 HEAD_DIMS = (32, 64, 96, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,14 +24,35 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @overload
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[False] = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: Literal[False] = False,
+    deterministic: bool | None = None,
 ) -> Tensor: ...
 @overload
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[True]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: Literal[True],
+    deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+    deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale q k^T over the columns that mask allows) v.
 
@@ -40,6 +62,9 @@ def omni_attention(
         mask: OmniMask with S_q rows and S_kv columns, of batch B or 1, on the device of q.
         scale: factor of the scores, default 1 / sqrt(D).
         return_lse: also return the natural-log normaliser of each row.
+        deterministic: whether the gradients must have the same bits every time. On CUDA in 16 bits that costs two more
+            products per block (seven instead of five); everywhere else it is so anyway. None: what
+            torch.are_deterministic_algorithms_enabled() says when this function is called.
 
     Returns:
         [B, H, S_q, D] in q's dtype and memory order, computed in float32; with return_lse also float32 [B, H, S_q].
@@ -60,7 +85,9 @@ def omni_attention(
     states = order = None
     if q.device.type == "cuda" or emulated() is not None:
         states, order = mask.block_states(), mask.tile_order(_tile_rows(q))
-    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, states, order, scale)
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, states, order, scale, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -109,11 +136,12 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
 _LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
 _LIBRARY.define(
     "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor? states, Tensor? order, "
-    "float scale) -> (Tensor out, Tensor lse)"
+    "float scale, bool deterministic=False) -> (Tensor out, Tensor lse)"
 )
 _LIBRARY.define(
     "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, "
-    "Tensor? states, Tensor out, Tensor lse, float scale) -> (Tensor dq, Tensor dk, Tensor dv)"
+    "Tensor? states, Tensor out, Tensor lse, float scale, bool deterministic=False)"
+    " -> (Tensor dq, Tensor dk, Tensor dv)"
 )
 
 
@@ -168,7 +196,14 @@ def _arguments(
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    intervals: Tensor,
+    states: Tensor | None,
+    order: Tensor | None,
+    scale: float,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
     out = _empty_out(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
@@ -207,40 +242,80 @@ def _backward(
     out: Tensor,
     lse: Tensor,
     scale: float,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if q.numel() == 0:
-        return torch.empty_like(q, memory_format=torch.contiguous_format), _zeros(k), _zeros(v)
+    if q.numel() == 0 or k.numel() == 0:
+        return _zeros(q), _zeros(k), _zeros(v)
     dout, out, lse = _rows_contiguous(dout), _rows_contiguous(out), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
     if intervals.stride()[2:] != (2, 1):
         intervals = intervals.contiguous()
-    module, stream = native(), None
-    parts = module.omni_attention_backward_parts(
-        batch=q.size(0), heads=q.size(1), kv_heads=k.size(1), q_length=q.size(2)
-    )
-    dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
-    dk = torch.empty((parts, *k.shape), dtype=torch.float32, device=q.device)
-    dv = torch.empty_like(dk)
+    on_cpu = q.device.type == "cpu" and emulated() is None
+    if not on_cpu:
+        q, k, v, out, dout = (_aligned(x) for x in (q, k, v, out, dout))
     arguments = {
         **_arguments(q, k, v, intervals, states, scale),
         "out": out.data_ptr(),
         "lse": lse.data_ptr(),
         "dout": dout.data_ptr(),
         "dlse": 0 if dlse is None else dlse.data_ptr(),
-        "dq": dq.data_ptr(),
-        "dk": dk.data_ptr(),
-        "dv": dv.data_ptr(),
-        "parts": parts,
         "out_strides": out.stride()[:3],
         "dout_strides": dout.stride()[:3],
     }
-    if q.device.type == "cpu" and emulated() is None:
-        module.omni_attention_backward_cpu(**arguments, num_threads=torch.get_num_threads())
-    else:
-        with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_backward_cuda") as (module, stream):
-            module.omni_attention_backward_cuda(**arguments, stream=stream)
+    return _backward_cpu(q, k, arguments) if on_cpu else _backward_cuda(q, k, arguments, deterministic)
+
+
+def _backward_cpu(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """dk and dv are summands, so that few heads can still keep many threads busy."""
+    module = native()
+    parts = module.omni_attention_backward_parts(
+        batch=q.size(0), heads=q.size(1), kv_heads=k.size(1), q_length=q.size(2)
+    )
+    dq = torch.empty(q.shape, dtype=torch.float32)
+    dk = torch.empty((parts, *k.shape), dtype=torch.float32)
+    dv = torch.empty_like(dk)
+    module.omni_attention_backward_cpu(
+        **arguments,
+        dq=dq.data_ptr(),
+        dk=dk.data_ptr(),
+        dv=dv.data_ptr(),
+        parts=parts,
+        num_threads=torch.get_num_threads(),
+    )
     summed = [x[0] if parts == 1 else x.sum(0) for x in (dk, dv)]
-    return dq.to(q.dtype), summed[0].to(k.dtype), summed[1].to(v.dtype)
+    return dq.to(q.dtype), summed[0].to(k.dtype), summed[1].to(k.dtype)
+
+
+def _backward_cuda(
+    q: Tensor, k: Tensor, arguments: dict[str, Any], deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where bits may differ, dq is summed by atomic additions in fp32: a workspace of four bytes per element of q."""
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, k))
+    tiles = q.size(0) * q.size(1) * -(-q.size(2) // _block_table.BLOCK)
+    stats = torch.empty((tiles, 192), dtype=torch.float32, device=q.device)  # kOmniBackwardStats
+    sums = None
+    if not deterministic and q.dtype != torch.float32:
+        sums = torch.zeros((tiles, _block_table.BLOCK * q.size(3)), dtype=torch.float32, device=q.device)
+    with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_backward_cuda") as (module, stream):
+        module.omni_attention_backward_cuda(
+            **arguments,
+            dq=dq.data_ptr(),
+            dk=dk.data_ptr(),
+            dv=dv.data_ptr(),
+            stats=stats.data_ptr(),
+            dq_sums=0 if sums is None else sums.data_ptr(),
+            stream=stream,
+        )
+    return dq, dk, dv
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """x, or a copy, with addresses and strides in multiples of 16 bytes: what the CUDA kernels' copies want."""
+    step = 16 // x.element_size()
+    fits = x.data_ptr() % 16 == 0 and all(0 <= s < 1 << 24 and s % step == 0 for s in x.stride()[2:3])
+    if fits and all(s % step == 0 for s in x.stride()[:2]):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _zeros(x: Tensor) -> Tensor:
@@ -248,13 +323,20 @@ def _zeros(x: Tensor) -> Tensor:
 
 
 def _autocast(
-    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    intervals: Tensor,
+    states: Tensor | None,
+    order: Tensor | None,
+    scale: float,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
     device = q.device.type
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         result: tuple[Tensor, Tensor] = torch.ops.showo_ext.omni_attention_forward(
-            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, scale
+            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, scale, deterministic
         )
     return result
 
@@ -270,7 +352,14 @@ for _key in ("CPU", "CUDA"):
 
 @torch.library.register_fake("showo_ext::omni_attention_forward", lib=_LIBRARY)
 def _forward_fake(
-    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, order: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    intervals: Tensor,
+    states: Tensor | None,
+    order: Tensor | None,
+    scale: float,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return _empty_out(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
@@ -287,6 +376,7 @@ def _backward_fake(
     out: Tensor,
     lse: Tensor,
     scale: float,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
@@ -295,23 +385,23 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, intervals, states, _, scale = inputs
+    q, k, v, intervals, states, _, scale, deterministic = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, intervals, states, out, lse)
-    ctx.scale = scale
+    ctx.scale, ctx.deterministic = scale, deterministic
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, intervals, states, out, lse = ctx.saved_tensors
     if dout is None and dlse is None:
-        return None, None, None, None, None, None, None
+        return (None,) * 8
     if dout is None:
         dout = torch.zeros_like(out)
     dq, dk, dv = torch.ops.showo_ext.omni_attention_backward(
-        dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale
+        dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale, ctx.deterministic
     )
-    return dq, dk, dv, None, None, None, None
+    return dq, dk, dv, None, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:

@@ -1,0 +1,183 @@
+// dq of omni_attention in fp16 and bf16, reproducibly: a thread block owns 64 query rows of one head and walks over the
+// kv blocks that they see, in order.
+//
+//   s = q k^T;  p = exp(scale s - lse);  dp = dout v^T;  ds = p (dp - delta);  dq = scale sum over blocks of ds k
+//
+// A warp owns 16 rows and keeps their fragments of q and dout in registers where there is room. Its accumulators of ds,
+// 32 columns at a time, rounded to 16 bits, are the A fragments of dq += ds k: nothing but k and v passes through
+// shared memory, in two stages of cp.async. s and dp are computed a second time (backward_dkdv.cu has had them): seven
+// products per block in all, the price of the same bits every time.
+//
+// Memory traffic per thread block: q, dout, dq once; k and v of every visited block once.
+#include <cuda_runtime.h>
+
+#include "common/cuda_check.h"
+#include "common/launch.h"
+#include "omni_attention/backward_kernels.h"
+#include "omni_attention/backward_tile.cuh"
+
+namespace showo {
+namespace {
+
+template <int D>
+struct Tile {
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D <= 64 ? 3 : D == 96 ? 2 : 1;
+  static constexpr int kTiles = 4;        // columns are taken 8 kTiles at a time
+  static constexpr bool kKeep = D <= 96;  // fragments of q and dout stay in registers
+  static constexpr int kMatrix = 64 * Rows<D>::kBytes;
+  static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + 64 * 8;
+  static constexpr int kQ = 2 * kStage, kDout = kQ + kMatrix, kStatsAt = kDout + kMatrix;
+  static constexpr int kShared = kStatsAt + kStats * 4;
+};
+
+template <class T, int D>
+__global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
+    omni_backward_dq_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
+  using M = Tile<D>;
+  using R = Rows<D>;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const uint32_t shared = shared_address(memory);
+  const OmniInputs& in = p.in;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int g = lane / 4, t = lane % 4;
+  const int64_t batch = blockIdx.x / in.heads, head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads);
+  const int q_blocks = static_cast<int>(ceil_div(in.q_length, kQBlock));
+  const int kv_blocks = static_cast<int>(ceil_div(in.kv_length, kKvBlock));
+  const int q_block = q_blocks - 1 - static_cast<int>(blockIdx.y);  // under causal masks the last rows see most
+  const int64_t first_row = static_cast<int64_t>(q_block) * kQBlock;
+
+  const LaneRows<D, 2> own(shared + M::kQ + R::at(16 * warp + lane % 16, lane / 16));
+  const uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
+  const auto source = [&](const void* matrix, const OmniStrides& strides, int64_t h, int64_t row) {
+    return reinterpret_cast<const char*>(static_cast<const T*>(matrix) + batch * strides.batch + h * strides.head +
+                                         (row + R::copy_row()) * strides.row + R::copy_chunk() * 8);
+  };
+  const int rows_left = static_cast<int>(min(in.q_length - first_row, kQBlock));
+  R::template copy<64, M::kThreads>(shared + M::kQ + copy_at, source(in.q, in.q_strides, head, first_row),
+                                    in.q_strides.row * 2, rows_left);
+  R::template copy<64, M::kThreads>(shared + M::kDout + copy_at, source(p.dout, p.dout_strides, head, first_row),
+                                    p.dout_strides.row * 2, rows_left);
+  const float* stats = p.stats + ((batch * in.heads + head) * q_blocks + q_block) * kStats;
+  if (threadIdx.x < kStats / 4) cp_async16(shared + M::kStatsAt + threadIdx.x * 16, stats + threadIdx.x * 4);
+  cp_async_commit();
+
+  const char* k = source(in.k, in.k_strides, kv_head, 0);
+  const char* v = source(in.v, in.v_strides, kv_head, 0);
+  const uint32_t k_step = static_cast<uint32_t>(in.k_strides.row) * (kKvBlock * 2);
+  const uint32_t v_step = static_cast<uint32_t>(in.v_strides.row) * (kKvBlock * 2);
+  // Starts the copies of one kv block, and says which of its columns each row sees.
+  const auto load = [&](uint32_t stage, const Visit& visit) {
+    const uint64_t block = static_cast<uint32_t>(visit.block);
+    const int left = static_cast<int>(min(in.kv_length - static_cast<int64_t>(block) * kKvBlock, kKvBlock));
+    R::template copy<64, M::kThreads>(stage + M::kK + copy_at, k + block * k_step, in.k_strides.row * 2, left);
+    R::template copy<64, M::kThreads>(stage + M::kV + copy_at, v + block * v_step, in.v_strides.row * 2, left);
+    cp_async_commit();
+    if (!visit.full && threadIdx.x < 64) {
+      const uint64_t bits = seen_columns(in, batch, first_row + threadIdx.x, static_cast<int64_t>(block) * kKvBlock);
+      *reinterpret_cast<uint64_t*>(memory + (stage - shared) + M::kMasks + threadIdx.x * 8) = bits;
+    }
+  };
+
+  cp_async_wait<0>();
+  __syncthreads();
+  uint32_t own_q[M::kKeep ? D / 16 : 1][4], own_dout[M::kKeep ? D / 16 : 1][4];
+  if constexpr (M::kKeep) {
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      ldmatrix_x4(own_q[i], own.at(i, 0));
+      ldmatrix_x4(own_dout[i], own.at(i, M::kDout - M::kQ));
+    }
+  }
+  const float* own_stats = reinterpret_cast<const float*>(memory + M::kStatsAt);
+  float lse[2], minus_delta[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = 16 * warp + g + 8 * i;
+    lse[i] = own_stats[kStatsLse + row];
+    minus_delta[i] = own_stats[kStatsDelta + row / 2 * 4 + row % 2];
+  }
+
+  const float factor = in.scale * kLog2E;
+  float dq[D / 8][4] = {};
+  Walk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, 1, 0,
+               kv_blocks, 1);
+  Visit visit, following;
+  uint32_t stage = shared;
+  bool more = walk.next(&visit);
+  if (more) load(stage, visit);
+  while (more) {
+    more = walk.next(&following);
+    cp_async_wait<0>();
+    __syncthreads();
+    const uint32_t other = shared + M::kStage - (stage - shared);
+    if (more) load(other, following);
+    const LaneRows<D, 4> rows(stage + R::at(lane % 8, lane / 8));
+    const LaneRows<D, 2> columns(stage + R::at(lane % 16, lane / 16));
+    const uint32_t masks = stage + M::kMasks + (16 * warp + g) * 8;
+#pragma unroll
+    for (int part = 0; part < 8 / M::kTiles; ++part) {
+      uint32_t seen[2];
+      if (!visit.full) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) seen[i] = load_shared_word(masks + part * 4 + i * 64);
+        if (!__any_sync(kAllLanes, seen[0] | seen[1])) continue;
+      }
+      float s[M::kTiles][4] = {}, dp[M::kTiles][4];
+#pragma unroll
+      for (int n = 0; n < M::kTiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) dp[n][i] = minus_delta[i / 2];
+      scores<T, D, M::kKeep>(s, own_q, own, 0, rows, M::kK + part * M::kTiles * 8 * R::kBytes);
+      scores<T, D, M::kKeep>(dp, own_dout, own, M::kDout - M::kQ, rows, M::kV + part * M::kTiles * 8 * R::kBytes);
+#pragma unroll
+      for (int n = 0; n < M::kTiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[n][i] = s[n][i] * factor - lse[i / 2];
+      if (!visit.full) {
+#pragma unroll
+        for (int n = 0; n < M::kTiles; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            if (!(seen[i / 2] >> (n * 8 + 2 * t + i % 2) & 1)) s[n][i] = -INFINITY;
+      }
+      uint32_t ds16[M::kTiles / 2][4];
+#pragma unroll
+      for (int n = 0; n < M::kTiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2)
+          ds16[n / 2][n % 2 * 2 + i / 2] =
+              pack<T>(exp2_approx(s[n][i]) * dp[n][i], exp2_approx(s[n][i + 1]) * dp[n][i + 1]);
+#pragma unroll
+      for (int i = 0; i < M::kTiles / 2; ++i)
+        accumulate<T, D>(dq, ds16[i], columns, M::kK + (part * M::kTiles / 2 + i) * 16 * R::kBytes);
+    }
+    visit = following;
+    stage = other;
+  }
+  __syncthreads();  // before the first stage becomes scratch memory
+  store_sums<T, D>(dq, in.scale, shared + warp * 16 * R::kBytes,
+                   static_cast<T*>(p.dq) + (batch * in.heads + head) * in.q_length * D, first_row + 16 * warp,
+                   in.q_length);
+}
+
+template <class T, int D>
+Status launch(const OmniBackwardCudaParams& p, cudaStream_t stream) {
+  using M = Tile<D>;
+  const auto kernel = omni_backward_dq_kernel<T, D>;
+  SHOWO_RETURN_IF_ERROR(check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kShared), "cudaFuncSetAttribute"));
+  const dim3 grid(static_cast<unsigned>(p.in.batch * p.in.heads),
+                  static_cast<unsigned>(ceil_div(p.in.q_length, kQBlock)));
+  kernel<<<grid, M::kThreads, M::kShared, stream>>>(p);
+  return check_launch("omni_backward_dq_kernel");
+}
+
+}  // namespace
+
+Status omni_backward_dq(const OmniBackwardCudaParams& p, cudaStream_t stream) {
+  return dispatch_16bit(p.in, [&](auto type, auto size) {
+    return launch<typename decltype(type)::Type, decltype(size)::value>(p, stream);
+  });
+}
+
+}  // namespace showo

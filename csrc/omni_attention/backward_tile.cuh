@@ -1,0 +1,208 @@
+// What the tensor-core kernels of omni_attention's backward share: the shared-memory layout of rows, copies into it,
+// and the walk over the visited blocks of a mask.
+#pragma once
+
+#include "common/ptx.cuh"
+#include "omni_attention/mask.h"
+#include "omni_attention/params.h"
+
+namespace showo {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: lse log2(e) (fp32: lse),
+// then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
+constexpr int kStatsLse = 0, kStatsDelta = 64, kStats = kOmniBackwardStats;
+
+// Rows of D 16-bit numbers in shared memory, as chunks of 16 bytes. Eight rows of one chunk column fall into different
+// banks (ldmatrix without conflicts): chunks are permuted within groups of kGroup by the row's number.
+template <int D>
+struct Rows {
+  static constexpr int kBytes = 2 * D, kChunks = D / 8, kGroup = D % 64 == 0 ? 8 : 4;
+
+  __device__ static int swizzle(int row) { return kGroup == 8 ? row & 7 : (row >> 1) & 3; }
+  __device__ static int at(int row, int chunk) { return row * kBytes + (chunk ^ swizzle(row)) * 16; }
+
+  // Copies of kCount rows by kThreads threads: a thread's first row and chunk.
+  __device__ static int copy_row() { return threadIdx.x / kGroup; }
+  __device__ static int copy_chunk() { return threadIdx.x % kGroup; }
+
+  // Starts the copy of kCount rows, of which `count` exist; the others become zeros. `to` and `from` are the thread's
+  // own places: at(copy_row(), copy_chunk()), and that row and chunk of the matrix.
+  template <int kCount, int kThreads>
+  __device__ static void copy(uint32_t to, const char* from, int64_t row_bytes, int count) {
+    constexpr int kStep = kThreads / kGroup;
+    static_assert(kCount % kStep == 0, "all threads copy the same number of chunks");
+    const int left = count - copy_row();
+#pragma unroll
+    for (int i = 0; i < kCount; i += kStep, from += kStep * row_bytes) {
+#pragma unroll
+      for (int c = 0; c < kChunks; c += kGroup) cp_async16(to + i * kBytes + c * 16, from + c * 16, i < left ? 16 : 0);
+    }
+  }
+};
+
+// The 64 x 64 blocks that one thread block visits: down a block column of the table, or along a block row. Every warp
+// walks by itself; 32 states at a time become words of bits. kLanes neighbouring lines are walked at once, and a
+// place is visited if any of them has something there.
+struct Visit {
+  int block;
+  uint32_t visited, full;  // bit i: of line i
+};
+
+template <int kLines>
+class Walk {
+ public:
+  // `count` states, `step` apart, on each of `lines` lines, line_step apart.
+  __device__ Walk(const uint8_t* states, uint32_t step, uint32_t line_step, int count, int lines)
+      : states_(states), step_(step), line_step_(line_step), count_(count), lines_(lines) {}
+
+  __device__ bool next(Visit* visit) {
+    while (any_ == 0) {
+      base_ += 32;
+      if (base_ >= count_) return false;
+      fetch();
+    }
+    const int bit = __ffs(any_) - 1;
+    any_ &= any_ - 1;
+    visit->block = base_ + bit;
+    visit->visited = kLines == 1 ? 1 : 0;
+    visit->full = 0;
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      if (kLines > 1) visit->visited |= (visited_[i] >> bit & 1) << i;
+      visit->full |= (full_[i] >> bit & 1) << i;
+    }
+    return true;
+  }
+
+ private:
+  __device__ void fetch() {
+    const int block = base_ + static_cast<int>(threadIdx.x % 32);
+    const uint8_t* state_at = states_ + static_cast<uint64_t>(static_cast<uint32_t>(block)) * step_;
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      const int state = block < count_ && i < lines_ ? state_at[i * static_cast<uint64_t>(line_step_)] : kEmpty;
+      visited_[i] = __ballot_sync(kAllLanes, state != kEmpty);
+      full_[i] = __ballot_sync(kAllLanes, state == kFull);
+      any_ |= visited_[i];
+    }
+  }
+
+  const uint8_t* states_;
+  uint32_t step_, line_step_;
+  int count_, lines_, base_ = -32;
+  uint32_t any_ = 0, visited_[kLines], full_[kLines];
+};
+
+// The columns of a block, from first_column on, that a row sees; rows and columns that do not exist see nothing.
+__device__ inline uint64_t seen_columns(const OmniInputs& in, int64_t batch, int64_t row, int64_t first_column) {
+  if (row >= in.q_length) return 0;
+  const int32_t* intervals = in.intervals + batch * in.intervals_batch_stride + row * in.intervals_row_stride;
+  return row_bits(intervals, in.num_intervals, first_column) & low_bits(in.kv_length - first_column);
+}
+
+__device__ inline float4 load_shared4(uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(address));
+  return x;
+}
+__device__ inline float2 load_shared2(uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+  return x;
+}
+__device__ inline uint32_t load_shared_word(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address));
+  return x;
+}
+__device__ inline void store_shared_word(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+
+// A lane's addresses for ldmatrix within a matrix of Rows<D>. Chunks are permuted by XOR, so each group of chunks that
+// differ in bits of that permutation has an address of its own; everything else is a constant to add.
+template <int D, int kChunksPerStep>
+struct LaneRows {
+  static constexpr int kCount = Rows<D>::kGroup / kChunksPerStep;
+  uint32_t base[kCount];
+
+  __device__ explicit LaneRows(uint32_t first) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) base[i] = first ^ (i * kChunksPerStep * 16);
+  }
+  // Where step i of kChunksPerStep chunks lies, `offset` bytes of whole groups of eight rows further on.
+  __device__ uint32_t at(int i, int offset) const {
+    return base[i % kCount] + (i / kCount * Rows<D>::kGroup * 16 + offset);
+  }
+};
+
+// s[n] += a b^T for 16 rows of a, whose fragments are in registers (kept, or loaded again from own), and 8 kTiles rows
+// of b.
+// Lane i's address in b is that of (row i % 8, chunk i / 8), in own that of (row i % 16, chunk i / 16).
+template <class T, int D, bool kKept, int kTiles>
+__device__ __forceinline__ void scores(float (&s)[kTiles][4], const uint32_t (&kept)[kKept ? D / 16 : 1][4],
+                                       const LaneRows<D, 2>& own, int own_offset, const LaneRows<D, 4>& b, int offset) {
+#pragma unroll
+  for (int k = 0; k < D / 32; ++k) {
+    uint32_t a[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kKept) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) a[i][j] = kept[2 * k + i][j];
+      } else {
+        ldmatrix_x4(a[i], own.at(2 * k + i, own_offset));
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      uint32_t r[4];
+      ldmatrix_x4(r, b.at(k, offset + n * 8 * Rows<D>::kBytes));
+      mma_m16n8k16<T>(s[n], a[0], r[0], r[1]);
+      mma_m16n8k16<T>(s[n], a[1], r[2], r[3]);
+    }
+  }
+}
+
+// sum[j] += a b for 16 rows of b, and kTiles times 8 of its columns. Lane i's address in b is that of
+// (row i % 16, chunk i / 16) at the first of these columns.
+template <class T, int D, int kTiles>
+__device__ __forceinline__ void accumulate(float (&sum)[kTiles][4], const uint32_t (&a)[4], const LaneRows<D, 2>& b,
+                                           int offset) {
+#pragma unroll
+  for (int j = 0; j < kTiles; j += 2) {
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, b.at(j / 2, offset));
+    mma_m16n8k16<T>(sum[j], a, r[0], r[1]);
+    mma_m16n8k16<T>(sum[j + 1], a, r[2], r[3]);
+  }
+}
+
+// A warp's 16 x D sums, times `factor`, to rows first .. of a contiguous matrix with `length` rows. They pass through
+// the warp's own 16 rows at `scratch` so that memory sees whole rows.
+template <class T, int D>
+__device__ inline void store_sums(const float (&sum)[D / 8][4], float factor, uint32_t scratch, T* to, int64_t first,
+                                  int64_t length) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < D / 8; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      store_shared_word(scratch + Rows<D>::at(lane / 4 + 8 * half, j) + lane % 4 * 4,
+                        pack<T>(sum[j][2 * half] * factor, sum[j][2 * half + 1] * factor));
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < D / 16; ++i) {
+    const int chunk = i * 32 + lane, row = chunk / Rows<D>::kChunks, column = chunk % Rows<D>::kChunks;
+    if (first + row < length)
+      *reinterpret_cast<float4*>(to + (first + row) * D + column * 8) =
+          load_shared4(scratch + Rows<D>::at(row, column));
+  }
+  __syncwarp();
+}
+
+}  // namespace showo

@@ -1,0 +1,266 @@
+"""omni_attention's CUDA backward: on a GPU if there is one, else, where it is built, on the PTX emulator.
+
+The forward pass is the reference formula: what the kernels get is `out` rounded to the inputs' dtype, and lse.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
+
+OPS = torch.ops.showo_ext
+HALVES = (torch.float16, torch.bfloat16)
+dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+halves = pytest.mark.parametrize("dtype", HALVES, ids=str)
+dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
+
+
+@pytest.fixture
+def emulated():
+    module = pytest.importorskip("tests.ptx.emulated")
+    if module.module_path() is None:
+        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
+    with module.emulated_device() as device:
+        yield device
+
+
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
+def device(request):
+    """The device to put tensors on; inside the test its CUDA kernels run."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda"
+
+
+def random_mask(batch, rows, columns, count, seed, device="cpu"):
+    """Up to `count` intervals a row, unsorted and overlapping; some rows empty; some blocks full, some empty."""
+    raw = randint(0, columns + 1, (batch, rows, count, 2), seed=seed).sort(-1).values.int()
+    raw[randint(0, 10, (batch, rows, count), seed=seed + 1) < 3] = 0
+    raw[randint(0, 10, (batch, rows), seed=seed + 2) == 0] = 0
+    for first in range(0, rows, 64):
+        kind = (first // 64 + seed) % 4
+        if kind == 0:
+            raw[:, first : first + 64, 0, 0], raw[:, first : first + 64, 0, 1] = 0, columns
+        elif kind == 1:
+            raw[:, first : first + 64] = raw[:, first : first + 64].clamp(columns // 2, columns)
+    return OmniMask(raw.to(device), columns)
+
+
+def operands(batch, heads, kv_heads, mask, dim, dtype, device="cpu", seed=0):
+    """q, k, v, dout, dlse."""
+    q, dout = (randn(batch, heads, mask.q_length, dim, dtype=dtype, seed=seed + s, device=device) for s in (0, 3))
+    k, v = (randn(batch, kv_heads, mask.kv_length, dim, dtype=dtype, seed=seed + s, device=device) for s in (1, 2))
+    return q, k, v, dout, randn(batch, heads, mask.q_length, seed=seed + 4, device=device)
+
+
+def gradients(q, k, v, dout, dlse, mask, scale, dtype):
+    """out, lse and the gradients of the plain formula in `dtype`."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+    out, lse = reference.omni_attention(*leaves, mask, scale=scale, return_lse=True)
+    loss = (out * dout.to(dtype)).sum()
+    if dlse is not None:
+        loss = loss + (lse * dlse.to(lse.dtype)).masked_fill(lse.isinf(), 0.0).sum()
+    return out.detach(), lse.detach(), torch.autograd.grad(loss, leaves)
+
+
+def backward(q, k, v, dout, dlse, mask, out, lse, scale, deterministic=False):
+    intervals = mask.intervals.expand(q.size(0), -1, -1, -1)
+    return OPS.omni_attention_backward(
+        dout, dlse, q, k, v, intervals, mask.block_states(), out, lse, scale, deterministic
+    )
+
+
+def check(inputs, mask, *, scale=None, use_dlse=True, deterministic=False, arrange=lambda x: x):
+    q, k, v, dout, dlse = inputs
+    dlse = dlse if use_dlse else None
+    scale = q.size(-1) ** -0.5 if scale is None else scale
+    out, lse, oracle = gradients(q, k, v, dout, dlse, mask, scale, torch.float64)
+    _, _, peer = gradients(q, k, v, dout, dlse, mask, scale, q.dtype)
+    saved = out.to(q.dtype), lse.float()
+    q, k, v, dout = (arrange(x) for x in (q, k, v, dout))
+    actual = backward(q, k, v, dout, dlse, mask, *saved, scale, deterministic)
+    for name, a, o, p, x in zip(("dq", "dk", "dv"), actual, oracle, peer, (q, k, v), strict=True):
+        assert (a.dtype, a.shape) == (x.dtype, x.shape), name
+        assert_within_budget(a, o, p, what=name, factor=1.5)
+    return actual
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@dims
+@dtypes
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_every_instantiation(device, dtype, dim, deterministic):
+    mask = random_mask(1, 90, 150, 2, seed=dim, device=device)
+    check(operands(1, 2, 1, mask, dim, dtype, device), mask, deterministic=deterministic)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    batch=st.integers(1, 2),
+    kv_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    rows=st.one_of(st.integers(1, 140), st.sampled_from([1, 63, 64, 65, 128])),
+    columns=st.one_of(st.integers(1, 200), st.sampled_from([1, 63, 64, 65, 127, 129])),
+    dim=st.sampled_from([32, 64, 96, 128]),
+    count=st.integers(1, 8),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+    scale=st.sampled_from([None, 0.05, 1.0, -0.2, 0.0]),
+    use_dlse=st.booleans(),
+    deterministic=st.booleans(),
+    arrange=st.sampled_from(["bhsd", "bshd", "sliced", "expanded"]),
+    seed=st.integers(0, 999),
+)
+def sweep(batch, kv_heads, group, rows, columns, dim, count, dtype, scale, use_dlse, deterministic, arrange, seed):
+    mask = random_mask(batch, rows, columns, count, seed)
+    layouts = {
+        "bhsd": lambda x: x,
+        "bshd": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        "sliced": inside_larger,
+        "expanded": lambda x: x,
+    }
+    inputs = operands(batch, group * kv_heads, kv_heads, mask, dim, dtype, seed=seed)
+    if arrange == "expanded":
+        inputs = (*(x[:, :1].expand(x.shape) for x in inputs[:4]), inputs[4])
+    check(
+        inputs, mask, scale=scale, use_dlse=use_dlse, deterministic=deterministic, arrange=layouts[arrange],
+    )  # fmt: skip
+
+
+def test_random_masks(emulated):
+    sweep()
+
+
+@pytest.mark.kernels
+def test_many_random_masks(emulated):
+    settings(sweep, max_examples=300)()
+
+
+FORMATS = {
+    "t2i": OmniMask.t2i_padded([9, 50], text_length=60, image_length=80),
+    "t2i image rows against a cache": OmniMask.t2i_padded([9, 50], text_length=60, image_length=80).rows(60),
+    "mmu": OmniMask.prefix(torch.tensor([90, 100]), 140),
+    "mmu_vit": OmniMask.mmu_vit(2, 150, image_tokens=80),
+    "causal": OmniMask.causal(2, 130),
+    "one row against a cache": OmniMask.causal(1, 1, kv_length=200),
+    "full": OmniMask.full(2, 65, kv_length=128),
+    "packed": OmniMask.block_diagonal([[OmniMask.causal(1, 70), OmniMask.full(1, 33)], [OmniMask.causal(1, 100)]]),
+}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(device, name, deterministic):
+    mask = FORMATS[name].to(device)
+    check(operands(mask.batch_size, 2, 1, mask, 64, torch.bfloat16, device), mask, deterministic=deterministic)
+
+
+@dtypes
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_rows_without_columns_pass_no_gradient(device, dtype, deterministic):
+    intervals = torch.zeros(1, 70, 1, 2, dtype=torch.int32)
+    intervals[0, ::2, 0, 1] = 7
+    mask = OmniMask(intervals.to(device), 70)
+    dq, dk, dv = check(operands(1, 2, 2, mask, 32, dtype, device), mask, deterministic=deterministic)
+    assert bool((dq[:, :, 1::2] == 0).all())
+    assert bool((dk[:, :, 7:] == 0).all())
+    assert bool((dv[:, :, 7:] == 0).all())
+
+
+def test_columns_beyond_the_last_do_not_exist(device):
+    wide = OmniMask(torch.tensor([-5, 1000], dtype=torch.int32).expand(1, 70, 1, 2).contiguous().to(device), 70)
+    full = OmniMask.full(1, 70, device=device)
+    q, k, v, dout, dlse = operands(1, 1, 1, full, 64, torch.float16, device)
+    out, lse, _ = gradients(q, k, v, dout, dlse, full, 0.1, torch.float64)
+    out, lse = out.to(q.dtype), lse.float()
+    actual = backward(q, k, v, dout, dlse, wide, out, lse, 0.1, True)
+    expected = backward(q, k, v, dout, dlse, full, out, lse, 0.1, True)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+# ---- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@dtypes
+def test_reproducible(device, dtype):
+    mask = random_mask(1, 150, 150, 2, seed=3, device=device)
+    inputs = operands(1, 4, 2, mask, 32, dtype, device)
+    first, second = (check(inputs, mask, deterministic=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for a, b in zip(first[1:], check(inputs, mask)[1:], strict=True):  # dk and dv are always so
+        assert torch.equal(a, b)
+
+
+def kernels(emulated):
+    return {name for record in emulated.records() for name in ("dkdv", "dq_kernel", "convert") if name in record.kernel}
+
+
+def test_deterministic_is_an_argument_and_a_global_setting():
+    """What autograd asks of the backward operator."""
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is OPS.omni_attention_backward.default:
+                asked.append(args[10] if len(args) > 10 else False)
+            return function(*args, **(kwargs or {}))
+
+    before = torch.are_deterministic_algorithms_enabled()
+    q = randn(1, 1, 8, 32).requires_grad_()
+    asked: list[bool] = []
+    try:
+        for setting in (False, True):
+            torch.use_deterministic_algorithms(setting)
+            for argument in (None, False, True):
+                out = omni_attention(q, q, q, OmniMask.causal(1, 8), deterministic=argument)
+                with Record():
+                    out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert asked == [False, False, True, True, False, True]
+
+
+# ---- cost ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@halves
+@dims
+def test_no_bank_conflicts(emulated, dtype, dim, deterministic):
+    mask = OmniMask.causal(1, 256)
+    q, k, v, dout, _ = operands(1, 1, 1, mask, dim, dtype)
+    out, lse = torch.zeros_like(q), torch.zeros(1, 1, 256)
+    backward(q, k, v, dout, None, mask, out, lse, 0.1, deterministic)
+    assert kernels(emulated) == ({"dkdv", "dq_kernel"} if deterministic else {"dkdv", "convert"})
+    for record in emulated.records():
+        assert record.bank_conflicts == 0, record.kernel
+        for tensor in record.tensors:
+            assert tensor["never_written"] == 0, (record.kernel, tensor)
+
+
+def test_empty_blocks_cost_nothing(emulated):
+    """Two packed samples cost two small ones; the limit is what the products of the visited blocks need."""
+    mask = OmniMask.block_diagonal([[OmniMask.full(1, 128), OmniMask.full(1, 128)]])
+    q, k, v, dout, _ = operands(1, 1, 1, mask, 64, torch.bfloat16)
+    backward(q, k, v, dout, None, mask, torch.zeros_like(q), torch.zeros(1, 1, 256), 0.1)
+    (main,) = (r for r in emulated.records() if "dkdv" in r.kernel)
+    assert main.warps("mma") == 8 * 640  # eight blocks of 64 x 64
+
+
+@pytest.mark.kernels
+def test_instructions_of_a_dense_head(emulated):
+    """FlashAttention-2's main kernel takes 683,520 warp-instructions for the same 163,840 mma."""
+    mask = OmniMask.full(1, 1024)
+    q, k, v, dout, _ = operands(1, 1, 1, mask, 64, torch.bfloat16)
+    backward(q, k, v, dout, None, mask, torch.zeros_like(q), torch.zeros(1, 1, 1024), 0.1)
+    (main,) = (r for r in emulated.records() if "dkdv" in r.kernel)
+    assert main.warps("mma") == 163_840
+    assert main.warp_instructions <= 550_000
+    assert main.bank_conflicts == 0
