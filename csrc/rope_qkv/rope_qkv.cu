@@ -190,8 +190,8 @@ struct Shared {
 };
 
 template <int D, int V>
-__device__ inline void stage(const RopeQkvParams& p, const Shared& shared, int64_t first_row, int count, bool turned) {
-  const int half = static_cast<int>(p.rotary_dim / 2);
+__device__ inline void stage(const RopeQkvParams& p, const Shared& shared, int half, int64_t first_row, int count,
+                             bool turned) {
   for (int r = threadIdx.x; r < count; r += kThreads) {
     const int64_t b = (first_row + r) / p.length;
     const int64_t s = (first_row + r) % p.length;
@@ -379,21 +379,20 @@ __device__ inline void read_norm(float (&x)[Shape<D, V>::kChunks][V], const floa
   Shared shared;                                          \
   shared.norm = reinterpret_cast<float*>(dynamic_memory); \
   shared.tables = shared.norm + 4 * D;                    \
-  shared.scratch = shared.tables + kRows * p.rotary_dim;  \
+  shared.scratch = shared.tables + kRows * 2 * half;      \
   shared.source_row = row_facts[0];                       \
   shared.sample = row_facts[1];                           \
   shared.slot = row_facts[2]
 
 template <class T, int D, int V>
-__global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvParams p, int chunk_rows) {
+__global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvParams p, int chunk_rows, int half) {
   using S = Shape<D, V>;
   SHOWO_ROPE_SHARED(shared);
   const int64_t num_rows = p.batch * p.length;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * chunk_rows;
   const int count = static_cast<int>(num_rows - first_row < chunk_rows ? num_rows - first_row : chunk_rows);
   const int64_t first_head = static_cast<int64_t>(blockIdx.y) * kHeads;
-  const int half = static_cast<int>(p.rotary_dim / 2);
-  stage<D, V>(p, shared, first_row, count, first_head < p.heads + p.kv_heads);
+  stage<D, V>(p, shared, half, first_row, count, first_head < p.heads + p.kv_heads);
 
   const int lane = threadIdx.x % S::kGroup;
   const Rotation<D, V> rotation(lane, half);
@@ -465,7 +464,7 @@ __global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvPa
 // dx = rstd (w g - mean(w g) - h mean(w g h)).
 template <class T, int D, int V>
 __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)  // 96: more registers than 128
-    rope_qkv_backward_kernel(RopeQkvParams p, int chunk_rows) {
+    rope_qkv_backward_kernel(RopeQkvParams p, int chunk_rows, int half) {
   using S = Shape<D, V>;
   SHOWO_ROPE_SHARED(shared);
   const int64_t num_rows = p.batch * p.length;
@@ -473,8 +472,7 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * chunk_rows;
   const int count = static_cast<int>(num_rows - first_row < chunk_rows ? num_rows - first_row : chunk_rows);
   const int64_t first_head = static_cast<int64_t>(blockIdx.y) * kHeads;
-  const int half = static_cast<int>(p.rotary_dim / 2);
-  stage<D, V>(p, shared, first_row, count, first_head < p.heads + p.kv_heads);
+  stage<D, V>(p, shared, half, first_row, count, first_head < p.heads + p.kv_heads);
 
   const int lane = threadIdx.x % S::kGroup;
   const int group = threadIdx.x / S::kGroup;
@@ -606,13 +604,14 @@ Status launch_shape(const RopeQkvParams& p, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(rope_qkv_chunks(num_rows)),
                   static_cast<unsigned>(rope_qkv_splits(p.heads + 2 * p.kv_heads)));
   const int chunk_rows = static_cast<int>(rope_qkv_chunk_rows(num_rows));
+  const int half = static_cast<int>(p.rotary_dim / 2);
   size_t bytes = (4 * D + kRows * p.rotary_dim) * sizeof(float);
   if constexpr (kBackward) {
     bytes += p.dnorm == nullptr ? 0 : Shape<D, V>::kGroups * D * sizeof(float);
-    rope_qkv_backward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows);
+    rope_qkv_backward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows, half);
     return check_launch("rope_qkv_backward_kernel");
   } else {
-    rope_qkv_forward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows);
+    rope_qkv_forward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows, half);
     return check_launch("rope_qkv_forward_kernel");
   }
 }
