@@ -8,17 +8,17 @@
 //
 // Global traffic per element: forward one read and one write; backward reads qkv and the incoming gradient and writes
 // one gradient. Besides, per block: its tables (none where all its heads are v), its slice of the bias and the norm
-// vectors, and in backward one partial sum of each. For Show-o's 96 heads of 64 and bf16 that adds 1.3% to forward.
+// vectors, and in backward one partial sum of each.
+// Those are the bytes; the emulator counts 2.5 times as many sectors in forward, which is still to be explained.
 //
 // Deterministic: partial sums are per block, added over rows in rising order, then over groups in rising order; the
 // caller adds the blocks.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "common/cuda_check.h"
 #include "common/launch.h"
 #include "rope_qkv/params.h"
+#include "rope_qkv/vectors.cuh"
 
 namespace showo {
 namespace {
@@ -27,121 +27,6 @@ constexpr int kThreads = 256;
 constexpr int kRows = static_cast<int>(kRopeMaxRows);
 constexpr int kHeads = static_cast<int>(kRopeHeadsPerSplit);
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-// ---------------------------------------------------------------------------------------------- vectors in memory
-
-template <int kBytes>
-struct RawOf;
-template <>
-struct RawOf<16> {
-  using Type = uint4;
-};
-template <>
-struct RawOf<8> {
-  using Type = uint2;
-};
-template <>
-struct RawOf<4> {
-  using Type = uint32_t;
-};
-template <>
-struct RawOf<2> {
-  using Type = uint16_t;
-};
-template <class T, int V>
-using Raw = typename RawOf<V * sizeof(T)>::Type;
-
-// One 32-bit word is one float, or two 16-bit floats, the lower half first.
-__device__ inline void unpack_word(uint32_t word, float* x, float) { x[0] = __uint_as_float(word); }
-__device__ inline void unpack_word(uint32_t word, float* x, __nv_bfloat16) {
-  x[0] = __uint_as_float(word << 16);
-  x[1] = __uint_as_float(word & 0xffff0000u);
-}
-__device__ inline void unpack_word(uint32_t word, float* x, __half) {
-  x[0] = __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
-  x[1] = __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
-}
-__device__ inline uint32_t pack_word(const float* x, float) { return __float_as_uint(x[0]); }
-__device__ inline uint32_t pack_word(const float* x, __nv_bfloat16) {
-  const uint32_t low = __bfloat16_as_ushort(__float2bfloat16_rn(x[0]));
-  return low | static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(x[1]))) << 16;
-}
-__device__ inline uint32_t pack_word(const float* x, __half) {
-  const uint32_t low = __half_as_ushort(__float2half_rn(x[0]));
-  return low | static_cast<uint32_t>(__half_as_ushort(__float2half_rn(x[1]))) << 16;
-}
-
-template <class T>
-__device__ inline void unpack(const uint4& raw, float* x) {
-  constexpr int kPerWord = 4 / sizeof(T);
-  unpack_word(raw.x, x, T());
-  unpack_word(raw.y, x + kPerWord, T());
-  unpack_word(raw.z, x + 2 * kPerWord, T());
-  unpack_word(raw.w, x + 3 * kPerWord, T());
-}
-template <class T>
-__device__ inline void unpack(const uint2& raw, float* x) {
-  unpack_word(raw.x, x, T());
-  unpack_word(raw.y, x + 4 / sizeof(T), T());
-}
-template <class T>
-__device__ inline void unpack(const uint32_t& raw, float* x) {
-  unpack_word(raw, x, T());
-}
-template <class T>
-__device__ inline void unpack(const uint16_t& raw, float* x) {
-  float both[2];
-  unpack_word(raw, both, T());
-  x[0] = both[0];
-}
-
-template <class T>
-__device__ inline void pack(uint4* raw, const float* x) {
-  constexpr int kPerWord = 4 / sizeof(T);
-  *raw = make_uint4(pack_word(x, T()), pack_word(x + kPerWord, T()), pack_word(x + 2 * kPerWord, T()),
-                    pack_word(x + 3 * kPerWord, T()));
-}
-template <class T>
-__device__ inline void pack(uint2* raw, const float* x) {
-  *raw = make_uint2(pack_word(x, T()), pack_word(x + 4 / sizeof(T), T()));
-}
-template <class T>
-__device__ inline void pack(uint32_t* raw, const float* x) {
-  *raw = pack_word(x, T());
-}
-template <class T>
-__device__ inline void pack(uint16_t* raw, const float* x) {
-  const float both[2] = {x[0], 0.0f};
-  *raw = static_cast<uint16_t>(pack_word(both, T()));
-}
-
-// V floats, 16 bytes at a time; `stride` is the distance of the fours.
-template <int V>
-__device__ inline void read_floats(float (&x)[V], const float* from, int stride) {
-  if constexpr (V == 1) {
-    x[0] = *from;
-  } else {
-#pragma unroll
-    for (int e = 0; e < V; e += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(from + e / 4 * stride);
-      x[e] = four.x;
-      x[e + 1] = four.y;
-      x[e + 2] = four.z;
-      x[e + 3] = four.w;
-    }
-  }
-}
-template <int V>
-__device__ inline void write_floats(float* to, const float (&x)[V], int stride) {
-  if constexpr (V == 1) {
-    *to = x[0];
-  } else {
-#pragma unroll
-    for (int e = 0; e < V; e += 4) {
-      *reinterpret_cast<float4*>(to + e / 4 * stride) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
-    }
-  }
-}
 
 // ---------------------------------------------------------------------------------------------- a head and its lanes
 
@@ -190,8 +75,8 @@ struct Shared {
 };
 
 template <int D, int V>
-__device__ inline void stage(const RopeQkvParams& p, const Shared& shared, int64_t first_row, int count, bool turned) {
-  const int half = static_cast<int>(p.rotary_dim / 2);
+__device__ inline void stage(const RopeQkvParams& p, const Shared& shared, int half, int64_t first_row, int count,
+                             bool turned) {
   for (int r = threadIdx.x; r < count; r += kThreads) {
     const int64_t b = (first_row + r) / p.length;
     const int64_t s = (first_row + r) % p.length;
@@ -379,21 +264,20 @@ __device__ inline void read_norm(float (&x)[Shape<D, V>::kChunks][V], const floa
   Shared shared;                                          \
   shared.norm = reinterpret_cast<float*>(dynamic_memory); \
   shared.tables = shared.norm + 4 * D;                    \
-  shared.scratch = shared.tables + kRows * p.rotary_dim;  \
+  shared.scratch = shared.tables + kRows * 2 * half;      \
   shared.source_row = row_facts[0];                       \
   shared.sample = row_facts[1];                           \
   shared.slot = row_facts[2]
 
 template <class T, int D, int V>
-__global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvParams p, int chunk_rows) {
+__global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvParams p, int chunk_rows, int half) {
   using S = Shape<D, V>;
   SHOWO_ROPE_SHARED(shared);
   const int64_t num_rows = p.batch * p.length;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * chunk_rows;
   const int count = static_cast<int>(num_rows - first_row < chunk_rows ? num_rows - first_row : chunk_rows);
   const int64_t first_head = static_cast<int64_t>(blockIdx.y) * kHeads;
-  const int half = static_cast<int>(p.rotary_dim / 2);
-  stage<D, V>(p, shared, first_row, count, first_head < p.heads + p.kv_heads);
+  stage<D, V>(p, shared, half, first_row, count, first_head < p.heads + p.kv_heads);
 
   const int lane = threadIdx.x % S::kGroup;
   const Rotation<D, V> rotation(lane, half);
@@ -465,7 +349,7 @@ __global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvPa
 // dx = rstd (w g - mean(w g) - h mean(w g h)).
 template <class T, int D, int V>
 __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)  // 96: more registers than 128
-    rope_qkv_backward_kernel(RopeQkvParams p, int chunk_rows) {
+    rope_qkv_backward_kernel(RopeQkvParams p, int chunk_rows, int half) {
   using S = Shape<D, V>;
   SHOWO_ROPE_SHARED(shared);
   const int64_t num_rows = p.batch * p.length;
@@ -473,8 +357,7 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * chunk_rows;
   const int count = static_cast<int>(num_rows - first_row < chunk_rows ? num_rows - first_row : chunk_rows);
   const int64_t first_head = static_cast<int64_t>(blockIdx.y) * kHeads;
-  const int half = static_cast<int>(p.rotary_dim / 2);
-  stage<D, V>(p, shared, first_row, count, first_head < p.heads + p.kv_heads);
+  stage<D, V>(p, shared, half, first_row, count, first_head < p.heads + p.kv_heads);
 
   const int lane = threadIdx.x % S::kGroup;
   const int group = threadIdx.x / S::kGroup;
@@ -606,13 +489,14 @@ Status launch_shape(const RopeQkvParams& p, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(rope_qkv_chunks(num_rows)),
                   static_cast<unsigned>(rope_qkv_splits(p.heads + 2 * p.kv_heads)));
   const int chunk_rows = static_cast<int>(rope_qkv_chunk_rows(num_rows));
+  const int half = static_cast<int>(p.rotary_dim / 2);
   size_t bytes = (4 * D + kRows * p.rotary_dim) * sizeof(float);
   if constexpr (kBackward) {
     bytes += p.dnorm == nullptr ? 0 : Shape<D, V>::kGroups * D * sizeof(float);
-    rope_qkv_backward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows);
+    rope_qkv_backward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows, half);
     return check_launch("rope_qkv_backward_kernel");
   } else {
-    rope_qkv_forward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows);
+    rope_qkv_forward_kernel<T, D, V><<<grid, kThreads, bytes, stream>>>(p, chunk_rows, half);
     return check_launch("rope_qkv_forward_kernel");
   }
 }

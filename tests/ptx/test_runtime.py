@@ -137,6 +137,22 @@ def test_omni_attention_forward(device, dtype: torch.dtype, dim: int, tile_rows:
     clean(device)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("rotary_dim", [32, 22])  # vectors, single elements
+def test_rope_qkv(device, dtype: torch.dtype, dim: int, rotary_dim: int) -> None:
+    qkv = torch.randn(1, 3, 4 * dim).to(dtype).requires_grad_()
+    norm = {"q_weight": torch.randn(dim), "k_weight": torch.randn(dim)}
+    positions = torch.arange(3)
+    out = showo_ext.rope_qkv(qkv, positions, num_heads=2, num_kv_heads=1, rotary_dim=rotary_dim, **norm)
+    expected = reference.rope_qkv(qkv.float(), positions, num_heads=2, num_kv_heads=1, rotary_dim=rotary_dim, **norm)
+    band = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}[dtype]
+    for actual, oracle in zip(out, expected, strict=True):
+        torch.testing.assert_close(actual.float(), oracle, rtol=band, atol=band)
+    torch.autograd.grad([x.sum() for x in out], qkv)
+    clean(device)
+
+
 def test_empty_inputs_launch_nothing(device) -> None:
     assert showo_ext.lfq_encode(torch.empty(0, 13, 4, 4)).shape == (0, 16)
     assert showo_ext.sample_tokens(torch.empty(2, 0, 5), seed=0)[0].shape == (2, 0)

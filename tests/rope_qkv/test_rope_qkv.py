@@ -111,7 +111,9 @@ def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype,
 
 @dtypes
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
-@pytest.mark.parametrize("rotary", ["none", "half", "all", "odd"])
+@pytest.mark.parametrize(
+    "rotary", ["half", "odd", *(pytest.param(r, marks=pytest.mark.kernels) for r in ("none", "all"))]
+)
 def test_every_kernel(device, dtype, dim, rotary):
     # "odd": halves do not fall into vectors, so that single elements are read; splits and groups are not full
     rotary_dim = {"none": 0, "half": dim // 2, "all": dim, "odd": 22}[rotary]
