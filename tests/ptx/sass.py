@@ -4,7 +4,7 @@
     inner_loop(functions(path)["..."])               # Loop(hmma=256, others=801, mix=Counter(...))
 
 `path` is an object file, module or cubin with sm_80 code. It needs `cuobjdump` and `nvdisasm`: those of a CUDA toolkit
-on PATH, or of the pip packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm (the `sass` extra).
+on PATH, or of the pip packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
@@ -130,7 +130,5 @@ def loops(code: Code) -> list[Loop]:
 
 
 def inner_loop(code: Code) -> Loop:
-    """The loop with most tensor-core instructions among those that contain no other such loop."""
-    with_hmma = [loop for loop in loops(code) if loop.hmma]
-    innermost = [a for a in with_hmma if not any(b != a and a.first <= b.first and b.last <= a.last for b in with_hmma)]
-    return max(innermost, key=lambda loop: loop.hmma)
+    """The loop that is densest in tensor-core instructions."""
+    return max((loop for loop in loops(code) if loop.hmma), key=lambda loop: loop.hmma / (loop.last - loop.first))
