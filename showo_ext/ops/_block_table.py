@@ -15,6 +15,16 @@ from showo_ext._native import cuda_call, emulated
 BLOCK = 64  # kQBlock and kKvBlock of csrc/omni_attention/mask.h
 EMPTY, PARTIAL, FULL = 0, 1, 2
 
+
+def tile_rows(q: Tensor) -> int:
+    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle.
+
+    A function of sizes and dtype alone, lest results depend on the machine; 108 is an A100's multiprocessors.
+    """
+    small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
+    return 64 if small or q.dtype == torch.float32 else 128
+
+
 _LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
 _LIBRARY.define("omni_block_table(Tensor intervals, SymInt kv_length) -> Tensor")
 

@@ -84,7 +84,7 @@ def omni_attention(
         intervals = intervals.expand(q.size(0), -1, -1, -1)
     states = order = None
     if q.device.type == "cuda" or emulated() is not None:
-        states, order = mask.block_states(), mask.tile_order(_tile_rows(q))
+        states, order = mask.block_states(), mask.tile_order(_block_table.tile_rows(q))
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, states, order, scale, deterministic)
@@ -159,19 +159,12 @@ def _rows_contiguous(x: Tensor) -> Tensor:
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x itself if rows lie at multiples of 16 bytes, which the CUDA kernels' copies need, else a contiguous copy."""
-    step = 16 // x.element_size()
-    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3])
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
-def _tile_rows(q: Tensor) -> int:
-    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle.
-
-    A function of sizes and dtype alone, lest results depend on the machine; 108 is an A100's multiprocessors.
+    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need: at multiples of 16 bytes,
+    less than 2^24 elements apart.
     """
-    small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
-    return 64 if small or q.dtype == torch.float32 else 128
+    step = 16 // x.element_size()
+    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3]) and x.stride(2) < 1 << 24
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 
 def _arguments(
@@ -307,15 +300,6 @@ def _backward_cuda(
             stream=stream,
         )
     return dq, dk, dv
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """x, or a copy, with addresses and strides in multiples of 16 bytes: what the CUDA kernels' copies want."""
-    step = 16 // x.element_size()
-    fits = x.data_ptr() % 16 == 0 and all(0 <= s < 1 << 24 and s % step == 0 for s in x.stride()[2:3])
-    if fits and all(s % step == 0 for s in x.stride()[:2]):
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _zeros(x: Tensor) -> Tensor:
