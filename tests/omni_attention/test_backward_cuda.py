@@ -137,7 +137,8 @@ def sweep(batch, kv_heads, group, rows, columns, dim, count, dtype, scale, use_d
     if arrange == "expanded":
         inputs = (*(x[:, :1].expand(x.shape) for x in inputs[:4]), inputs[4])
     check(
-        inputs, mask, scale=scale, use_dlse=use_dlse, deterministic=deterministic, arrange=layouts[arrange], strict=False,
+        inputs, mask, scale=scale, use_dlse=use_dlse, deterministic=deterministic, arrange=layouts[arrange],
+        strict=False,
     )  # fmt: skip
 
 
