@@ -310,15 +310,15 @@ def test_opcheck(dtype):
     (q, k, v), mask = operands(dtype)
     if dtype != torch.float32:
         cheap = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(OPS.omni_attention_forward.default, (q, k, v, mask.intervals, 0.2), test_utils=cheap)
+        torch.library.opcheck(OPS.omni_attention_forward.default, (q, k, v, mask.intervals, None, 0.2), test_utils=cheap)
         return
     strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v)]
-    torch.library.opcheck(OPS.omni_attention_forward.default, (*strided, mask.intervals, 0.2))
+    torch.library.opcheck(OPS.omni_attention_forward.default, (*strided, mask.intervals, None, 0.2))
     with torch.no_grad():
-        out, lse = OPS.omni_attention_forward(q, k, v, mask.intervals, 0.2)
+        out, lse = OPS.omni_attention_forward(q, k, v, mask.intervals, None, 0.2)
     q, k, v = (x.detach() for x in (q, k, v))
     for dlse in (None, torch.ones_like(lse)):
-        arguments = (torch.ones_like(out), dlse, q, k, v, mask.intervals, out, lse, 0.2)
+        arguments = (torch.ones_like(out), dlse, q, k, v, mask.intervals, None, out, lse, 0.2)
         torch.library.opcheck(OPS.omni_attention_backward.default, arguments)
 
 
