@@ -17,20 +17,42 @@ if TYPE_CHECKING:
 
 @overload
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[False] = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: Literal[False] = False,
+    deterministic: bool | None = None,
 ) -> Tensor: ...
 @overload
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: Literal[True]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: Literal[True],
+    deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def omni_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, *, scale: float | None = None, return_lse: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: OmniMask,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+    deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale q k^T over the allowed columns) v.
 
     q: [B, H, S_q, D]; k, v: [B, H_kv, S_kv, D] with H a multiple of H_kv (query head h reads kv head h // (H / H_kv));
     mask: OmniMask of batch B or 1. Returns [B, H, S_q, D], with return_lse also the natural-log normaliser [B, H, S_q].
-    Rows without columns give zeros and lse = -inf, and pass no gradient.
+    Rows without columns give zeros and lse = -inf, and pass no gradient. `deterministic` is there for the operator's
+    sake: how reproducible these formulas are is up to torch.
     """
     scale = q.size(-1) ** -0.5 if scale is None else scale
     group = q.size(1) // k.size(1) if k.size(1) else 1
