@@ -1,5 +1,5 @@
 // omni_attention forward in bf16: the instantiations of forward_tile.cuh.
-#include "omni_attention/forward_tile.cuh"
+#include "omni_attention/forward_launch.cuh"
 
 namespace showo {
 

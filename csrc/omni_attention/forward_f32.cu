@@ -7,7 +7,7 @@
 // per visited block and tile of 64 rows.
 #include <cuda_runtime.h>
 
-#include "omni_attention/forward_tile.cuh"
+#include "omni_attention/forward_launch.cuh"
 
 namespace showo {
 namespace {
