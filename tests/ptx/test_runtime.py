@@ -139,6 +139,23 @@ def test_omni_attention_forward(device, dtype: torch.dtype, dim: int, tile_rows:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_omni_attention_backward(device, dtype: torch.dtype, dim: int, deterministic: bool) -> None:
+    if dtype == torch.float32 and not deterministic:
+        return  # fp32 has but one path
+    mask = showo_ext.OmniMask.prefix(torch.tensor([30]), 70)
+    leaves = [torch.randn(1, 1, 70, dim).to(dtype).requires_grad_() for _ in range(3)]
+    out = showo_ext.omni_attention(*leaves, mask, scale=0.1, deterministic=deterministic)
+    got = torch.autograd.grad(out, leaves, torch.ones_like(out))
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    expected = reference.omni_attention(*wide, mask, scale=0.1)
+    band = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[dtype]
+    for actual, oracle in zip(got, torch.autograd.grad(expected, wide, torch.ones_like(expected)), strict=True):
+        torch.testing.assert_close(actual.double(), oracle, rtol=band, atol=band)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
 @pytest.mark.parametrize("rotary_dim", [32, 22])  # vectors, single elements
 def test_rope_qkv(device, dtype: torch.dtype, dim: int, rotary_dim: int) -> None:
     qkv = torch.randn(1, 3, 4 * dim).to(dtype).requires_grad_()
