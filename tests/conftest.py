@@ -4,16 +4,22 @@ import pytest
 import torch
 
 
+@pytest.fixture
+def emulated():
+    """The emulated device; inside the test the CUDA kernels of all operators run on it, with CPU tensors."""
+    module = pytest.importorskip("tests.ptx.emulated")
+    if module.module_path() is None:
+        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
+    with module.emulated_device() as device:
+        yield device
+
+
 @pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
 def device(request):
     """The device to put tensors on; inside the test its CUDA kernels run."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        yield "cuda"
-        return
-    emulated = pytest.importorskip("tests.ptx.emulated")
-    if emulated.module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with emulated.emulated_device():
-        yield "cpu"
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda"

@@ -19,26 +19,6 @@ halves = pytest.mark.parametrize("dtype", HALVES, ids=str)
 dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 
 
-@pytest.fixture
-def emulated():
-    module = pytest.importorskip("tests.ptx.emulated")
-    if module.module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with module.emulated_device() as device:
-        yield device
-
-
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
-def device(request):
-    """The device to put tensors on; inside the test its CUDA kernels run."""
-    if request.param == "emulated":
-        request.getfixturevalue("emulated")
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    return "cuda"
-
-
 def random_mask(batch, rows, columns, count, seed, device="cpu"):
     """Up to `count` intervals a row, unsorted and overlapping; some rows empty; some blocks full, some empty."""
     raw = randint(0, columns + 1, (batch, rows, count, 2), seed=seed).sort(-1).values.int()

@@ -24,20 +24,6 @@ dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
-def device(request):
-    """The device to put tensors on; inside the test its CUDA kernels run."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        yield "cuda"
-        return
-    if module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with emulated_device():
-        yield "cpu"
-
-
 def operands(mask, dim, dtype, *, heads=1, kv_heads=1, seed=0, device="cpu"):
     shapes = ((heads, mask.q_length), (kv_heads, mask.kv_length), (kv_heads, mask.kv_length))
     return [
