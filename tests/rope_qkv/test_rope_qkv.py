@@ -86,7 +86,8 @@ def check(qkv, positions, arguments, *, gradients=True):
         assert three[0].dtype == qkv.dtype
         assert_within_budget(*three, what=name, factor=1.5)
     for name, *three in zip(names if gradients else [], grads, exact_grads, peer_grads, strict=True):
-        assert_within_budget(*three, what=f"gradient of {name}", factor=1.5)
+        # Parameters' gradients are sums over rows and heads: their rounding follows the terms, not the result.
+        assert_within_budget(*three, what=f"gradient of {name}", factor=1.5 if name == "qkv" else 4.0)
 
 
 @settings(deadline=None, max_examples=60)
