@@ -89,8 +89,7 @@ def test_every_instantiation(device, dtype, dim, deterministic):
     check(operands(1, 2, 1, mask, dim, dtype, device), mask, deterministic=deterministic)
 
 
-@settings(deadline=None, max_examples=6)
-@given(
+SWEEP = given(
     batch=st.integers(1, 2),
     kv_heads=st.integers(1, 2),
     group=st.integers(1, 3),
@@ -105,7 +104,11 @@ def test_every_instantiation(device, dtype, dim, deterministic):
     arrange=st.sampled_from(["bhsd", "bshd", "sliced", "expanded"]),
     seed=st.integers(0, 999),
 )
-def sweep(batch, kv_heads, group, rows, columns, dim, count, dtype, scale, use_dlse, deterministic, arrange, seed):
+
+
+def check_random_mask(
+    batch, kv_heads, group, rows, columns, dim, count, dtype, scale, use_dlse, deterministic, arrange, seed
+):
     mask = random_mask(batch, rows, columns, count, seed)
     layouts = {
         "bhsd": lambda x: x,
@@ -123,12 +126,12 @@ def sweep(batch, kv_heads, group, rows, columns, dim, count, dtype, scale, use_d
 
 
 def test_random_masks(emulated):
-    sweep()
+    settings(deadline=None, max_examples=6)(SWEEP(check_random_mask))()
 
 
 @pytest.mark.kernels
 def test_many_random_masks(emulated):
-    settings(sweep, max_examples=300)()
+    settings(deadline=None, max_examples=300)(SWEEP(check_random_mask))()
 
 
 FORMATS = {
