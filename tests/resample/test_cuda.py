@@ -318,15 +318,6 @@ def test_a_generation_in_one_cuda_graph():
 # ---------------------------------------------------------------- what the emulator counts
 
 
-@pytest.fixture
-def emulator():
-    emulated = pytest.importorskip("tests.ptx.emulated")
-    if emulated.module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with emulated.emulated_device() as device:
-        yield device
-
-
 def assert_lean(record, compulsory_bytes):
     """Within 2% of the bytes that must move, each in a full sector; no bank conflicts, no local memory."""
     assert compulsory_bytes / 32 <= record.global_sectors[0] <= 1.02 * compulsory_bytes / 32
@@ -337,35 +328,35 @@ def assert_lean(record, compulsory_bytes):
 
 @pytest.mark.parametrize("how", [{}, {"top_k": 100}, {"top_p": 0.9}], ids=str)
 @dtypes
-def test_traffic_of_sampling(emulator, dtype, how):
+def test_traffic_of_sampling(emulated, dtype, how):
     cond, uncond = (randn(1, 4, 8192, dtype=dtype, seed=s, scale=2.0) for s in range(2))
     sample_tokens(cond, uncond, guidance=1.0, seed=0, **how)
-    (record,) = emulator.records()
+    (record,) = emulated.records()
     assert_lean(record, 2 * cond.numel() * cond.element_size() + 4 * 12)
 
 
-def test_traffic_of_remask_and_corruption(emulator):
+def test_traffic_of_remask_and_corruption(emulated):
     ids, logprob = randint(0, 8192, (3, 1024)), randn(3, 1024)
     known = torch.zeros(3, 1024, dtype=torch.bool)
     remask(ids, logprob, known, 300, 1.0, MASK_ID, seed=0)
     corrupt_tokens(ids, 0.4, MASK_ID, seed=0)
-    masking, corruption = emulator.records()
+    masking, corruption = emulated.records()
     for record, per_place in ((masking, 8 + 4 + 1 + 8 + 1), (corruption, 8 + 8 + 8 + 1)):
         assert record.global_sectors[0] <= 1.02 * ids.numel() * per_place / 32
         assert record.bank_conflicts == 0
 
 
-def test_launches_and_traffic_of_a_step(emulator):
+def test_launches_and_traffic_of_a_step(emulated):
     """Two launches; the logits of known places are not read."""
     logits, known = randn(2, 16, 2048), torch.arange(16).expand(2, -1) < 12
     resample(logits, torch.zeros(2, 16, dtype=torch.int64), 3, MASK_ID, known=known.contiguous(), seed=0)
-    sampling, masking = emulator.records()
+    sampling, masking = emulated.records()
     (read,) = (t["read"] for t in sampling.tensors if t["name"] == "float32[2, 16, 2048]")
     assert read == 2 * 4 * 2048 * 4
     assert masking.bank_conflicts == 0
 
 
-def test_the_cpu_paths_choose_what_the_kernels_choose(emulator):
+def test_the_cpu_paths_choose_what_the_kernels_choose(emulated):
     logits = randn(2, 10, 2050, seed=1, scale=3.0)
     expected = sample_tokens(logits, seed=6)[0]
     for isa in available_isas():

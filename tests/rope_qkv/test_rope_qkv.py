@@ -28,19 +28,12 @@ NAMES = ("q", "k", "v")
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
 def device(request):
     """The device to put tensors on; inside the test its kernels run."""
-    if request.param == "cpu":
-        yield "cpu"
-        return
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        yield "cuda"
-        return
-    emulated = pytest.importorskip("tests.ptx.emulated")
-    if emulated.module_path() is None:
-        pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    with emulated.emulated_device():
-        yield "cpu"
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return "cpu"
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return request.param
 
 
 def problem(batch, length, heads, kv_heads, dim, dtype=torch.float32, seed=0, device="cpu", parameters=None):
