@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.ptx.device import EmulatorError, Module
+from tests.ptx.device import EmulatorError, Finding, Module
 from tests.ptx.snippets import HEADER, apply, snippet_ptx
 
 INTEGERS = {"u16": np.uint16, "s16": np.int16, "u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64}
@@ -349,6 +349,10 @@ def test_conversions(rng: np.random.Generator) -> None:
         same(apply("cvt.sat.s16.s64 {d}, {0};", wide, out=np.int16), wide.clip(-(2**15), 2**15 - 1).astype(np.int16))
         low = integers(rng, np.int32)
         same(apply("cvt.s64.s8 {d}, {0};", low, out=np.int64), low.astype(np.int8).astype(np.int64))
+        # A source register may be wider than the source type; the low bits count. So nvcc narrows 64-bit values.
+        same(apply("cvt.u32.u16 {d}, {0};", wide, out=np.uint32), wide.astype(np.uint16).astype(np.uint32))
+        same(apply("cvt.s32.s8 {d}, {0};", wide, out=np.int32), wide.astype(np.int8).astype(np.int32))
+        same(apply("cvt.rn.f32.s32 {d}, {0};", wide, out=np.float32), wide.astype(np.int32).astype(np.float32))
         down = apply("cvt.rz.f32.f64 {d}, {0};", np.array([0.1, -0.1, 1 / 3]), out=np.float32)
         assert down[0] < 0.1
         assert down[1] > -0.1
@@ -385,6 +389,13 @@ def test_generic_addresses() -> None:
 def test_unknown_instruction_is_named() -> None:
     with pytest.raises(EmulatorError, match=r"ptx line \d+: unknown instruction 'frobnicate\.b32'"):
         apply("frobnicate.b32 {d}, {0};", np.zeros(4, np.uint32), out=np.uint32)
+
+
+def test_reading_past_the_parameters_is_found() -> None:
+    zero = np.zeros(4, np.uint32)
+    same(apply("ld.param.u32 {d}, [n];", zero, out=np.uint32), zero + 4)
+    with pytest.raises(Finding, match="param-out-of-bounds: parameter offset 24 lies outside the 24 bytes"):
+        apply("ld.param.u32 {d}, [n+24];", zero, out=np.uint32)
 
 
 def test_operand_width_is_checked() -> None:
