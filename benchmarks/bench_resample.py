@@ -1,21 +1,22 @@
 """One MaskGIT step (guidance, choice, confidence, remasking) against the plain torch formula.
 
-    python -m benchmarks.bench_resample [--threads 2] [--csv]
+    python -m benchmarks.bench_resample [--rounds 15] [--threads 2] [--device cpu] [--csv]
 
 The formula is that of the official Show-o loop: guided logits, softmax, multinomial, gather, Gumbel confidence, sort.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, measure, report, write_csv
+from benchmarks.harness import OURS, Case, arguments, run
+from benchmarks.roofline import Work
 from showo_ext import corrupt_tokens, resample
+from showo_ext.testing import randint, randn
 
 MASK_ID = 2**20
 GUIDANCE = 1.75
@@ -46,61 +47,69 @@ def formula(cond: Tensor, uncond: Tensor, ids: Tensor, mask_len: int, top_k: int
 
 def corruption_formula(ids: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     count = max(1, round(ids.shape[1] * ratio))
-    masked = torch.rand(ids.shape).argsort(-1) < count
+    masked = torch.rand(ids.shape, device=ids.device).argsort(-1) < count
     return torch.where(masked, MASK_ID, ids), torch.where(masked, ids, -100)
 
 
-def run(batch: int, length: int, vocab: int, rounds: int) -> list[Row]:
-    generator = torch.Generator().manual_seed(0)
-    cond = torch.randn(batch, length, vocab, generator=generator) * 2
-    uncond = cond + torch.randn(batch, length, vocab, generator=generator)
-    ids = torch.full((batch, length), MASK_ID)
-    half_known = ids.masked_fill(torch.arange(length) % 2 == 0, 0)
-    codes = torch.randint(vocab, (batch, length), generator=generator)
+def step_case(
+    name: str,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    half_known: bool = False,
+    **how: Any,
+) -> Case:
+    """One step over all positions; half of them may be known already, whose logits nobody needs."""
+    batch, length, vocab = shape
+    canvas = torch.full((batch, length), MASK_ID, device=device)
+    if half_known:
+        canvas[:, ::2] = 0
 
-    def ours(canvas: Tensor = ids, dtype: torch.dtype = torch.float32, **how: float) -> Callable[[], object]:
-        c, u = cond.to(dtype), uncond.to(dtype)
-        return lambda: resample(
-            c, canvas, length // 4, MASK_ID, uncond=u, guidance=GUIDANCE, remask_temperature=TEMPERATURE, seed=0, **how
-        )
+    def inputs(i: int) -> tuple[Tensor, ...]:
+        cond = randn(batch, length, vocab, seed=2 * i, device=device) * 2
+        return cond.to(dtype), (cond + randn(batch, length, vocab, seed=2 * i + 1, device=device)).to(dtype)
 
-    def theirs(canvas: Tensor = ids, dtype: torch.dtype = torch.float32, **how: float) -> Callable[[], object]:
-        c, u = cond.to(dtype), uncond.to(dtype)
-        return lambda: formula(c, u, canvas, length // 4, **how)
+    def ours(cond: Tensor, uncond: Tensor) -> object:
+        options = {"guidance": GUIDANCE, "remask_temperature": TEMPERATURE, "seed": 0, **how}
+        return resample(cond, canvas, length // 4, MASK_ID, uncond=uncond, **options)
 
-    cases: dict[str, dict[str, Any]] = {
+    candidates: dict[str, Callable[..., object] | str] = {
+        OURS: ours,
+        "torch formula": lambda cond, uncond: formula(cond, uncond, canvas, length // 4, **how),
+    }
+    needed = 2 * int((canvas == MASK_ID).sum()) * vocab
+    work = Work(4.0 * needed, float(needed * dtype.itemsize), torch.float32)
+    return Case("resample", f"step B{batch} N{length} V{vocab} {name}", candidates, inputs, work)
+
+
+def corrupt_case(batch: int, length: int, vocab: int, device: torch.device) -> Case:
+    return Case(
+        "resample",
+        f"corrupt_tokens B{batch} N{length}",
+        {
+            OURS: lambda ids: corrupt_tokens(ids, 0.6, MASK_ID, seed=0),
+            "torch formula": lambda ids: corruption_formula(ids, 0.6),
+        },
+        lambda i: (randint(0, vocab, (batch, length), seed=i, device=device),),
+        Work(0.0, 24.0 * batch * length, torch.float32),  # ids read; inputs and labels written
+    )
+
+
+def cases(device: torch.device, a100: bool) -> Iterator[Case]:
+    vocab = 8192
+    sizes = ((8, 256), (8, 1024)) if a100 else ((1, 256),)
+    settings: dict[str, dict[str, Any]] = {
         "float32": {},
         "bfloat16": {"dtype": torch.bfloat16},
-        "float32 half known": {"canvas": half_known},
+        "float32 half known": {"half_known": True},
         "float32 top_k=100": {"top_k": 100},
         "float32 top_p=0.9": {"top_p": 0.9},
     }
-    rows = []
-    size = f"B{batch} N{length} V{vocab}"
-    for case, how in cases.items():
-        candidates = {"showo_ext": ours(**how), "torch formula": theirs(**how)}
-        rows += measure("resample", f"step {size} {case}", candidates, baseline="showo_ext", rounds=rounds)
-    candidates = {
-        "showo_ext": lambda: corrupt_tokens(codes, 0.6, MASK_ID, seed=0),
-        "torch formula": lambda: corruption_formula(codes, 0.6),
-    }
-    rows += measure("resample", f"corrupt_tokens B{batch} N{length}", candidates, baseline="showo_ext", rounds=rounds)
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 1), ("length", 256), ("vocab", 8192), ("rounds", 15)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--csv", action="store_true", help="append the rows to benchmarks/results/resample.csv")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = run(arguments.batch, arguments.length, arguments.vocab, arguments.rounds)
-    report(rows)
-    if arguments.csv:
-        print(write_csv(rows))
+    for batch, length in sizes:
+        for name, how in settings.items():
+            yield step_case(name, (batch, length, vocab), device, **how)
+        yield corrupt_case(batch, length, vocab, device)
 
 
 if __name__ == "__main__":
-    main()
+    run(cases, arguments(__doc__).parse_args())

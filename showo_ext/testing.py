@@ -23,20 +23,24 @@ ISAS = ("baseline", "avx2", "avx512")
 
 
 def randn(
-    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 1.0, device: str = "cpu"
+    *shape: int,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    scale: float = 1.0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Normal numbers that depend on (shape, seed) alone, drawn in fp32 on the CPU and then converted."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(shape, generator=generator) * scale).to(dtype=dtype, device=device)
 
 
-def randint(low: int, high: int, shape: Sequence[int], *, seed: int = 0, device: str = "cpu") -> Tensor:
+def randint(low: int, high: int, shape: Sequence[int], *, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """int64 numbers in [low, high)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(low, high, tuple(shape), generator=generator).to(device)
 
 
-def uniforms(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
+def uniforms(*shape: int, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """fp32 numbers in the open interval (0, 1): explicit noise for the sampling operators."""
     generator = torch.Generator().manual_seed(seed)
     bits = torch.randint(0, 1 << 23, shape, generator=generator)
