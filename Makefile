@@ -18,7 +18,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
 
-.PHONY: help install dev emulator demo test test-ptx test-fast test-kernels test-asan lint format clean
+.PHONY: help install dev emulator demo test test-ptx kernel-table test-fast test-kernels test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ emulator: dev ## build the PTX emulator and the extension linked against it (for
 
 test-ptx: emulator ## the PTX emulator's own tests, and the operators on it
 	$(PYTHON) -m pytest tests/ptx
+
+kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory and occupancy of every kernel
+	$(PYTHON) -m pytest -q tests/ptx/test_runtime.py --write-kernel-table
 
 test: emulator ## lint and the whole test suite
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))

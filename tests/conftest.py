@@ -4,6 +4,10 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-kernel-table", action="store_true", help="write docs/kernels.md anew")
+
+
 @pytest.fixture
 def emulated():
     """The emulated device; inside the test the CUDA kernels of all operators run on it, with CPU tensors."""

@@ -15,6 +15,7 @@ import functools
 import gc
 import importlib.machinery
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ def registered_kernels() -> list[str]:
     return sorted(names.decode().split())
 
 
-def launched_kernels() -> list[str]:
-    """Kernels that this process has launched."""
-    return sorted(library().ptx_launched().decode().split())
+def launched_kernels() -> list[dict[str, Any]]:
+    """Kernels that this process has launched, by name, with the most threads and shared memory that a launch had."""
+    return json.loads(library().ptx_launched().decode())
 
 
 class EmulatedDevice:

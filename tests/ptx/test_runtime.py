@@ -1,16 +1,18 @@
 """The emulated CUDA runtime under the extension's own host code, and the operators on it.
 
-Every kernel of the tree must be launched by a test in this folder: `test_every_kernel_is_launched` runs last.
+Every kernel of the tree must be launched by a test in this folder: the last two tests see to it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.ptx import emulated  # noqa: E402
+from tests.ptx import emulated, kernel_table  # noqa: E402
 from tests.ptx.device import Finding  # noqa: E402
 
 if emulated.module_path() is None:
@@ -239,12 +241,29 @@ def test_memory_functions() -> None:
     assert lib.cudaFree(pointer) == 0
 
 
-def test_every_kernel_is_launched(request: pytest.FixtureRequest) -> None:
-    """Entry points in the PTX of the tree against those that the tests above have launched."""
+@pytest.fixture
+def all_launched(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """What the tests above have launched, if all of them have run here."""
     here = {item.originalname for item in request.session.items if getattr(item, "module", None) is request.module}
     if here != {name for name in vars(request.module) if name.startswith("test_")} or hasattr(
         request.config, "workerinput"
     ):
         pytest.skip("only meaningful when all tests of this file run, in one process")
-    missing = set(emulated.registered_kernels()) - set(emulated.launched_kernels())
+    return emulated.launched_kernels()
+
+
+def test_every_kernel_is_launched(all_launched) -> None:
+    """Entry points in the PTX of the tree against those that the tests above have launched."""
+    missing = set(emulated.registered_kernels()) - {kernel["kernel"] for kernel in all_launched}
     assert not missing, "no emulated test launches:\n" + "\n".join(sorted(missing))
+
+
+def test_table_of_kernels_is_current(all_launched, request: pytest.FixtureRequest) -> None:
+    registered = set(emulated.registered_kernels())
+    page = kernel_table.page([kernel for kernel in all_launched if kernel["kernel"] in registered])
+    if request.config.getoption("--write-kernel-table"):
+        kernel_table.PAGE.write_text(page)
+    recorded = kernel_table.PAGE.read_text()
+    if kernel_table.compiler(recorded) != kernel_table.compiler(page):
+        pytest.skip(f"docs/kernels.md was made by {kernel_table.compiler(recorded)}")
+    assert recorded == page, "docs/kernels.md is out of date: make kernel-table"

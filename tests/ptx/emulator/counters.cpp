@@ -1,9 +1,9 @@
 // Sums of the counters and their report as JSON.
 #include "counters.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
-#include <set>
 
 #include "module.h"
 
@@ -12,7 +12,12 @@ namespace {
 
 std::mutex g_mutex;
 std::vector<std::string> g_records;
-std::set<std::string> g_launched;
+
+// The most that any launch of a kernel has asked for.
+struct Asked {
+  uint64_t threads, static_shared, dynamic_shared, registers;
+};
+std::map<std::string, Asked> g_launched;
 
 std::string quote(const std::string& s) {
   std::string out = "\"";
@@ -112,7 +117,10 @@ void record_launch(const Launch& launch, int registers, const Counters& counters
   const std::lock_guard<std::mutex> lock(g_mutex);
   g_records.push_back(std::move(json));
   if (g_records.size() > 10000) g_records.erase(g_records.begin(), g_records.begin() + 5000);
-  g_launched.insert(p.name);
+  Asked& asked = g_launched[p.name];
+  asked = {std::max<uint64_t>(asked.threads, uint64_t{launch.block.x} * launch.block.y * launch.block.z),
+           p.static_shared, std::max<uint64_t>(asked.dynamic_shared, launch.dynamic_shared),
+           static_cast<uint64_t>(registers)};
 }
 
 std::string take_records() {
@@ -123,9 +131,15 @@ std::string take_records() {
   return all + "]";
 }
 
-std::vector<std::string> launched_kernels() {
+std::string launched_kernels() {
   const std::lock_guard<std::mutex> lock(g_mutex);
-  return {g_launched.begin(), g_launched.end()};
+  std::string all = "[";
+  for (const auto& [name, asked] : g_launched) {
+    all += (all.size() > 1 ? ",\n" : "") + std::string("{\"kernel\": ") + quote(name) +
+           field("threads", asked.threads) + field("static_shared", asked.static_shared) +
+           field("dynamic_shared", asked.dynamic_shared) + field("registers", asked.registers) + "}";
+  }
+  return all + "]";
 }
 
 }  // namespace showo::ptx

@@ -54,8 +54,8 @@ class Module : public SymbolTable {
 
 // What launches have recorded since the last call: a JSON list.
 std::string take_records();
-// Names of kernels that have been launched in this process.
-std::vector<std::string> launched_kernels();
+// JSON: every kernel that this process has launched, with the most that a launch of it has asked for.
+std::string launched_kernels();
 void record_launch(const Launch& launch, int registers, const Counters& counters,
                    const std::vector<RegionTraffic>& traffic);
 
