@@ -87,7 +87,5 @@ def predict(record: Any) -> Prediction:
     }
     issue_bound = terms["tensor"] + terms["issue"]  # an mma keeps its warp's slot: hardly any overlap in practice
     others = max(terms[name] for name in ("shared", *LANES))
-    seconds = max(
-        TENSOR_SLOWDOWN * issue_bound, others, terms["memory"] / MEMORY_SHARE, terms["L2"] / L2_SHARE
-    )
+    seconds = max(TENSOR_SLOWDOWN * issue_bound, others, terms["memory"] / MEMORY_SHARE, terms["L2"] / L2_SHARE)
     return Prediction(terms, seconds + LAUNCH)

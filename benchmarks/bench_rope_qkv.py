@@ -51,7 +51,7 @@ def length_cases(batch: int, length: int, dtype: torch.dtype, device: torch.devi
         f"{name} fwd+bwd",
         {n: gradient(f) for n, f in functions.items()},
         inputs_and_gradients,
-        Work(0.0, 2.5 * moved, dtype),  # backward reads the projection and three gradients, writes one
+        Work(0.0, 7 / 3 * moved, dtype),  # backward reads q and k again and three gradients, writes one
     )
 
 

@@ -63,7 +63,9 @@ def row(case: Case, records: list[Counters]) -> str:
 
 
 TITLES = "| case | GFLOP | MiB | floor us | best us | binds | **predicted us** | roofline | launches |"
-KERNEL_TITLES = "| kernel | warp-instr. | mma | wavefronts | sectors (least) | tensor us | issue us | memory us | L2 us |"
+KERNEL_TITLES = (
+    "| kernel | warp-instr. | mma | wavefronts | sectors | tensor us | issue us | shared us | memory us | L2 us |"
+)
 
 
 def table(titles: str, rows: list[str]) -> str:
@@ -84,7 +86,7 @@ def kernel_rows(records: list[Counters]) -> list[str]:
             f"{sum(c.warps('mma') for c, _ in parts):,}",
             f"{sum(c.shared_wavefronts[0] for c, _ in parts):,}",
             f"{sectors:,} ({sectors / max(least, 1):.2f}x)",
-            *(microseconds(sum(p.terms[t] for _, p in parts)) for t in ("tensor", "issue", "memory", "L2")),
+            *(microseconds(sum(p.terms[t] for _, p in parts)) for t in ("tensor", "issue", "shared", "memory", "L2")),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
