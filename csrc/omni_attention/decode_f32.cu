@@ -3,8 +3,8 @@
 //
 // A stage has 32 columns, a warp takes 8 of them at a time for 16 packed rows. Lane 8 y + x computes the scores of
 // column x and rows y, y + 4, y + 8, y + 12, from 16-byte reads of four dims; probabilities go through the warp's own
-// 512 bytes of shared memory, after which the lane owns the dims of chunks x, x + 8, ... of the same rows. Rows come in
-// fours: what lies behind a tile's last row is not computed.
+// 512 bytes of shared memory, after which the lane owns the dims of chunks x, x + 8, ... of the same rows. Tiles of up
+// to four rows compute these alone.
 #include "common/cuda_check.h"
 #include "omni_attention/decode_tile.cuh"
 
@@ -15,12 +15,9 @@ template <int D>
 struct DecodeRowsF32 {
   float out[4][D / 32][4], bound[4], sum[4];
   float scale, sign;
-  int fours;  // rows of the tile, in fours
 
-  __device__ __forceinline__ DecodeRowsF32(float signed_scale, int rows)
-      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)),
-        sign(signed_scale < 0 ? -1.0f : 1.0f),
-        fours((rows + 3) / 4) {
+  __device__ __forceinline__ DecodeRowsF32(float signed_scale)
+      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)), sign(signed_scale < 0 ? -1.0f : 1.0f) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       sum[i] = 0.0f, bound[i] = FLT_MAX;
@@ -31,31 +28,37 @@ struct DecodeRowsF32 {
     }
   }
 
-  __device__ __forceinline__ static float4 at(const char* rows, int row, int chunk) {
-    return *reinterpret_cast<const float4*>(rows + swizzled<2 * D>(row, chunk));
-  }
-
-  // 8 columns: keys and values of these, queries of the tile, bits of the lane's row as in UnitMask.
-  __device__ __forceinline__ void unit(const char* queries, const char* keys, const char* values, char* probabilities,
-                                       uint32_t bits) {
+  // 8 columns for the first 4 kFours rows. queries, keys, values: offsets in shared memory, of the tile and of these
+  // columns. bits: of the lane's row, as in UnitMask.
+  template <int kFours>
+  __device__ __forceinline__ void unit(const char* shared, uint32_t queries, uint32_t keys, uint32_t values,
+                                       char* probabilities, uint32_t bits) {
     const int x = static_cast<int>(threadIdx.x) % 8, y = static_cast<int>(threadIdx.x & 31) / 8;
-    float s[4] = {};
-#pragma unroll 4
-    for (int chunk = 0; chunk < D / 4; ++chunk) {
-      const float4 b = at(keys, x, chunk);
+    const auto at = [&](uint32_t row, int chunk) {
+      return *reinterpret_cast<const float4*>(shared + chunk_at<2 * D>(row, chunk));
+    };
+    float4 products[kFours] = {};  // four sums: shorter chains, smaller errors
+    const uint32_t key = keys + swizzled<2 * D>(x, 0);
+    uint32_t query[kFours];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (i >= fours) break;
-        const float4 a = at(queries, y + 4 * i, chunk);
-        s[i] = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, s[i]))));
+    for (int i = 0; i < kFours; ++i) query[i] = queries + swizzled<2 * D>(y + 4 * i, 0);
+#pragma unroll 8
+    for (int chunk = 0; chunk < D / 4; ++chunk) {
+      const float4 b = at(key, chunk);
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) {
+        const float4 a = at(query[i], chunk);
+        float4& sums = products[i];
+        sums.x = fmaf(a.x, b.x, sums.x), sums.y = fmaf(a.y, b.y, sums.y);
+        sums.z = fmaf(a.z, b.z, sums.z), sums.w = fmaf(a.w, b.w, sums.w);
       }
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i >= fours) break;
+    for (int i = 0; i < kFours; ++i) {
       const uint32_t seen = __shfl_sync(kAllLanes, bits, y + 4 * i) >> x;
-      s[i] = (seen & 1) != 0 ? s[i] * sign : -INFINITY;
-      float top = s[i];
+      const float product = products[i].x + products[i].y + (products[i].z + products[i].w);
+      const float score = (seen & 1) != 0 ? product * sign : -INFINITY;
+      float top = score;
 #pragma unroll
       for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
       const float scaled = top * scale;
@@ -68,25 +71,25 @@ struct DecodeRowsF32 {
 #pragma unroll
           for (int e = 0; e < 4; ++e) out[i][c][e] *= keep;
       }
-      const float probability = exp2_approx(fmaf(s[i], scale, bound[i]));
+      const float probability = exp2_approx(fmaf(score, scale, bound[i]));
       sum[i] += probability;
       *reinterpret_cast<float*>(probabilities + (y + 4 * i) * 32 + x * 4) = probability;
     }
     __syncwarp();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float4 a[4];
+      float4 a[kFours];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (i < fours) a[i] = *reinterpret_cast<const float4*>(probabilities + (y + 4 * i) * 32 + half * 16);
+      for (int i = 0; i < kFours; ++i)
+        a[i] = *reinterpret_cast<const float4*>(probabilities + (y + 4 * i) * 32 + half * 16);
 #pragma unroll
-      for (int column = 0; column < 4; ++column)
+      for (int column = 0; column < 4; ++column) {
+        const uint32_t value = values + swizzled<2 * D>(4 * half + column, x);
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
-          const float4 b = at(values, 4 * half + column, x + 8 * c);
+          const float4 b = *reinterpret_cast<const float4*>(shared + value + c * 128);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (i >= fours) break;
+          for (int i = 0; i < kFours; ++i) {
             const float w = column == 0 ? a[i].x : column == 1 ? a[i].y : column == 2 ? a[i].z : a[i].w;
             out[i][c][0] = fmaf(w, b.x, out[i][c][0]);
             out[i][c][1] = fmaf(w, b.y, out[i][c][1]);
@@ -94,6 +97,7 @@ struct DecodeRowsF32 {
             out[i][c][3] = fmaf(w, b.w, out[i][c][3]);
           }
         }
+      }
     }
     __syncwarp();
   }
@@ -126,9 +130,10 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
   const int2* intervals = reinterpret_cast<const int2*>(shared + Tile::intervals(block.m_tiles())) +
                           block.mask_row(m_tile * 16 + lane % 16);
   const int num_intervals = static_cast<int>(p.in.num_intervals);
-  const char* queries = shared + Tile::kQueries + m_tile * 16 * Tile::kRowBytes;
+  const uint32_t queries = Tile::kQueries + m_tile * 16 * Tile::kRowBytes;
   char* probabilities = shared + Tile::kScratch + warp * 512;
-  DecodeRowsF32<D> rows(p.in.scale, min(block.rows - m_tile * 16, 16));
+  DecodeRowsF32<D> rows(p.in.scale);
+  const bool few = block.rows - m_tile * 16 <= 4;
   const bool some = decode_columns<D, 2 * D>(
       p, block, shared, [](uint32_t) {},
       [&](const Stage& stage, uint32_t slot) {
@@ -140,8 +145,12 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
             if (!mask.any) continue;
             bits = mask.bits;
           }
-          const char* keys = shared + slot + unit * (8 * Tile::kRowBytes);
-          rows.unit(queries, keys, keys + Tile::kMatrixBytes, probabilities, bits);
+          const uint32_t keys = slot + unit * (8 * Tile::kRowBytes), values = keys + Tile::kMatrixBytes;
+          if (few) {
+            rows.template unit<1>(shared, queries, keys, values, probabilities, bits);
+          } else {
+            rows.template unit<4>(shared, queries, keys, values, probabilities, bits);
+          }
         }
       });
   if (some && active)
