@@ -63,14 +63,12 @@ struct DecodeBlock {
 };
 
 __device__ __forceinline__ void fill_intervals(int2* to, const OmniInputs& in, int64_t batch) {
-  int* numbers = reinterpret_cast<int*>(to);
-  const int count = static_cast<int>(in.num_intervals);
-  for (int i = threadIdx.x; i < count * kMaskRows * 2; i += kForwardThreads) {
-    const int row = i / (2 * count), place = i % (2 * count);
-    const int number =
-        row < in.q_length ? in.intervals[batch * in.intervals_batch_stride + row * in.intervals_row_stride + place] : 0;
+  const int32_t* from = in.intervals + batch * in.intervals_batch_stride;
+  for (int i = threadIdx.x; i < in.num_intervals * kMaskRows * 2; i += kForwardThreads) {
+    const int row = i / 2 % kMaskRows, place = i / (2 * kMaskRows) * 2 + i % 2;
+    const int number = row < in.q_length ? from[row * in.intervals_row_stride + place] : 0;
     // Columns outside the tensor do not exist; absent rows see nothing.
-    numbers[(place / 2 * kMaskRows + row) * 2 + place % 2] = min(max(number, 0), static_cast<int>(in.kv_length));
+    reinterpret_cast<int*>(to)[i] = min(max(number, 0), static_cast<int>(in.kv_length));
   }
 }
 
