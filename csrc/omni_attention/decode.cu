@@ -7,8 +7,8 @@
 //
 // Columns. Split s has every splits-th block of 64 columns; of these it visits the ones that some row sees, which it
 // finds in the rows' intervals themselves: there is no block table. Blocks that every row sees whole take no mask, in
-// others each lane turns the intervals of one row into column bits. Three stages of shared memory, filled by cp.async:
-// two blocks are on their way while one is used, one barrier a block.
+// others each lane turns the intervals of one row into column bits. Three stages of shared memory (two for D = 128),
+// filled by cp.async: the next blocks are on their way while one is used, one barrier a block.
 //
 // Softmax as in forward_tile.cuh, with (m, sum, output) of a warp; at the end the warps' triples are joined through
 // shared memory, and those of the splits by the combine kernel, one warp a row: weights are 2^(m_s - max m), which
@@ -140,7 +140,7 @@ struct DecodeRows {
 };
 
 template <class T, int D>
-__global__ void __launch_bounds__(kForwardThreads) omni_decode_kernel(OmniDecodeParams p) {
+__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDecodeParams p) {
   using Tile = DecodeTile<D, D>;
   extern __shared__ __align__(1024) char shared[];
   const DecodeBlock block(p);

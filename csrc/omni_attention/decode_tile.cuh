@@ -11,7 +11,6 @@
 
 namespace showo {
 
-constexpr int kDecodeStages = 3;
 constexpr int kDecodeRows = 64;  // packed rows of a thread block: four m16 tiles
 constexpr int kDecodeWarps = 4;  // kForwardThreads / 32
 constexpr int kMaskRows = 16;    // rows of intervals in shared memory; from S_q on they see nothing
@@ -26,7 +25,9 @@ struct DecodeTile {
   static constexpr int kRowBytes = 2 * kHalves;
   static constexpr int kMatrixBytes = kColumns * kRowBytes;
   static constexpr int kStageBytes = 2 * kMatrixBytes;
-  static constexpr int kStats = kDecodeStages * kStageBytes;       // offset of float2 [kDecodeWarps][16]
+  // Three stages, or two where three would leave room for but one thread block on an A100's multiprocessor.
+  static constexpr int kStages = D == 128 ? 2 : 3;
+  static constexpr int kStats = kStages * kStageBytes;             // offset of float2 [kDecodeWarps][16]
   static constexpr int kScratch = kStats + kDecodeWarps * 16 * 8;  // fp32: probabilities [kDecodeWarps][16][kUnit]
   static constexpr int kQueries = kScratch + (kFloat ? kDecodeWarps * 16 * kUnit * 4 : 0);  // offset of the m16 tiles
 
@@ -163,22 +164,25 @@ __device__ __forceinline__ bool decode_columns(const OmniDecodeParams& p, const 
     cp_async_commit();
     return stage;
   };
-  static_assert(kDecodeStages == 3, "one stage in use, two on their way");
-  uint32_t slot = 0, free = 2 * Tile::kStageBytes;
-  Stage stage = fetch(0), ahead = fetch(Tile::kStageBytes);
-  const bool some = stage.exists();
-  cp_async_wait<1>();
+  constexpr int kLast = Tile::kStages - 1, kLastSlot = kLast * Tile::kStageBytes;
+  Stage coming[kLast];  // the one in use, then those on their way
+#pragma unroll
+  for (int i = 0; i < kLast; ++i) coming[i] = fetch(i * Tile::kStageBytes);
+  uint32_t slot = 0, free = kLastSlot;
+  const bool some = coming[0].exists();
+  cp_async_wait<kLast - 1>();
   __syncthreads();
   begin(base + Tile::kQueries);
-  while (stage.exists()) {
+  while (coming[0].exists()) {
     const Stage fresh = fetch(free);
-    compute(stage, slot);
-    cp_async_wait<1>();
+    compute(coming[0], slot);
+    cp_async_wait<kLast - 1>();
     __syncthreads();
     free = slot;
-    slot = slot == 2 * Tile::kStageBytes ? 0 : slot + Tile::kStageBytes;
-    stage = ahead;
-    ahead = fresh;
+    slot = slot == kLastSlot ? 0 : slot + Tile::kStageBytes;
+#pragma unroll
+    for (int i = 0; i + 1 < kLast; ++i) coming[i] = coming[i + 1];
+    coming[kLast - 1] = fresh;
   }
   cp_async_wait<0>();
   return some;
