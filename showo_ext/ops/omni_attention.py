@@ -2,9 +2,10 @@
 
     scores = scale q k^T, -inf outside the mask;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 
-Blocks that no row of a batch entry sees are never visited. The same bits every time, except for dq of 16-bit CUDA
-tensors unless `deterministic` asks for it. Backward follows FlashAttention (Dao et al., 2022): probabilities are
-recomputed from lse, nothing of size S_q x S_kv is kept.
+Blocks that no row of a batch entry sees are never visited. On CUDA, calls with up to 16 query rows (a KV cache) take
+kernels of their own, which split the columns and need no block table (`_decode`). The same bits every time, except
+for dq of 16-bit CUDA tensors unless `deterministic` asks for it. Backward follows FlashAttention (Dao et al., 2022):
+probabilities are recomputed from lse, nothing of size S_q x S_kv is kept.
 """
 
 from __future__ import annotations
