@@ -94,8 +94,9 @@ class OmniMask:
     def block_states(self) -> Tensor:
         """State of every 64 x 64 block: uint8 [B, ceil(S_q / 64), ceil(S_kv / 64)], 0 empty, 1 partial, 2 full.
 
-        What the CUDA kernels visit. Computed on the mask's device when first asked for, then kept: all layers of a
-        model, forward and backward, share it. A block that reaches beyond the last column is partial at most.
+        What the CUDA kernels visit (attention of up to 16 rows looks at the intervals instead). Computed on the mask's
+        device when first asked for, then kept: all layers of a model, forward and backward, share it. A block that
+        reaches beyond the last column is partial at most.
         """
         if torch.compiler.is_compiling():  # equal calls of one graph are merged by the compiler
             return torch.ops.showo_ext.omni_block_table(self.intervals, self.kv_length)

@@ -119,6 +119,29 @@ void bind_omni_attention(py::module_& m) {
       py::arg("dtype"), py::arg("tile_rows"), py::arg("order"), py::arg("order_length"), py::arg("stream"));
 
   m.def(
+      "omni_attention_decode_cuda",
+      [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse,
+         const std::array<int64_t, 7>& sizes, const Strides& q_strides, const Strides& k_strides,
+         const Strides& v_strides, const std::array<int64_t, 2>& intervals_strides, const Strides& out_strides,
+         uintptr_t block_states, int64_t block_states_batch_stride, double scale, int dtype, int64_t splits,
+         uintptr_t partial_out, uintptr_t partial_stats, uintptr_t stream) {
+        OmniDecodeParams p{};
+        p.in = inputs(q, k, v, intervals, sizes, q_strides, k_strides, v_strides, intervals_strides, block_states,
+                      block_states_batch_stride, scale, dtype);
+        p.out = as_pointer(out);
+        p.lse = as_pointer<float>(lse);
+        p.out_strides = strides_of(out_strides);
+        p.splits = splits;
+        p.partial_out = as_pointer<float>(partial_out);
+        p.partial_stats = as_pointer<float>(partial_stats);
+        launch([&] { return omni_attention_decode_cuda(p, as_pointer(stream)); });
+      },
+      py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("intervals"), py::arg("out"), py::arg("lse"),
+      py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("intervals_strides"),
+      py::arg("out_strides"), py::arg("block_states") = 0, py::arg("block_states_batch_stride") = 0, py::arg("scale"),
+      py::arg("dtype"), py::arg("splits"), py::arg("partial_out"), py::arg("partial_stats"), py::arg("stream"));
+
+  m.def(
       "omni_attention_backward_cuda",
       [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t intervals, uintptr_t out, uintptr_t lse, uintptr_t dout,
          uintptr_t dlse, uintptr_t dq, uintptr_t dk, uintptr_t dv, uintptr_t stats, uintptr_t dq_sums,

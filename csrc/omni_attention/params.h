@@ -51,6 +51,18 @@ struct OmniForwardParams {
   const int32_t* order;
 };
 
+// CUDA only: at most 16 query rows. Needs no block table.
+struct OmniDecodeParams {
+  OmniInputs in;
+  void* out;   // [B, H, S_q, D]  dtype
+  float* lse;  // [B, H, S_q]     contiguous
+  OmniStrides out_strides;
+  int64_t splits;  // into how many shares the columns of a kv head are dealt, 1 to 128
+  // Workspaces, contiguous; null with one split.
+  float* partial_out;    // [B, H, S_q, splits, D]
+  float* partial_stats;  // [B, H, S_q, splits, 2]
+};
+
 struct OmniBackwardParams {
   OmniInputs in;
   const void* out;    // [B, H, S_q, D]  dtype
@@ -93,6 +105,7 @@ Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_thr
 // On the device, columns outside 0..kv_length do not exist, whatever an interval says: nothing is read there.
 // Takes pointers and strides in multiples of 16 bytes only.
 Status omni_attention_forward_cuda(const OmniForwardParams& params, void* stream);
+Status omni_attention_decode_cuda(const OmniDecodeParams& params, void* stream);
 Status omni_attention_backward_cuda(const OmniBackwardCudaParams& params, void* stream);
 Status omni_block_table_cuda(const OmniBlockTableParams& params, void* stream);
 

@@ -2,9 +2,10 @@
 
     scores = scale q k^T, -inf outside the mask;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 
-Blocks that no row of a batch entry sees are never visited. The same bits every time, except for dq of 16-bit CUDA
-tensors unless `deterministic` asks for it. Backward follows FlashAttention (Dao et al., 2022): probabilities are
-recomputed from lse, nothing of size S_q x S_kv is kept.
+Blocks that no row of a batch entry sees are never visited. On CUDA, calls with up to 16 query rows (a KV cache) take
+kernels of their own, which split the columns and need no block table (`_decode`). The same bits every time, except
+for dq of 16-bit CUDA tensors unless `deterministic` asks for it. Backward follows FlashAttention (Dao et al., 2022):
+probabilities are recomputed from lse, nothing of size S_q x S_kv is kept.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext._native import cuda_call, emulated, native
 from showo_ext.mask import OmniMask
-from showo_ext.ops import _block_table  # also registers the operator that OmniMask.block_states calls
+from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
+from showo_ext.ops._attention_inputs import aligned, launch_arguments, pairs_contiguous, rows_contiguous
 
 HEAD_DIMS = (32, 64, 96, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -83,7 +85,7 @@ def omni_attention(
     if intervals.size(0) != q.size(0):
         intervals = intervals.expand(q.size(0), -1, -1, -1)
     states = order = None
-    if q.device.type == "cuda" or emulated() is not None:
+    if (q.device.type == "cuda" or emulated() is not None) and q.size(2) > _decode.MAX_ROWS:
         states, order = mask.block_states(), mask.tile_order(_block_table.tile_rows(q))
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -154,40 +156,6 @@ def _empty_out(q: Tensor) -> Tensor:
 # ---- implementations ------------------------------------------------------------------------------------------------
 
 
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need: at multiples of 16 bytes,
-    less than 2^24 elements apart.
-    """
-    step = 16 // x.element_size()
-    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3]) and x.stride(2) < 1 << 24
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
-def _arguments(
-    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, scale: float
-) -> dict[str, Any]:
-    """What forward and backward launchers have in common."""
-    return {
-        "q": q.data_ptr(),
-        "k": k.data_ptr(),
-        "v": v.data_ptr(),
-        "intervals": intervals.data_ptr(),
-        "sizes": (*q.shape[:2], k.size(1), q.size(2), k.size(2), q.size(3), intervals.size(2)),
-        "q_strides": q.stride()[:3],
-        "k_strides": k.stride()[:3],
-        "v_strides": v.stride()[:3],
-        "intervals_strides": intervals.stride()[:2],
-        "block_states": 0 if states is None else states.data_ptr(),
-        "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
-        "scale": scale,
-        "dtype": DTYPE_CODES[q.dtype],
-    }
-
-
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -202,18 +170,18 @@ def _forward(
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    if intervals.stride()[2:] != (2, 1):
-        intervals = intervals.contiguous()
+    intervals = pairs_contiguous(intervals)
     results = {"out": out.data_ptr(), "lse": lse.data_ptr(), "out_strides": out.stride()[:3]}
     if q.device.type == "cpu" and emulated() is None:
-        arguments = _arguments(q, k, v, intervals, states, scale)
+        arguments = launch_arguments(q, k, v, intervals, states, scale)
         native().omni_attention_forward_cpu(**arguments, **results, num_threads=torch.get_num_threads())
+    elif states is None:
+        _decode.decode(q, k, v, intervals, scale, out, lse)
     else:
-        assert states is not None
         assert order is not None
-        q, k, v = _aligned(q), _aligned(k), _aligned(v)
+        q, k, v = aligned(q), aligned(k), aligned(v)
         arguments = {
-            **_arguments(q, k, v, intervals, states, scale),
+            **launch_arguments(q, k, v, intervals, states, scale),
             **results,
             "tile_rows": 64 if order.size(0) == states.size(0) * states.size(1) else 128,
             "order": order.data_ptr(),
@@ -239,15 +207,16 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if q.numel() == 0 or k.numel() == 0:
         return _zeros(q), _zeros(k), _zeros(v)
-    dout, out, lse = _rows_contiguous(dout), _rows_contiguous(out), lse.contiguous()
+    dout, out, lse = rows_contiguous(dout), rows_contiguous(out), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
-    if intervals.stride()[2:] != (2, 1):
-        intervals = intervals.contiguous()
+    intervals = pairs_contiguous(intervals)
     on_cpu = q.device.type == "cpu" and emulated() is None
     if not on_cpu:
-        q, k, v, out, dout = (_aligned(x) for x in (q, k, v, out, dout))
+        if states is None:  # forward was a decode, which needs none
+            states = torch.ops.showo_ext.omni_block_table(intervals, k.size(2))
+        q, k, v, out, dout = (aligned(x) for x in (q, k, v, out, dout))
     arguments = {
-        **_arguments(q, k, v, intervals, states, scale),
+        **launch_arguments(q, k, v, intervals, states, scale),
         "out": out.data_ptr(),
         "lse": lse.data_ptr(),
         "dout": dout.data_ptr(),

@@ -141,6 +141,21 @@ def test_omni_attention_forward(device, dtype: torch.dtype, dim: int, tile_rows:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("columns", [200, 600])  # one split, and two with the combine kernel
+def test_omni_attention_decode(device, dtype: torch.dtype, dim: int, columns: int) -> None:
+    mask = showo_ext.OmniMask.causal(1, 3, kv_length=columns)
+    q, k, v = (torch.randn(1, 2, n, dim).to(dtype) for n in (3, columns, columns))
+    out, lse = showo_ext.omni_attention(q, k, v, mask, scale=0.1, return_lse=True)
+    expected = reference.omni_attention(q.double(), k.double(), v.double(), mask, scale=0.1)
+    band = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=band, atol=band)
+    assert not lse.isnan().any()
+    assert len(device.records()) == (1 if columns == 200 else 2)
+    assert all(tensor["never_written"] == 0 for tensor in device.records()[-1].tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_omni_attention_backward(device, dtype: torch.dtype, dim: int, deterministic: bool) -> None:
     if dtype == torch.float32 and not deterministic:

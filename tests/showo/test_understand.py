@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from showo.engine.understand import answer, stream
 from showo.model.transformer import Showo
 from showo.prompting import Prompting, question_text
-from showo_ext import OmniMask
+from showo_ext import OmniMask, omni_attention
 
 QUESTIONS = [[], [4, 5, 6], [7] * 9]
 
@@ -78,6 +80,23 @@ def test_limits(model: Showo, prompting: Prompting) -> None:
         answer(model, prompting, images[:1], [[1]], max_new_tokens=0)
     with pytest.raises(ValueError, match=r"image_ids must be \[2, N\]"):
         answer(model, prompting, images, [[1], [2]])
+
+
+def test_tokens_after_the_first_take_the_decode_kernels(model: Showo, prompting: Prompting, emulated: Any) -> None:
+    """One launch a layer, and no block table; the answers are those of the plain formula."""
+    images = pictures(model)
+    expected = answer(model, prompting, images, QUESTIONS, max_new_tokens=3)
+    model.attend = omni_attention
+    steps = stream(model, prompting, images, QUESTIONS, max_new_tokens=3)
+    got = [next(steps)]
+    before = len(emulated.records())
+    got += list(steps)
+    launches = [record.kernel for record in emulated.records()[before:]]
+    attention = [name for name in launches if "omni_" in name]
+    layers = model.config.num_layers
+    assert len(attention) == layers * (len(got) - 1)
+    assert all("omni_decode_f32" in name for name in attention)
+    assert [[row[i] for row in got if row[i] is not None] for i in range(3)] == expected
 
 
 def test_question_text() -> None:

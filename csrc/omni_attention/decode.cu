@@ -1,0 +1,320 @@
+// omni_attention for at most 16 query rows against a long kv: split over kv, then combined. The kernels of fp16 and
+// bf16; fp32's are in decode_f32.cu.
+//
+// Rows. The query heads of one kv head are packed: their group * S_q rows fill m16 tiles, up to four in a thread block,
+// so keys and values are read once for all of them (once per 64 packed rows where there are more). With one tile the
+// four warps share it, each with its own 16 of a stage's 64 columns; with two tiles two warps do, with more none.
+//
+// Columns. Split s has every splits-th block of 64 columns; of these it visits the ones that some row sees, which it
+// finds in the rows' intervals themselves: there is no block table. Blocks that every row sees whole take no mask, in
+// others each lane turns the intervals of one row into column bits. Three stages of shared memory (two for D = 128),
+// filled by cp.async: the next blocks are on their way while one is used, one barrier a block.
+//
+// Softmax as in forward_tile.cuh, with (m, sum, output) of a warp; at the end the warps' triples are joined through
+// shared memory, and those of the splits by the combine kernel, one warp a row: weights are 2^(m_s - max m), which
+// rounds no more than one softmax over all columns would (an lse per split would, in fp32).
+//
+// Memory. k and v of visited blocks, q and out cross the bus once; the workspaces are written and read once, 4 D + 8
+// bytes for each row and split that has columns. With one split there is neither workspace nor combine kernel. What a
+// row gets does not depend on the machine, nor on the order in which thread blocks run.
+#include "common/cuda_check.h"
+#include "omni_attention/decode_tile.cuh"
+
+namespace showo {
+namespace {
+
+// One warp's share: 16 rows and some of the columns. Members as in WarpRows.
+template <class T, int D>
+struct DecodeRows {
+  using Tile = DecodeTile<D, D>;
+
+  float out[D / 8][4];
+  float bound[2], sum[2];
+  uint32_t query[D / 16][4];
+  float scale;
+
+  __device__ __forceinline__ DecodeRows(float signed_scale) : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)) {
+    sum[0] = sum[1] = 0.0f;
+    bound[0] = bound[1] = FLT_MAX;
+#pragma unroll
+    for (int n8 = 0; n8 < D / 8; ++n8)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[n8][i] = 0.0f;
+  }
+
+  // A negative scale is that of negative queries.
+  __device__ __forceinline__ void load_queries(uint32_t address, bool negative) {
+#pragma unroll
+    for (int k16 = 0; k16 < D / 16; ++k16) {
+      ldmatrix_x4(query[k16], chunk_pair<D>(address, k16));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) query[k16][i] ^= negative ? 0x80008000u : 0;
+    }
+  }
+
+  __device__ __forceinline__ void raise_bounds(float (&top)[2]) {
+    bool grown = false;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      top[row] = fmaxf(top[row], shuffle_xor<1>(top[row]));
+      top[row] = fmaxf(top[row], shuffle_xor<2>(top[row]));
+      grown |= fmaf(top[row], scale, bound[row]) > kMaxGrowth;
+    }
+    if (!__any_sync(kAllLanes, grown)) return;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const float scaled = top[row] * scale;
+      const bool raise = scaled + bound[row] > kMaxGrowth;
+      const float keep = raise ? exp2_approx(-bound[row] - scaled) : 1.0f;
+      bound[row] = raise ? -scaled : bound[row];
+      sum[row] *= keep;
+#pragma unroll
+      for (int n8 = 0; n8 < D / 8; ++n8) {
+        out[n8][2 * row] *= keep;
+        out[n8][2 * row + 1] *= keep;
+      }
+    }
+  }
+
+  // 16 columns. keys, values: the lane's ldmatrix addresses. seen: with kMasked the columns that the thread's two rows
+  // see, its own first column at bit 0.
+  template <bool kMasked>
+  __device__ __forceinline__ void unit(uint32_t keys, uint32_t values, uint32_t seen0, uint32_t seen1) {
+    float s[2][4];
+    unrolled<D / 16>([&](auto k16) {
+      uint32_t b[4];
+      ldmatrix_x4(b, chunk_pair<D>(keys, k16));
+      if constexpr (k16 == 0) {
+        mma_m16n8k16_first<T>(s[0], query[0], b[0], b[1]);
+        mma_m16n8k16_first<T>(s[1], query[0], b[2], b[3]);
+      } else {
+        mma_m16n8k16<T>(s[0], query[k16], b[0], b[1]);
+        mma_m16n8k16<T>(s[1], query[k16], b[2], b[3]);
+      }
+    });
+    float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (kMasked && ((i < 2 ? seen0 : seen1) & 1u << (8 * j + i % 2)) == 0) s[j][i] = -INFINITY;
+        top[i / 2] = fmaxf(top[i / 2], s[j][i]);
+      }
+    raise_bounds(top);
+    uint32_t p[4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float x = exp2_approx(fmaf(s[j][2 * row], scale, bound[row]));
+        const float y = exp2_approx(fmaf(s[j][2 * row + 1], scale, bound[row]));
+        sum[row] += x;
+        sum[row] += y;
+        p[2 * j + row] = pack<T>(x, y);
+      }
+#pragma unroll
+    for (int d16 = 0; d16 < D / 16; ++d16) {
+      uint32_t b[4];
+      ldmatrix_x4_trans(b, chunk_pair<D>(values, d16));
+      mma_m16n8k16<T>(out[2 * d16], p, b[0], b[1]);
+      mma_m16n8k16<T>(out[2 * d16 + 1], p, b[2], b[3]);
+    }
+  }
+
+  // output: of this warp, as decode_output lays it out; stats: its 16 rows.
+  __device__ __forceinline__ void leave(char* output, float2* stats) const {
+    const int g = static_cast<int>(threadIdx.x & 31) / 4, t = static_cast<int>(threadIdx.x & 3);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = half * 8 + g;
+      float total = sum[half];
+      total += shuffle_xor<1>(total);
+      total += shuffle_xor<2>(total);
+      if (t == 0) stats[row] = make_float2(bound[half], total);
+#pragma unroll
+      for (int n8 = 0; n8 < D / 8; ++n8)
+        *reinterpret_cast<float2*>(output + decode_output<D>(row, 2 * n8 + t / 2) + t % 2 * 8) =
+            make_float2(out[n8][2 * half], out[n8][2 * half + 1]);
+    }
+  }
+};
+
+template <class T, int D>
+__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDecodeParams p) {
+  using Tile = DecodeTile<D, D>;
+  extern __shared__ __align__(1024) char shared[];
+  const DecodeBlock block(p);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int parts = block.parts(), m_tile = warp / parts, part = warp % parts;
+  const bool active = m_tile < block.m_tiles();
+  const int2* intervals = reinterpret_cast<const int2*>(shared + Tile::intervals(block.m_tiles())) +
+                          block.mask_row(m_tile * 16 + lane % 16);
+  const int num_intervals = static_cast<int>(p.in.num_intervals);
+
+  // A fragments: lanes 0..15 address rows of the left chunk, 16..31 of the right one. B of q k^T: 8 rows, two chunks,
+  // then 8 rows more. B of p v, transposed: 16 rows of the left chunk, then of the right one, as for A.
+  const uint32_t row16 = swizzled<D>(lane % 16, lane / 16), base = shared_address(shared);
+  const uint32_t keys = base + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  const uint32_t values = base + Tile::kMatrixBytes + row16;
+  DecodeRows<T, D> rows(p.in.scale);
+  const bool some = decode_columns<D, D>(
+      p, block, shared,
+      [&](uint32_t queries) {
+        if (active) rows.load_queries(queries + m_tile * 16 * Tile::kRowBytes + row16, p.in.scale < 0);
+      },
+      [&](const Stage& stage, uint32_t slot) {
+        if (!active) return;
+        for (int unit = part; unit < 4; unit += parts) {
+          const uint32_t offset = slot + unit * (16 * Tile::kRowBytes);
+          if (stage.full()) {
+            rows.template unit<false>(keys + offset, values + offset, 0, 0);
+            continue;
+          }
+          const UnitMask mask(intervals, num_intervals, stage.column() + 16 * unit, 16);
+          if (!mask.any) continue;
+          const uint32_t seen0 = __shfl_sync(kAllLanes, mask.bits, lane / 4) >> lane % 4 * 2;
+          const uint32_t seen1 = __shfl_sync(kAllLanes, mask.bits, lane / 4 + 8) >> lane % 4 * 2;
+          rows.template unit<true>(keys + offset, values + offset, seen0, seen1);
+        }
+      });
+  if (some && active)
+    rows.leave(shared + warp * (64 * D), reinterpret_cast<float2*>(shared + Tile::kStats) + warp * 16);
+  __syncthreads();
+  decode_finish<T, D, D>(p, block, shared, some);
+}
+
+// ---- the shares of all splits, joined: one warp for each query row, lane l with dims l, l + 32, ...
+
+__device__ __forceinline__ void store(float* to, float x) { *to = x; }
+__device__ __forceinline__ void store(__half* to, float x) { *to = __float2half_rn(x); }
+__device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+
+__device__ __forceinline__ bool row_is_empty(const OmniInputs& in, int64_t batch, int64_t row) {
+  const int lane = static_cast<int>(threadIdx.x & 31);
+  const int32_t* intervals = in.intervals + batch * in.intervals_batch_stride + row * in.intervals_row_stride;
+  bool some = false;
+  if (lane < in.num_intervals)
+    some = max(intervals[2 * lane], 0) < min(intervals[2 * lane + 1], static_cast<int>(in.kv_length));
+  return !__any_sync(kAllLanes, some);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(OmniDecodeParams p) {
+  const OmniInputs& in = p.in;
+  const int64_t place = static_cast<int64_t>(blockIdx.x) * (kForwardThreads / 32) + threadIdx.x / 32;
+  if (place >= in.batch * in.heads * in.q_length) return;
+  const int lane = threadIdx.x % 32, splits = static_cast<int>(p.splits), dims = static_cast<int>(in.head_dim);
+  const float2* stats = reinterpret_cast<const float2*>(p.partial_stats) + place * splits;
+  float2 own[kMaxSplits / 32];
+  float bound = FLT_MAX, sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kMaxSplits / 32; ++k) {
+    own[k] = 32 * k + lane < splits ? stats[32 * k + lane] : make_float2(FLT_MAX, 0.0f);
+    bound = fminf(bound, own[k].x);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    bound = fminf(bound, __shfl_xor_sync(kAllLanes, bound, distance));
+  float weights[kMaxSplits / 32];  // zero where the split has no output to be read
+#pragma unroll
+  for (int k = 0; k < kMaxSplits / 32; ++k) {
+    weights[k] = own[k].y == 0.0f ? 0.0f : exp2_approx(bound - own[k].x);
+    sum = fmaf(weights[k], own[k].y, sum);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
+
+  const float* shares = p.partial_out + place * splits * dims + lane;
+  float x[4] = {};
+#pragma unroll
+  for (int k = 0; k < kMaxSplits / 32; ++k) {
+    const int count = min(32, splits - 32 * k);
+#pragma unroll 4
+    for (int s = 0; s < count; ++s) {
+      const float weight = __shfl_sync(kAllLanes, weights[k], s);
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        x[j] = fmaf(weight, weight != 0.0f && 32 * j < dims ? shares[(32 * k + s) * dims + 32 * j] : 0.0f, x[j]);
+    }
+  }
+  const int64_t row = place % in.q_length, head = place / in.q_length % in.heads;
+  const int64_t batch = place / in.q_length / in.heads;
+  RowResult result{1.0f / sum, (log2_approx(sum) - bound) * kLn2};
+  if (sum == 0.0f) {  // no columns, or nothing but scores of -inf: the latter is 0 / 0
+    const bool empty = row_is_empty(in, batch, row);
+    result = {empty ? 0.0f : NAN, empty ? -INFINITY : NAN};
+  }
+  T* to = static_cast<T*>(p.out) + batch * p.out_strides.batch + head * p.out_strides.head + row * p.out_strides.row;
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (32 * j < dims) store(to + lane + 32 * j, x[j] * result.factor);
+  if (lane == 0) p.lse[place] = result.lse;
+}
+
+// ---- launchers
+
+template <class T, int D>
+Status launch_decode(const OmniDecodeParams& p, cudaStream_t stream) {
+  const auto kernel = omni_decode_kernel<T, D>;
+  const int shared = DecodeTile<D, D>::shared_bytes(decode_m_tiles(p), p.in.num_intervals);
+  SHOWO_RETURN_IF_ERROR(
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "omni_decode"));
+  kernel<<<decode_grid(p), kForwardThreads, shared, stream>>>(p);
+  return check_launch("omni_decode_kernel");
+}
+
+template <class T>
+Status launch_decode(const OmniDecodeParams& p, cudaStream_t stream) {
+  switch (p.in.head_dim) {
+    case 32:
+      return launch_decode<T, 32>(p, stream);
+    case 64:
+      return launch_decode<T, 64>(p, stream);
+    case 96:
+      return launch_decode<T, 96>(p, stream);
+    default:
+      return launch_decode<T, 128>(p, stream);
+  }
+}
+
+template <class T>
+Status launch_combine(const OmniDecodeParams& p, cudaStream_t stream) {
+  const int64_t rows = p.in.batch * p.in.heads * p.in.q_length;
+  const unsigned blocks = static_cast<unsigned>(ceil_div(rows, kForwardThreads / 32));
+  omni_decode_combine_kernel<T><<<blocks, kForwardThreads, 0, stream>>>(p);
+  return check_launch("omni_decode_combine_kernel");
+}
+
+}  // namespace
+
+Status omni_attention_decode_cuda(const OmniDecodeParams& p, void* stream_pointer) {
+  const OmniInputs& in = p.in;
+  if (in.batch <= 0 || in.heads <= 0 || in.q_length <= 0) return ok_status();
+  SHOWO_RETURN_IF_ERROR(check_forward(in, p.out, p.out_strides));
+  SHOWO_CHECK_ARGUMENT(in.q_length <= 16, "omni_attention: decode takes up to 16 query rows, got %lld",
+                       static_cast<long long>(in.q_length));
+  SHOWO_CHECK_ARGUMENT(p.splits >= 1 && p.splits <= kMaxSplits, "omni_attention: %lld splits, expected 1 to %d",
+                       static_cast<long long>(p.splits), kMaxSplits);
+  SHOWO_CHECK_ARGUMENT(p.splits == 1 || (p.partial_out != nullptr && is_aligned(p.partial_out, 16) &&
+                                         p.partial_stats != nullptr && is_aligned(p.partial_stats, 8)),
+                       "omni_attention: decode with %lld splits needs aligned workspaces",
+                       static_cast<long long>(p.splits));
+  SHOWO_CHECK_ARGUMENT(in.kv_heads >= 1 && in.heads % in.kv_heads == 0 && in.kv_heads <= kMaxGridY &&
+                           in.batch <= kMaxGridY && in.heads * in.q_length * p.splits < kMaxInt,
+                       "omni_attention: batch %lld with %lld heads is too large for one launch",
+                       static_cast<long long>(in.batch), static_cast<long long>(in.heads));
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_pointer);
+  switch (in.dtype) {
+    case DType::kF16:
+      SHOWO_RETURN_IF_ERROR(launch_decode<__half>(p, stream));
+      return p.splits == 1 ? ok_status() : launch_combine<__half>(p, stream);
+    case DType::kBF16:
+      SHOWO_RETURN_IF_ERROR(launch_decode<__nv_bfloat16>(p, stream));
+      return p.splits == 1 ? ok_status() : launch_combine<__nv_bfloat16>(p, stream);
+    default:
+      SHOWO_RETURN_IF_ERROR(omni_decode_f32(p, stream));
+      return p.splits == 1 ? ok_status() : launch_combine<float>(p, stream);
+  }
+}
+
+}  // namespace showo

@@ -1,0 +1,48 @@
+"""Layouts that the attention kernels take, and the arguments that their launchers have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showo_ext._native import DTYPE_CODES
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def pairs_contiguous(intervals: Tensor) -> Tensor:
+    return intervals if intervals.stride()[2:] == (2, 1) else intervals.contiguous()
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need: at multiples of 16 bytes,
+    less than 2^24 elements apart.
+    """
+    step = 16 // x.element_size()
+    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3]) and x.stride(2) < 1 << 24
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
+def launch_arguments(
+    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, scale: float
+) -> dict[str, Any]:
+    """What forward, decode and backward launchers have in common."""
+    return {
+        "q": q.data_ptr(),
+        "k": k.data_ptr(),
+        "v": v.data_ptr(),
+        "intervals": intervals.data_ptr(),
+        "sizes": (*q.shape[:2], k.size(1), q.size(2), k.size(2), q.size(3), intervals.size(2)),
+        "q_strides": q.stride()[:3],
+        "k_strides": k.stride()[:3],
+        "v_strides": v.stride()[:3],
+        "intervals_strides": intervals.stride()[:2],
+        "block_states": 0 if states is None else states.data_ptr(),
+        "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
+        "scale": scale,
+        "dtype": DTYPE_CODES[q.dtype],
+    }
