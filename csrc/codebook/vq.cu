@@ -3,7 +3,7 @@
 // fp32 sums of squared differences, formed in rising order of channels: what the tensor cores cannot tell apart is
 // computed in that very way, and so is every row with numbers that they cannot be trusted with. Deterministic.
 //
-// vq_prepare_kernel: a block of 128 threads per group of 32 codes, as many lanes per code as it has 16-byte chunks, 32
+// vq_prepare_kernel: a block of 128 threads per group of 32 codes, as many lanes per code as it has 16-byte chunks, 8
 // at most. Reads the codebook once; writes a record of 288 bytes a group and, for fp32, four channels at a time as four
 // high and four low halves in bf16, 16 bytes in the place of the 16 that they came from.
 //
@@ -168,18 +168,27 @@ __device__ inline int decide(const VqDecideParams<T>& p, int64_t row) {
   return id;
 }
 
+// Where row i of a tile lies in the line of a channel: eight channels further it is another half of the banks.
+template <class T>
+__device__ inline int place(int i, int channel) {
+  return i ^ (channel / 8 * 2 * Chunk<T>::kCount);
+}
+
 // Copies channels [d0, d0 + kDepth) of kTile rows into shared memory, transposed; `outside` stands for missing rows,
 // and missing channels are 0 on both sides, so that they add nothing. index(i): where row i of the tile is, or -1.
 template <class T, class Index>
 __device__ inline void load_tile(float (&shared)[kDepth][kRowStride], const T* source, int64_t stride, Index index,
                                  int64_t d0, int64_t dim, float outside) {
-  for (int i = threadIdx.x; i < kTile * kDepth; i += kDecideThreads) {
-    const int64_t row = index(i / kDepth);
-    const int d = i % kDepth;
-    float value = row >= 0 ? 0.0f : outside;
-    if (row >= 0 && d0 + d < dim) value = as_float(source[row * stride + d0 + d]);
-    shared[d][i / kDepth] = value;
-  }
+  constexpr int kCount = Chunk<T>::kCount, kChunks = kDepth / kCount;
+  if (threadIdx.x >= kTile * kChunks) return;
+  static_assert(kTile * kChunks <= kDecideThreads, "one chunk a thread");
+  const int i = threadIdx.x / kChunks, d = threadIdx.x % kChunks * kCount;
+  const int64_t row = index(i);
+  const bool exists = row >= 0 && d0 + d < dim;
+  const Chunk<T> chunk = load_chunk(source + (exists ? row * stride + d0 + d : 0), 0);
+  const float otherwise = row >= 0 ? 0.0f : outside;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) shared[d + e][place<T>(i, d + e)] = exists ? as_float(chunk.element[e]) : otherwise;
 }
 
 template <class T>
@@ -230,8 +239,8 @@ __global__ void __launch_bounds__(kDecideThreads, 2) vq_decide_kernel(VqDecidePa
       if (row_group * kPerThread >= num_open) continue;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
-        const float4 z = *reinterpret_cast<const float4*>(&z_tile[d][row_group * kPerThread]);
-        const float4 c = *reinterpret_cast<const float4*>(&code_tile[d][code_group * kPerThread]);
+        const float4 z = *reinterpret_cast<const float4*>(&z_tile[d][place<T>(row_group * kPerThread, d)]);
+        const float4 c = *reinterpret_cast<const float4*>(&code_tile[d][place<T>(code_group * kPerThread, d)]);
         const float z_value[kPerThread] = {z.x, z.y, z.z, z.w};
         const float c_value[kPerThread] = {c.x, c.y, c.z, c.w};
 #pragma unroll
@@ -285,7 +294,7 @@ Status launch_prepare(const VqEncodeParams& p, const VqPlan& plan, float margin,
   prepare.num_codes = static_cast<int>(p.num_codes);
   prepare.chunks = static_cast<int>(p.dim / Chunk<T>::kCount);
   prepare.lanes = 1;
-  while (prepare.lanes < prepare.chunks && prepare.lanes < 32) prepare.lanes *= 2;
+  while (prepare.lanes < prepare.chunks && prepare.lanes < 8) prepare.lanes *= 2;
   prepare.margin = margin;
   vq_prepare_kernel<T><<<static_cast<unsigned>(plan.groups), kPrepareThreads, 0, stream>>>(prepare);
   return check_launch("vq_prepare_kernel");

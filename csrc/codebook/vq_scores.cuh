@@ -18,7 +18,7 @@
 //              to cut 17 terms and their sum to 24 bits of the largest: 18 2^-23 of S, the sum of all magnitudes, for
 //              each of D' / 16 mma. S <= E / 2 + sum |x_i c_i| <= X / 2 + E. In fp32, three times as many mma.
 //   halves     fp32 only: |x - h - l| <= 2^-18 |x|, so l.l and both remainders: 3 2^-18 |x||c| <= 96 u (X + E).
-//   offset     |c|^2 is summed by up to 32 lanes in fp32: less than (D' / 64 + 8) u E.
+//   offset     |c|^2 is summed by up to 8 lanes in fp32: less than (D' / 16 + 8) u E.
 //   F          (D + 2) u F / 2 <= (D + 2) u (X + E).
 // Together less than (2.3 D' + D + 10) u, in fp32 (6.8 D' + D + 106) u; A is 2.5 D' + D + 32 and 7 D' + D + 160 of u,
 // which leaves room for the roundings of the thresholds themselves. `tiny` covers products that vanish: D' 2^-122.
