@@ -137,9 +137,9 @@ __device__ inline int decide(const VqDecideParams<T>& p, int64_t row) {
     threshold = fmaxf(threshold, top.x);
     best = fmaxf(best, top.y);
   }
-  // Below this the winner may be farther away than a code whose norm was too large for the tensor cores. Nothing at
-  // all, if the row's own was.
-  if (!(best >= -kVqLargestNorm / 64)) return kAll;
+  // The first fails for a row whose own norm was too large for the tensor cores, its threshold being infinite; below
+  // the second the winner may be farther away than a code whose norm was.
+  if (!(best > threshold && best >= -kVqLargestNorm / 64)) return kAll;
 
   int count = 0, only = 0;
   for (int split = 0; split < p.splits; ++split) {

@@ -5,7 +5,7 @@
 // two shared-memory stages by cp.async, one barrier a tile. Every warp multiplies all of a tile: fp16 and bf16 by
 // m16n8k16 as they are, fp32 as x = h + l in bf16, x.c by h.h + h.l + l.h. Accumulators start at the codes' offsets
 // -|c|^2 / 2, so a score costs nothing but its products. Rows of more than 256 channels come in slices of 128 bytes,
-// of which all products of a tile's 128 (fp32: 64) codes are kept; their A fragments are read again for each tile.
+// of which all products of a tile's 64 codes are kept; their A fragments are read again for each tile.
 //
 // Order of channels. A thread holds 16 consecutive bytes of a row, a quad 64 of them, and calls them the channels that
 // an mma wants there; codes are held in the same way, so products meet. A tile lies in shared memory as [8 codes][64
@@ -33,7 +33,7 @@
 // Numbers that do not fit this (NaN, infinities, norms that come near to overflow) never win here: such codes have an
 // offset of -inf, such rows a threshold of +inf. Rows without a trustworthy winner are decided exactly in vq.cu.
 //
-// Memory. A block reads its rows once (once per tile of codes if sliced) and its codes once, in whole sectors.
+// Memory. A block reads its rows once (once per 64 codes if sliced) and its codes once, in whole sectors.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -55,7 +55,7 @@ struct VqTile {
   static constexpr int kRows = 4 * 16 * kM;
   static constexpr int kWarpRows = 16 * kM;
   static constexpr int kBlocks = kBytes < 64 ? 1 : kBytes / 64;  // 64-byte pieces of a row
-  static constexpr int kCodes = kSliced && kFloat ? 64 : kBytes <= 128 ? 128 : kBytes <= 512 ? 64 : 32;
+  static constexpr int kCodes = kSliced ? 64 : kBytes <= 128 ? 128 : kBytes <= 512 ? 64 : 32;
   static constexpr int kGroups = kCodes / kVqGroup;
   static constexpr int kGroupsAtOnce = kSliced ? kGroups : 1;
   static constexpr int kMatrixBytes = kCodes * kBytes;
@@ -183,6 +183,21 @@ struct VqRows {
     }
   }
 
+  __device__ __forceinline__ static float4 offset_of(const char* offsets, int n) {
+    return *reinterpret_cast<const float4*>(offsets + n / 4 * kVqGroupBytes + n % 4 * 64);
+  }
+
+  // What products<true>() begins with.
+  __device__ __forceinline__ static void begin(float (&s)[kM][kN8][4], const char* offsets) {
+#pragma unroll
+    for (int n = 0; n < kN8; ++n) {
+      const float4 offset = offset_of(offsets, n);
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+        s[m][n][0] = offset.x, s[m][n][1] = offset.y, s[m][n][2] = offset.z, s[m][n][3] = offset.w;
+    }
+  }
+
   // Adds the products with 8 kN8 codes. codes, offsets: the lane's addresses of the first of them. kStart: begins with
   // the offsets.
   template <bool kStart>
@@ -190,8 +205,7 @@ struct VqRows {
     float4 offset[kN8];
     if constexpr (kStart) {
 #pragma unroll
-      for (int n = 0; n < kN8; ++n)
-        offset[n] = *reinterpret_cast<const float4*>(offsets + n / 4 * kVqGroupBytes + n % 4 * 64);
+      for (int n = 0; n < kN8; ++n) offset[n] = offset_of(offsets, n);
     }
     unrolled<Tile::kBlocks>([&](auto j) {
       constexpr bool kFirst = kStart && j == 0;
@@ -323,11 +337,8 @@ __global__ void __launch_bounds__(kVqThreads) vq_scores_kernel(VqScoreParams p) 
         if (!last || code + Tile::kCodes < end) copy.fetch(fill, p.codes_stride, last ? 0 : slice + 1, p.chunks);
         cp_async_commit();
         const char* offsets = stage + Tile::kMatrixBytes + lane % 4 * 16;
-        if (slice == 0) {
-          rows.template products<true>(s, stage + lane * 16, offsets);
-        } else {
-          rows.template products<false>(s, stage + lane * 16, offsets);
-        }
+        if (slice == 0) rows.begin(s, offsets);
+        rows.template products<false>(s, stage + lane * 16, offsets);
         if (last) rows.update(s, stage + Tile::kMatrixBytes, code, lists);
         turn();
       }
