@@ -12,8 +12,8 @@
 // with more candidates than were listed, or without a trustworthy one, are collected and compared with the whole
 // codebook by all threads: in tiles of kTile rows and kTile codes, kDepth channels at a time, transposed in shared
 // memory so that a thread reads its 4 rows and its 4 codes as one float4 each. Each thread keeps the best (distance,
-// index) of its rows over its own codes; the 16 threads that share rows are half a warp and meet by shuffles at the end.
-// Ties: lowest index. Reads 16 bytes per row and split, and what the few doubtful rows need.
+// index) of its rows over its own codes; the 16 threads that share rows are half a warp and meet by shuffles at the
+// end. Ties: lowest index. Reads 16 bytes per row and split, and what the few doubtful rows need.
 #include <cuda_runtime.h>
 
 #include "codebook/floats.cuh"
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kPrepareThreads) vq_prepare_kernel(VqPreparePa
   float reach = ordinary ? 2 * p.margin * norm : 0.0f;
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) reach = fmaxf(reach, __shfl_xor_sync(kAllLanes, reach, step));
-  const float even = __shfl_sync(kAllLanes, offset, 2 * threadIdx.x), odd = __shfl_sync(kAllLanes, offset,
-                                                                                       2 * threadIdx.x + 1);
+  const float even = __shfl_sync(kAllLanes, offset, 2 * threadIdx.x),
+              odd = __shfl_sync(kAllLanes, offset, 2 * threadIdx.x + 1);
   float4* record = reinterpret_cast<float4*>(p.offsets + static_cast<int64_t>(blockIdx.x) * kVqGroupBytes);
   if (threadIdx.x < kVqGroupBytes / 16)
     record[threadIdx.x] = threadIdx.x < 16 ? make_float4(even, odd, even, odd) : make_float4(reach, 0.0f, 0.0f, 0.0f);
@@ -195,7 +195,7 @@ template <class T>
 __global__ void __launch_bounds__(kDecideThreads, 2) vq_decide_kernel(VqDecideParams<T> p) {
   __shared__ alignas(16) float z_tile[kDepth][kRowStride];
   __shared__ alignas(16) float code_tile[kDepth][kRowStride];
-  __shared__ int open[kTile];          // rows to compare with the whole codebook
+  __shared__ int open[kTile];             // rows to compare with the whole codebook
   __shared__ uint32_t marks[kTile / 32];  // the same as bits
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
   if (threadIdx.x < kTile) {

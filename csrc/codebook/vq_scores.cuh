@@ -47,7 +47,8 @@ namespace showo {
 
 constexpr int kVqThreads = 128;
 
-// T: of z. kBytes: of a row, or a slice, in shared memory: 32 (16 channels in 16 bits) to 1024. kM: m16 tiles of a warp.
+// T: of z. kBytes: of a row, or a slice, in shared memory: 32 (16 channels in 16 bits) to 1024. kM: m16 tiles of a
+// warp.
 template <class T, int kBytes, int kM, bool kSliced>
 struct VqTile {
   using Half = std::conditional_t<std::is_same_v<T, float>, __nv_bfloat16, T>;  // what mma multiplies
@@ -62,6 +63,7 @@ struct VqTile {
   static constexpr int kStageBytes = kMatrixBytes + kGroups * kVqGroupBytes;
   static constexpr int kLists = 2 * kStageBytes;
   static constexpr int kSharedBytes = kLists + kRows * 16;
+  static constexpr int kResident = kSliced ? 2 : kBytes <= 128 ? 4 : kBytes <= 256 ? 3 : 2;  // blocks a multiprocessor
   static constexpr int kFragment = kBytes < 64 ? 4 : 8;  // registers of A for one piece and m16 tile
 };
 
@@ -163,8 +165,15 @@ struct VqRows {
             }
           } else {
             const int chunk = j * 4 + lane % 4;
-            if (row < p.num_rows && slice * (Tile::kBlocks * 4) + chunk < p.chunks)
+            const bool exists = row < p.num_rows && slice * (Tile::kBlocks * 4) + chunk < p.chunks;
+            if constexpr (kSliced) {
+              // Selected word by word: loaded into the fragments' own registers, they would be copied for each mma.
+              words = *reinterpret_cast<const uint4*>(exists ? z + chunk * 16 : p.z);
+              words.x = exists ? words.x : 0, words.y = exists ? words.y : 0;
+              words.z = exists ? words.z : 0, words.w = exists ? words.w : 0;
+            } else if (exists) {
               words = reinterpret_cast<const uint4*>(z)[chunk];
+            }
           }
           place(rows[m][j], half, words);
           squares[m][half] += square(words);
@@ -267,8 +276,7 @@ struct VqRows {
         for (int half = 0; half < 2; ++half) {
           float most[4];
 #pragma unroll
-          for (int n = 0; n < 4; ++n)
-            most[n] = fmaxf(s[m][part * 4 + n][2 * half], s[m][part * 4 + n][2 * half + 1]);
+          for (int n = 0; n < 4; ++n) most[n] = fmaxf(s[m][part * 4 + n][2 * half], s[m][part * 4 + n][2 * half + 1]);
           top[m][half] = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
           hit |= top[m][half] > threshold[m][half];
         }
@@ -285,7 +293,8 @@ struct VqRows {
 };
 
 template <class T, int kBytes, int kM, bool kSliced>
-__global__ void __launch_bounds__(kVqThreads) vq_scores_kernel(VqScoreParams p) {
+__global__ void __launch_bounds__(kVqThreads, VqTile<T, kBytes, kM, kSliced>::kResident)
+    vq_scores_kernel(VqScoreParams p) {
   using Tile = VqTile<T, kBytes, kM, kSliced>;
   extern __shared__ __align__(128) char shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
