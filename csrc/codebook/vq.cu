@@ -327,9 +327,11 @@ Status launch_encode(const VqEncodeParams& p, ScoresLauncher scores_launcher, cu
                            is_aligned(p.z, 16) && is_aligned(p.codebook, 16),
                        "vq_encode: rows must be whole, aligned units of 16 bytes");
   const VqPlan plan = vq_encode_plan(p.num_rows, p.num_codes, p.dim, p.dtype);
-  SHOWO_CHECK_ARGUMENT(ceil_div(p.num_rows, kTile) <= kMaxGridX && p.dim < (int64_t{1} << 24),
-                       "vq_encode: %lld rows of %lld numbers are too many for one launch",
-                       static_cast<long long>(p.num_rows), static_cast<long long>(p.dim));
+  SHOWO_CHECK_ARGUMENT(ceil_div(p.num_rows, kTile) <= kMaxGridX, "vq_encode: %lld rows are too many for one launch",
+                       static_cast<long long>(p.num_rows));
+  // The bound of vq_scores.cuh counts roundings to first order.
+  SHOWO_CHECK_ARGUMENT(p.dim <= 1 << 18, "codebook has entries of %lld numbers, expected at most 2^18",
+                       static_cast<long long>(p.dim));
   const int64_t padded_dim = vq_encode_padded_dim(p.dim, p.dtype);
   const float margin = vq_encode_margin(p.dim, padded_dim, p.dtype);
   SHOWO_RETURN_IF_ERROR(launch_prepare<T>(p, plan, margin, stream));

@@ -20,7 +20,7 @@
 //   halves     fp32 only: |x - h - l| <= 2^-18 |x|, so l.l and both remainders: 3 2^-18 |x||c| <= 96 u (X + E).
 //   offset     |c|^2 is summed by up to 8 lanes in fp32: less than (D' / 16 + 8) u E.
 //   F          (D + 2) u F / 2 <= (D + 2) u (X + E).
-// Together less than (2.3 D' + D + 10) u, in fp32 (6.8 D' + D + 106) u; A is 2.5 D' + D + 32 and 7 D' + D + 160 of u,
+// Together less than (2.32 D' + D + 10) u, in fp32 (6.9 D' + D + 106) u; A is 2.5 D' + D + 32 and 7 D' + D + 160 of u,
 // which leaves room for the roundings of the thresholds themselves. `tiny` covers products that vanish: D' 2^-122.
 //
 // Candidates. Offsets are stored as -E (1/2 - A), so that a score is its code's upper bound but for A X. The lower

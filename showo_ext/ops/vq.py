@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -169,10 +170,10 @@ def _encode_cuda(z: Tensor, codebook: Tensor, module: Any | None = None) -> Tens
     with cuda_call("vq_encode", z, module) as (module, stream):
         shape = {name: arguments[name] for name in ("dtype", "num_rows", "num_codes", "dim")}
         splits, offset_bytes = module.vq_encode_cuda_sizes(**shape)
-        options = {"dtype": torch.int32, "device": z.device}
-        offsets = torch.empty(offset_bytes // 4, **options)
-        halves = torch.empty(codebook.shape if z.dtype == torch.float32 else 0, **options)
-        tops, candidates = (torch.empty(splits, z.shape[0], 4, **options) for _ in range(2))
+        workspace = functools.partial(torch.empty, dtype=torch.int32, device=z.device)
+        offsets = workspace(offset_bytes // 4)
+        halves = workspace(codebook.shape if z.dtype == torch.float32 else 0)
+        tops, candidates = (workspace(splits, z.shape[0], 4) for _ in range(2))
         module.vq_encode_cuda(
             **arguments,
             offsets=offsets.data_ptr(),
