@@ -151,14 +151,27 @@ void bind_cuda(py::module_& m) {
   def_lfq_cuda(m, "lfq_decode_cuda", &lfq_decode_cuda);
   m.def(
       "vq_encode_cuda",
-      [](uintptr_t z, uintptr_t codebook, uintptr_t ids, int dtype, int64_t num_rows, int64_t num_codes, int64_t dim,
-         int64_t z_stride, int64_t codebook_stride, uintptr_t stream) {
-        const VqEncodeParams p =
+      [](uintptr_t z, uintptr_t codebook, uintptr_t ids, uintptr_t offsets, uintptr_t halves, uintptr_t tops,
+         uintptr_t candidates, int dtype, int64_t num_rows, int64_t num_codes, int64_t dim, int64_t z_stride,
+         int64_t codebook_stride, uintptr_t stream) {
+        VqEncodeParams p =
             vq_encode_params(z, codebook, ids, dtype, num_rows, num_codes, dim, z_stride, codebook_stride);
+        p.offsets = as_pointer(offsets);
+        p.halves = as_pointer(halves);
+        p.tops = as_pointer(tops);
+        p.candidates = as_pointer(candidates);
         launch([&] { return vq_encode_cuda(p, as_pointer(stream)); });
       },
-      py::kw_only(), py::arg("z"), py::arg("codebook"), py::arg("ids"), py::arg("dtype"), py::arg("num_rows"),
-      py::arg("num_codes"), py::arg("dim"), py::arg("z_stride"), py::arg("codebook_stride"), py::arg("stream"));
+      py::kw_only(), py::arg("z"), py::arg("codebook"), py::arg("ids"), py::arg("offsets"), py::arg("halves"),
+      py::arg("tops"), py::arg("candidates"), py::arg("dtype"), py::arg("num_rows"), py::arg("num_codes"),
+      py::arg("dim"), py::arg("z_stride"), py::arg("codebook_stride"), py::arg("stream"));
+  m.def(
+      "vq_encode_cuda_sizes",
+      [](int dtype, int64_t num_rows, int64_t num_codes, int64_t dim) {
+        const VqEncodeSizes sizes = vq_encode_cuda_sizes(num_rows, num_codes, dim, static_cast<DType>(dtype));
+        return py::make_tuple(sizes.splits, sizes.offset_bytes);
+      },
+      py::kw_only(), py::arg("dtype"), py::arg("num_rows"), py::arg("num_codes"), py::arg("dim"));
   m.def(
       "codebook_lookup_forward_cuda",
       [](uintptr_t codebook, uintptr_t ids, uintptr_t out, int dtype, int64_t num_rows, int64_t num_codes, int64_t dim,

@@ -41,7 +41,13 @@ struct VqEncodeParams {
   const void* z;         // [num_rows, dim]
   const void* codebook;  // [num_codes, dim]
   int64_t* ids;          // [num_rows], written
-  float* workspace;      // vq_encode_workspace_size() floats (CPU only)
+  float* workspace;      // CPU only: vq_encode_workspace_size() floats
+
+  // CUDA only: workspaces, see vq_encode_cuda_sizes().
+  void* offsets;     // offset_bytes
+  void* halves;      // [num_codes, dim] floats if dtype is f32
+  void* tops;        // [splits, num_rows, 4] floats
+  void* candidates;  // [splits, num_rows, 4] int32
 
   int64_t num_rows;
   int64_t num_codes;
@@ -86,7 +92,12 @@ Status codebook_lookup_backward_cpu(const CodebookLookupParams& params, int num_
 // decodes to NaN, looks up NaN, and takes no part in the gradient.
 Status lfq_encode_cuda(const LfqParams& params, void* stream);
 Status lfq_decode_cuda(const LfqParams& params, void* stream);
+// Rows are whole units of 16 bytes, aligned like them (channels of zeros change no distance).
 Status vq_encode_cuda(const VqEncodeParams& params, void* stream);
+struct VqEncodeSizes {
+  int64_t splits, offset_bytes;
+};
+VqEncodeSizes vq_encode_cuda_sizes(int64_t num_rows, int64_t num_codes, int64_t dim, DType dtype);
 Status codebook_lookup_forward_cuda(const CodebookLookupParams& params, void* stream);
 Status codebook_lookup_backward_cuda(const CodebookLookupParams& params, void* stream);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -123,6 +124,16 @@ def _rows(tensor: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 or rows.shape[1] <= 1 else rows.contiguous()
 
 
+def _aligned(rows: Tensor) -> Tensor:
+    """The same vectors as whole, aligned units of 16 bytes; a copy, with zeros at the end, if they are not."""
+    unit = 16 // rows.element_size()
+    if rows.shape[1] % unit:
+        return torch.nn.functional.pad(rows, (0, -rows.shape[1] % unit))
+    if rows.data_ptr() % 16 or rows.stride(0) % unit:
+        return rows.clone(memory_format=torch.contiguous_format)
+    return rows
+
+
 def _encode_arguments(z: Tensor, codebook: Tensor, ids: Tensor) -> dict[str, Any]:
     return {
         "z": z.data_ptr(),
@@ -152,9 +163,25 @@ def _encode_cpu(z: Tensor, codebook: Tensor) -> Tensor:
 
 def _encode_cuda(z: Tensor, codebook: Tensor, module: Any | None = None) -> Tensor:
     ids = _encode_fake(z, codebook)
-    z, codebook = _rows(z), _rows(codebook)
+    if ids.numel() == 0:
+        return ids
+    z, codebook = _aligned(_rows(z)), _aligned(_rows(codebook))
+    arguments = _encode_arguments(z, codebook, ids)
     with cuda_call("vq_encode", z, module) as (module, stream):
-        module.vq_encode_cuda(**_encode_arguments(z, codebook, ids), stream=stream)
+        shape = {name: arguments[name] for name in ("dtype", "num_rows", "num_codes", "dim")}
+        splits, offset_bytes = module.vq_encode_cuda_sizes(**shape)
+        workspace = functools.partial(torch.empty, dtype=torch.int32, device=z.device)
+        offsets = workspace(offset_bytes // 4)
+        halves = workspace(codebook.shape if z.dtype == torch.float32 else 0)
+        tops, candidates = (workspace(splits, z.shape[0], 4) for _ in range(2))
+        module.vq_encode_cuda(
+            **arguments,
+            offsets=offsets.data_ptr(),
+            halves=halves.data_ptr(),
+            tops=tops.data_ptr(),
+            candidates=candidates.data_ptr(),
+            stream=stream,
+        )
     return ids
 
 

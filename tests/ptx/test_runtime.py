@@ -66,8 +66,9 @@ def test_lfq_with_strides(device) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_vq_encode(device, dtype: torch.dtype) -> None:
-    z, codebook = torch.randn(70, 12).to(dtype), torch.randn(150, 12).to(dtype)
+@pytest.mark.parametrize("dim", [12, 32, 64, 128, 256, 300])
+def test_vq_encode(device, dtype: torch.dtype, dim: int) -> None:
+    z, codebook = torch.randn(70, dim).to(dtype), torch.randn(150, dim).to(dtype)
     codebook[100] = codebook[3]  # ties go to the lowest index
     z[5] = codebook[3]
     assert torch.equal(showo_ext.vq_encode(z, codebook), reference.vq_encode(z, codebook))
