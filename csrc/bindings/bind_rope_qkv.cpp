@@ -95,7 +95,7 @@ void def_backward(py::module_& m, const char* name, const char* target_name, Lau
 }  // namespace
 
 void bind_rope_qkv(py::module_& m) {
-  m.def("rope_qkv_chunks", &rope_qkv_chunks, py::kw_only(), py::arg("num_rows"));
+  m.def("rope_qkv_chunks", &rope_qkv_chunks, py::kw_only(), py::arg("num_rows"), py::arg("total_heads"));
   m.def("rope_qkv_splits", &rope_qkv_splits, py::kw_only(), py::arg("total_heads"));
   def_forward<int>(m, "rope_qkv_forward_cpu", "num_threads", &rope_qkv_forward_cpu);
   def_backward<int>(m, "rope_qkv_backward_cpu", "num_threads", &rope_qkv_backward_cpu);

@@ -104,8 +104,8 @@ template <class Function>
 void for_each_part(const RopeQkvParams& p, int num_threads, const Function& function) {
   const int64_t num_rows = p.batch * p.length, total_heads = p.heads + 2 * p.kv_heads;
   if (num_rows <= 0 || total_heads <= 0) return;
-  const int64_t splits = rope_qkv_splits(total_heads), rows = rope_qkv_chunk_rows(num_rows);
-  parallel_for(rope_qkv_chunks(num_rows) * splits, num_threads, [&](int64_t task) {
+  const int64_t splits = rope_qkv_splits(total_heads), rows = rope_qkv_chunk_rows(num_rows, total_heads);
+  parallel_for(rope_qkv_chunks(num_rows, total_heads) * splits, num_threads, [&](int64_t task) {
     Part part;
     part.chunk = task / splits;
     part.split = task % splits;

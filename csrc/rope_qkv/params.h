@@ -51,21 +51,22 @@ struct RopeQkvParams {
 };
 
 // Work is cut into chunks of rows (a row is one position of one sample) times splits of heads. The cut depends on the
-// sizes alone, and so does the order of every sum.
+// sizes alone, and so does the order of every sum. As many blocks as an A100 holds at a time (two on each of 108
+// multiprocessors), and no more, however many rows: each reads its parameters and writes its sums once.
 constexpr int64_t kRopeHeadsPerSplit = 32;
-constexpr int64_t kRopeMaxRows = 64;
+constexpr int64_t kRopeBlocks = 216;
 
-// Rows per chunk: as many as leave enough chunks for a large GPU, since a chunk reads bias and weights once.
-constexpr int64_t rope_qkv_chunk_rows(int64_t num_rows) {
-  int64_t rows = kRopeMaxRows;
-  while (rows > 1 && num_rows < 72 * rows) rows /= 2;
-  return rows;
-}
-constexpr int64_t rope_qkv_chunks(int64_t num_rows) {
-  return (num_rows + rope_qkv_chunk_rows(num_rows) - 1) / rope_qkv_chunk_rows(num_rows);
-}
 constexpr int64_t rope_qkv_splits(int64_t total_heads) {
   return (total_heads + kRopeHeadsPerSplit - 1) / kRopeHeadsPerSplit;
+}
+constexpr int64_t rope_qkv_chunk_rows(int64_t num_rows, int64_t total_heads) {
+  const int64_t splits = rope_qkv_splits(total_heads);
+  const int64_t chunks = splits < kRopeBlocks ? kRopeBlocks / splits : 1;
+  return (num_rows + chunks - 1) / chunks;
+}
+constexpr int64_t rope_qkv_chunks(int64_t num_rows, int64_t total_heads) {
+  const int64_t rows = rope_qkv_chunk_rows(num_rows, total_heads);
+  return (num_rows + rows - 1) / rows;
 }
 
 // A slot outside [0, num_slots) is an invalid argument, found before anything is written.

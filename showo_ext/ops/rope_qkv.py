@@ -249,8 +249,9 @@ def _backward(
     if qkv.numel() == 0:
         return dqkv, dbias.zero_(), dnorm.zero_()
     module = native()
-    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1])
-    splits = module.rope_qkv_splits(total_heads=num_heads + 2 * num_kv_heads)
+    heads = num_heads + 2 * num_kv_heads
+    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=heads)
+    splits = module.rope_qkv_splits(total_heads=heads)
     # Partial sums, added below: the cut depends on the sizes alone, and so do the bits of the result.
     bias_parts = dbias.new_empty((chunks, *dbias.shape))
     norm_parts = dnorm.new_empty((chunks * splits, *dnorm.shape))
