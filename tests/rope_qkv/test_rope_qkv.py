@@ -123,6 +123,22 @@ def test_more_heads_than_one_block_and_several_rows_of_a_chunk(device, dtype):
 
 
 @dtypes
+@pytest.mark.parametrize(("batch", "length", "heads", "rotary_dim"), [(7, 1000, 1, 16), (2400, 3, 3, 22)])
+def test_chunks_of_several_tiles_and_samples(device, dtype, batch, length, heads, rotary_dim):
+    """A CUDA block has more rows than it keeps tables for; with single elements its heads take more than one pass."""
+    qkv, positions, arguments = problem(batch, length, heads, heads, 32, dtype, device=device)
+    arguments["rotary_dim"] = rotary_dim
+    check(qkv, positions, arguments)
+    q, k, v = rope_qkv(qkv, positions, **arguments)
+    slots = torch.rand(batch, length + 2, generator=torch.Generator().manual_seed(0)).argsort(1)[:, :length]
+    cache = (torch.zeros(batch, heads, length + 2, 32, dtype=dtype, device=device) for _ in range(2))
+    cache, slots = tuple(cache), slots.to(device)
+    assert torch.equal(rope_qkv_into_cache(qkv, positions, cache, slots, **arguments), q)
+    rows = slots[:, None, :, None].expand_as(k)
+    assert all(torch.equal(into.gather(2, rows), new) for into, new in zip(cache, (k, v), strict=True))
+
+
+@dtypes
 def test_optional_parameters(device, dtype):
     qkv, positions, arguments = problem(1, 5, 4, 2, 64, dtype, device=device)
     for left_out in ({"bias"}, {"q_bias", "k_bias"}, {"k_bias"}, {"q_weight", "q_bias", "k_weight", "k_bias"}):
