@@ -6,8 +6,8 @@
 // Global traffic: each element of qkv is read once and each of q, k, v written once, in whole sectors (16 bytes a lane
 // side by side). Besides, a block reads its slice of the bias and the norm vectors once, and for every pass over its
 // heads the tables of its rows (not where all its heads are v) and their slots (where some are not q). At Show-o's
-// sizes, 32 heads of 64 dims of which 32 turn, in bf16, that is 1.5% more for a training batch, most of it from the L2
-// cache than from memory.
+// sizes, 32 heads of 64 dims of which 32 turn, in bf16, that is 1.5% more for a training batch, most of that from the
+// L2 cache.
 #include "common/cuda_check.h"
 #include "rope_qkv/block.cuh"
 #include "rope_qkv/instances.cuh"
