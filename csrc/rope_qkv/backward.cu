@@ -76,11 +76,12 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
     Floats<D, V> dnorm_bias = {};
     read_bias<T, D, V>(bias, p, head, lane, needs_x);
     if (normed) read_norm<D, V>(weight, shared, 0, head, lane, 1.0f);
-    const RopeHeads out = head.tensor(p);
-    const T* from = static_cast<const T*>(p.qkv) + head.column * D;
+    const RopeRows in = head.source(p);
+    const RopeHeads out = head.target(p);
+    const T* from = static_cast<const T*>(in.data) + head.local * D;
     const T* grad_from = static_cast<const T*>(out.data) + head.local * out.head_stride;
     T* to = static_cast<T*>(p.dqkv) + chunk.first_row * width + head.column * D;
-    Walk source(chunk, p.qkv_batch_stride, p.qkv_row_stride);
+    Walk source(chunk, in.batch_stride, in.row_stride);
     Walk grad_source(chunk, out.batch_stride, out.row_stride);
 
     Values<T, D, V> next_grad;

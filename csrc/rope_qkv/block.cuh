@@ -100,7 +100,10 @@ struct Head {
   }
   // Whether it is normalised and rotated.
   __device__ inline bool turned() const { return active && kind < 2; }
-  __device__ inline RopeHeads tensor(const RopeQkvParams& p) const {
+  __device__ inline RopeRows source(const RopeQkvParams& p) const {
+    return kind == 0 ? p.in[0] : kind == 1 ? p.in[1] : p.in[2];
+  }
+  __device__ inline RopeHeads target(const RopeQkvParams& p) const {
     return kind == 0 ? p.out[0] : kind == 1 ? p.out[1] : p.out[2];
   }
 };

@@ -1,4 +1,4 @@
-// Bias, QK-norm, partial rotary and head split of a fused projection, in one pass on the GPU.
+// Bias, QK-norm, partial rotary and head split of a projection, in one pass on the GPU.
 //
 // Tiling: block.cuh. A block has a chunk of rows and 32 heads, a group of lanes one head, and each group loads the next
 // row before it works on this one.
@@ -43,11 +43,12 @@ __global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvPa
       read_norm<D, V>(weight, shared, 0, head, lane, 1.0f);
       read_norm<D, V>(norm_bias, shared, 1, head, lane, -0.0f);  // 1 x - 0 is x, bit for bit
     }
-    const T* from = static_cast<const T*>(p.qkv) + head.column * D;
-    const RopeHeads out = head.tensor(p);
+    const RopeRows in = head.source(p);
+    const T* from = static_cast<const T*>(in.data) + head.local * D;
+    const RopeHeads out = head.target(p);
     T* to = static_cast<T*>(out.data) + head.local * out.head_stride;
     const bool slotted = p.slots != nullptr && head.kind > 0;
-    Walk source(chunk, p.qkv_batch_stride, p.qkv_row_stride);
+    Walk source(chunk, in.batch_stride, in.row_stride);
     Walk target(chunk, out.batch_stride, out.row_stride);
 
     Values<T, D, V> next;

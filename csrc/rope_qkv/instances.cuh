@@ -13,9 +13,11 @@ namespace {
 // Whether rows, heads and the two halves of a rotation fall into whole vectors of `v` elements.
 bool fits_vectors(const RopeQkvParams& p, int v) {
   const uintptr_t bytes = v * element_size(p.dtype);
-  bool fits = p.rotary_dim / 2 % v == 0 && is_aligned(p.qkv, bytes) && p.qkv_batch_stride % v == 0 &&
-              p.qkv_row_stride % v == 0 && is_aligned(p.dqkv, bytes) && is_aligned(p.bias, 16) &&
+  bool fits = p.rotary_dim / 2 % v == 0 && is_aligned(p.dqkv, bytes) && is_aligned(p.bias, 16) &&
               is_aligned(p.dbias, 16) && is_aligned(p.cos, 16) && is_aligned(p.sin, 16);
+  for (const RopeRows& in : p.in) {
+    fits = fits && is_aligned(in.data, bytes) && in.batch_stride % v == 0 && in.row_stride % v == 0;
+  }
   for (const RopeHeads& out : p.out) {
     fits = fits && is_aligned(out.data, bytes) && out.batch_stride % v == 0 && out.head_stride % v == 0 &&
            out.row_stride % v == 0;
