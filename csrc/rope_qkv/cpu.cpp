@@ -93,6 +93,12 @@ Column column_of(const RopeQkvParams& p, int64_t index) {
   return {index, index - p.heads - p.kv_heads, 2};
 }
 
+template <class T>
+const T* source_of(const RopeQkvParams& p, const Column& column, int64_t b, int64_t row) {
+  const RopeRows& in = p.in[column.kind];
+  return static_cast<const T*>(in.data) + b * in.batch_stride + row * in.row_stride + column.local * p.head_dim;
+}
+
 // What a task works on.
 struct Part {
   int64_t chunk, split;
@@ -104,8 +110,8 @@ template <class Function>
 void for_each_part(const RopeQkvParams& p, int num_threads, const Function& function) {
   const int64_t num_rows = p.batch * p.length, total_heads = p.heads + 2 * p.kv_heads;
   if (num_rows <= 0 || total_heads <= 0) return;
-  const int64_t splits = rope_qkv_splits(total_heads), rows = rope_qkv_chunk_rows(num_rows);
-  parallel_for(rope_qkv_chunks(num_rows) * splits, num_threads, [&](int64_t task) {
+  const int64_t splits = rope_qkv_splits(total_heads), rows = rope_qkv_chunk_rows(num_rows, total_heads);
+  parallel_for(rope_qkv_chunks(num_rows, total_heads) * splits, num_threads, [&](int64_t task) {
     Part part;
     part.chunk = task / splits;
     part.split = task % splits;
@@ -124,12 +130,11 @@ void forward_part(const RopeQkvParams& p, const Part& part) {
   const int64_t half = p.rotary_dim / 2;
   for (int64_t row = part.first_row; row < part.end_row; ++row) {
     const int64_t b = row / p.length, s = row % p.length;
-    const T* from = static_cast<const T*>(p.qkv) + b * p.qkv_batch_stride + s * p.qkv_row_stride;
     const int64_t angles = b * p.table_batch_stride + s * half;
     const int64_t slot = p.slots != nullptr ? p.slots[b * p.slots_batch_stride + s] : s;
     for (int64_t head = part.first_head; head < part.end_head; ++head) {
       const Column column = column_of(p, head);
-      read_head(x, from + head * p.head_dim, p, head);
+      read_head(x, source_of<T>(p, column, b, s), p, head);
       if (column.kind < 2) {
         if (p.norm != nullptr) {
           normalise(x, p.head_dim, p.eps);
@@ -166,8 +171,7 @@ void backward_part(const RopeQkvParams& p, const Part& part) {
       for (int64_t d = 0; d < dim; d += kLanes) store(g + d, load(from + d));
       if (column.kind < 2) turn(g, p.cos + angles, p.sin + angles, half, -1.0f);
       if (normed) {
-        const T* x = static_cast<const T*>(p.qkv) + b * p.qkv_batch_stride + s * p.qkv_row_stride + head * dim;
-        read_head(h, x, p, head);
+        read_head(h, source_of<T>(p, column, b, s), p, head);
         const float rstd = normalise(h, dim, p.eps);
         VecF sums{}, products{};
         for (int64_t d = 0; d < dim; d += kLanes) {

@@ -1,6 +1,6 @@
-// rope_qkv: a fused projection qkv + bias becomes q, k, v; q and k are normalised over each head and turned by rotary
-// angles. Parameter struct and launchers. Strides are in elements; every launcher checks sizes and limits and returns a
-// Status.
+// rope_qkv: a projection qkv + bias, fused or in three tensors, becomes q, k, v; q and k are normalised over each head
+// and turned by rotary angles. Parameter struct and launchers. Strides are in elements; every launcher checks sizes and
+// limits and returns a Status.
 //
 //   x = qkv[b, s, head] + bias[head]                                       heads in the order q, k, v
 //   y = (x - mean) / sqrt(var + eps) * weight + norm_bias                  q and k only, where norm is given
@@ -22,15 +22,22 @@ struct RopeHeads {
   int64_t row_stride;
 };
 
+// A projection [batch, row, heads * head_dim] whose last dimension is contiguous.
+struct RopeRows {
+  const void* data;
+  int64_t batch_stride;
+  int64_t row_stride;
+};
+
 struct RopeQkvParams {
-  const void* qkv;       // [batch, length, (heads + 2 kv_heads) head_dim]
+  RopeRows in[3];        // q, k, v; parts of one tensor where they are fused
   RopeHeads out[3];      // q, k, v: written by forward; their gradients, read by backward
   const float* cos;      // [1 or batch, length, rotary_dim / 2], contiguous
   const float* sin;      // the same
   const void* bias;      // [(heads + 2 kv_heads) head_dim], contiguous, or null
   const float* norm;     // [4, head_dim]: weight and bias of q, then of k; or null
   const int64_t* slots;  // forward: [1 or batch, length], the row of k and v that each row goes to; null: its own
-  void* dqkv;            // backward: gradient of qkv, contiguous, written
+  void* dqkv;            // backward: gradient of the fused projection, contiguous, written
   float* dbias;          // backward: [chunks, (heads + 2 kv_heads) head_dim], written, or null
   float* dnorm;          // backward: [chunks, splits, 4, head_dim], written, or null
 
@@ -40,32 +47,31 @@ struct RopeQkvParams {
   int64_t kv_heads;
   int64_t head_dim;
   int64_t rotary_dim;
-  int64_t qkv_batch_stride;
-  int64_t qkv_row_stride;
   int64_t table_batch_stride;  // of cos and sin: 0 where all samples share them
   int64_t slots_batch_stride;
   int64_t num_slots;  // rows of out[1] and out[2] when slots are given
   float eps;
-  DType dtype;       // of qkv, out, dqkv: f32, f16 or bf16
+  DType dtype;       // of in, out, dqkv: f32, f16 or bf16
   DType bias_dtype;  // dtype, or f32
 };
 
 // Work is cut into chunks of rows (a row is one position of one sample) times splits of heads. The cut depends on the
-// sizes alone, and so does the order of every sum.
+// sizes alone, and so does the order of every sum. As many blocks as an A100 holds at a time (two on each of 108
+// multiprocessors), and no more, however many rows: each reads its parameters and writes its sums once.
 constexpr int64_t kRopeHeadsPerSplit = 32;
-constexpr int64_t kRopeMaxRows = 64;
+constexpr int64_t kRopeBlocks = 216;
 
-// Rows per chunk: as many as leave enough chunks for a large GPU, since a chunk reads bias and weights once.
-constexpr int64_t rope_qkv_chunk_rows(int64_t num_rows) {
-  int64_t rows = kRopeMaxRows;
-  while (rows > 1 && num_rows < 72 * rows) rows /= 2;
-  return rows;
-}
-constexpr int64_t rope_qkv_chunks(int64_t num_rows) {
-  return (num_rows + rope_qkv_chunk_rows(num_rows) - 1) / rope_qkv_chunk_rows(num_rows);
-}
 constexpr int64_t rope_qkv_splits(int64_t total_heads) {
   return (total_heads + kRopeHeadsPerSplit - 1) / kRopeHeadsPerSplit;
+}
+constexpr int64_t rope_qkv_chunk_rows(int64_t num_rows, int64_t total_heads) {
+  const int64_t splits = rope_qkv_splits(total_heads);
+  const int64_t chunks = splits < kRopeBlocks ? kRopeBlocks / splits : 1;
+  return (num_rows + chunks - 1) / chunks;
+}
+constexpr int64_t rope_qkv_chunks(int64_t num_rows, int64_t total_heads) {
+  const int64_t rows = rope_qkv_chunk_rows(num_rows, total_heads);
+  return (num_rows + rows - 1) / rows;
 }
 
 // A slot outside [0, num_slots) is an invalid argument, found before anything is written.

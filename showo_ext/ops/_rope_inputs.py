@@ -12,6 +12,7 @@ from showo_ext._checks import require_dtype, require_int, require_same_device, r
 HEAD_DIMS = (32, 64, 96, 128)
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Rotary = Tensor | tuple[Tensor, Tensor]
+Projection = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
 def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -39,8 +40,13 @@ def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0)
     return angles.cos(), angles.sin()
 
 
+def split_projection(qkv: Projection) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The operator's qkv, k_in, v_in."""
+    return qkv if isinstance(qkv, tuple) else (qkv, None, None)
+
+
 def prepare(
-    qkv: Tensor,
+    qkv: Projection,
     positions: Rotary,
     num_heads: int,
     num_kv_heads: int | None,
@@ -50,8 +56,6 @@ def prepare(
     norm: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor, int, Tensor | None]:
     """The operator's cos, sin [B or 1, S, rotary_dim / 2], number of kv heads and norm [4, D] in fp32."""
-    require_tensor("qkv", qkv)
-    require_dtype("qkv", qkv, FLOAT_DTYPES)
     require_int("num_heads", num_heads)
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     require_int("num_kv_heads", kv_heads)
@@ -59,19 +63,41 @@ def prepare(
         raise ValueError(
             f"num_heads is {num_heads} and num_kv_heads {kv_heads}, expected the second to divide the first"
         )
-    if qkv.dim() != 3 or qkv.shape[2] % (num_heads + 2 * kv_heads):
-        raise ValueError(f"qkv has shape {tuple(qkv.shape)}, expected [B, S, {num_heads + 2 * kv_heads} * head_dim]")
-    dims = head_dim(qkv, num_heads, kv_heads)
-    if dims not in HEAD_DIMS:
-        raise ValueError(f"qkv has heads of {dims} dims, expected one of {HEAD_DIMS}")
+    first, dims = _validate_projection(qkv, num_heads, kv_heads)
     if bias is not None:
-        _validate_parameter("bias", bias, qkv, qkv.shape[2])
-    cos, sin = _tables(qkv, positions, rotary_dim, dims, theta)
-    return cos, sin, kv_heads, _pack_norm(qkv, norm, dims)
+        _validate_parameter("bias", bias, first, (num_heads + 2 * kv_heads) * dims)
+    cos, sin = _tables(first, positions, rotary_dim, dims, theta)
+    return cos, sin, kv_heads, _pack_norm(first, norm, dims)
 
 
-def head_dim(qkv: Tensor, heads: int, kv_heads: int) -> int:
-    return qkv.shape[2] // (heads + 2 * kv_heads)
+def _validate_projection(qkv: Projection, heads: int, kv_heads: int) -> tuple[Tensor, int]:
+    """Its first tensor, and the size of a head."""
+    if isinstance(qkv, tuple):
+        if len(qkv) != 3:
+            raise ValueError(f"qkv has {len(qkv)} parts, expected one tensor or (q, k, v)")
+        named = {"q of qkv": (qkv[0], heads), "k of qkv": (qkv[1], kv_heads), "v of qkv": (qkv[2], kv_heads)}
+    else:
+        named = {"qkv": (qkv, heads + 2 * kv_heads)}
+    for name, (x, count) in named.items():
+        require_tensor(name, x)
+        require_dtype(name, x, FLOAT_DTYPES)
+        if x.dim() != 3 or x.shape[2] % count:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [B, S, {count} * head_dim]")
+    (first_name, (first, count)), *others = named.items()
+    dims = first.shape[2] // count
+    if dims not in HEAD_DIMS:
+        raise ValueError(f"{first_name} has heads of {dims} dims, expected one of {HEAD_DIMS}")
+    for name, (x, count) in others:
+        require_same_dtype(name, x, first_name, first)
+        require_same_device(name, x, first_name, first)
+        expected = (*first.shape[:2], count * dims)
+        if x.shape != expected:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(expected)}")
+    return first, dims
+
+
+def head_dim(qkv: Tensor, k_in: Tensor | None, heads: int, kv_heads: int) -> int:
+    return qkv.shape[2] // (heads + 2 * kv_heads if k_in is None else heads)
 
 
 def _validate_parameter(name: str, value: Tensor, qkv: Tensor, size: int) -> None:

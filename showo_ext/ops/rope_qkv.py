@@ -1,7 +1,8 @@
-"""rope_qkv: a fused projection becomes q, k, v in one pass: bias, QK-LayerNorm, partial rotary, head split.
+"""rope_qkv: a projection becomes q, k, v in one pass: bias, QK-LayerNorm, partial rotary, head split.
 
-Heads lie in the projection as q, k, v. Every element is read once and written once; with `rope_qkv_into_cache` k and v
-are written to their slots of a cache. Arithmetic is in fp32 whatever the dtype, and rounds once, at the end.
+The projection is one tensor, with the heads of q, k, v in this order, or three. Every element is read once and written
+once; with `rope_qkv_into_cache` k and v are written to their slots of a cache. Arithmetic is in fp32 whatever the
+dtype, and rounds once, at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ import torch
 from torch import Tensor
 
 from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
-from showo_ext.ops._rope_inputs import Rotary, head_dim, prepare, rotary_tables, rows_of_batch, validate_cache
+from showo_ext.ops._rope_inputs import (
+    Projection,
+    Rotary,
+    head_dim,
+    prepare,
+    rotary_tables,
+    rows_of_batch,
+    split_projection,
+    validate_cache,
+)
 
 __all__ = ["rope_qkv", "rope_qkv_into_cache", "rotary_tables"]
 
@@ -20,7 +30,7 @@ __all__ = ["rope_qkv", "rope_qkv_into_cache", "rotary_tables"]
 
 
 def rope_qkv(
-    qkv: Tensor,
+    qkv: Projection,
     positions: Rotary,
     *,
     num_heads: int,
@@ -34,13 +44,14 @@ def rope_qkv(
     k_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v of a fused projection: x = qkv + bias per head; q and k: LayerNorm over the head, then rotary.
+    """q, k, v of a projection: x = qkv + bias per head; q and k: LayerNorm over the head, then rotary.
 
     The first rotary_dim dims of each q and k head turn, in pairs (i, i + rotary_dim / 2). Parameters may be fp32 for
     any dtype of qkv, as under autocast, which changes nothing here. The results are made for `omni_attention`.
 
     Args:
-        qkv: [B, S, (H + 2 H_kv) D], fp32, fp16 or bf16, D in 32, 64, 96, 128; any strides.
+        qkv: [B, S, (H + 2 H_kv) D], fp32, fp16 or bf16, D in 32, 64, 96, 128; any strides. Or three tensors (q, k, v),
+            [B, S, H D], [B, S, H_kv D] and the same, as three linear layers give them.
         positions: int64 [B, S], [1, S] or [S]; or (cos, sin) from `rotary_tables`, which layers can share.
         num_heads, num_kv_heads: H and H_kv, which divides H; default H_kv = H.
         rotary_dim: even, up to D; default D. With tables it is what they hold.
@@ -62,12 +73,14 @@ def rope_qkv(
     cos, sin, kv_heads, norm = prepare(
         qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
     )
-    q, k, v = torch.ops.showo_ext.rope_qkv_forward(qkv, cos, sin, bias, norm, num_heads, kv_heads, float(eps))
+    q, k, v = torch.ops.showo_ext.rope_qkv_forward(
+        *split_projection(qkv), cos, sin, bias, norm, num_heads, kv_heads, float(eps)
+    )
     return q, k, v
 
 
 def rope_qkv_into_cache(
-    qkv: Tensor,
+    qkv: Projection,
     positions: Rotary,
     cache: tuple[Tensor, Tensor],
     slots: Tensor,
@@ -106,21 +119,23 @@ def rope_qkv_into_cache(
     if not isinstance(cache, tuple) or len(cache) != 2:
         raise TypeError(f"cache is a {type(cache).__name__}, expected (k_cache, v_cache)")
     k_cache, v_cache = cache
-    validate_cache(qkv, k_cache, v_cache, kv_heads, head_dim(qkv, num_heads, kv_heads))
-    slots = rows_of_batch("slots", slots, qkv)
+    first, k_in, v_in = split_projection(qkv)
+    validate_cache(first, k_cache, v_cache, kv_heads, head_dim(first, k_in, num_heads, kv_heads))
+    slots = rows_of_batch("slots", slots, first)
     if torch.is_grad_enabled():
-        given = (qkv, bias, norm, k_cache, v_cache)
+        given = (first, k_in, v_in, bias, norm, k_cache, v_cache)
         if any(x is not None and x.requires_grad for x in given):
             raise RuntimeError("rope_qkv_into_cache has no gradient: use rope_qkv, or call it under torch.no_grad()")
     return torch.ops.showo_ext.rope_qkv_into_cache(
-        qkv, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, float(eps)
+        first, k_in, v_in, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, float(eps)
     )
 
 
 # ---------------------------------------------------------------- schema
 
 _LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
-_INPUTS = "Tensor qkv, Tensor cos, Tensor sin, Tensor? bias, Tensor? norm"
+# qkv is the whole projection where k_in and v_in are absent, else q's.
+_INPUTS = "Tensor qkv, Tensor? k_in, Tensor? v_in, Tensor cos, Tensor sin, Tensor? bias, Tensor? norm"
 _SIZES = "int num_heads, int num_kv_heads, float eps"
 for _schema in (
     f"rope_qkv_forward({_INPUTS}, {_SIZES}) -> (Tensor q, Tensor k, Tensor v)",
@@ -147,7 +162,7 @@ def _launch(name: str, qkv: Tensor, arguments: dict[str, Any]) -> None:
 
 def _call(
     name: str,
-    qkv: Tensor,
+    projection: tuple[Tensor, Tensor | None, Tensor | None],
     heads: tuple[Tensor, Tensor, Tensor],
     cos: Tensor,
     sin: Tensor,
@@ -157,14 +172,19 @@ def _call(
     **more: Any,
 ) -> None:
     """Launches on tensors that stay alive until it returns; `heads` are q, k, v or their gradients."""
+    qkv = projection[0]
     if qkv.numel() == 0:
         return
-    qkv, cos, sin = _rows_contiguous(qkv), cos.contiguous(), sin.contiguous()
+    parts = [_rows_contiguous(x) for x in projection if x is not None]
+    if len(parts) == 1:
+        parts = list(parts[0].split([x.shape[1] * x.shape[3] for x in heads], dim=2))
+    cos, sin = cos.contiguous(), sin.contiguous()
     bias = None if bias is None else bias.contiguous()
     norm = None if norm is None else norm.contiguous()
     q, k, v = heads
     arguments = {
-        "qkv": qkv.data_ptr(),
+        **{f"{n}_in": x.data_ptr() for n, x in zip("qkv", parts, strict=True)},
+        **{f"{n}_in_strides": x.stride()[:2] for n, x in zip("qkv", parts, strict=True)},
         "q": q.data_ptr(),
         "k": k.data_ptr(),
         "v": v.data_ptr(),
@@ -173,7 +193,6 @@ def _call(
         "bias": 0 if bias is None else bias.data_ptr(),
         "norm": 0 if norm is None else norm.data_ptr(),
         "sizes": (*qkv.shape[:2], q.shape[1], k.shape[1], q.shape[3], 2 * cos.shape[2]),
-        "qkv_strides": qkv.stride()[:2],
         "q_strides": q.stride()[:3],
         "k_strides": k.stride()[:3],
         "v_strides": v.stride()[:3],
@@ -188,6 +207,8 @@ def _call(
 
 def _forward(
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -196,13 +217,16 @@ def _forward(
     num_kv_heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    heads = _forward_fake(qkv, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
-    _call("rope_qkv_forward", qkv, heads, cos, sin, bias, norm, eps, slots=0, slots_batch_stride=0, num_slots=0)
+    heads = _forward_fake(qkv, k_in, v_in, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
+    projection = (qkv, k_in, v_in)
+    _call("rope_qkv_forward", projection, heads, cos, sin, bias, norm, eps, slots=0, slots_batch_stride=0, num_slots=0)
     return heads
 
 
 def _into_cache(
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -214,11 +238,11 @@ def _into_cache(
     num_kv_heads: int,
     eps: float,
 ) -> Tensor:
-    q = _empty_q(qkv, num_heads, num_kv_heads)
+    q = _empty_q(qkv, k_in, num_heads, num_kv_heads)
     slots = slots.contiguous()
     _call(
         "rope_qkv_forward",
-        qkv,
+        (qkv, k_in, v_in),
         (q, k_cache, v_cache),
         cos,
         sin,
@@ -237,6 +261,8 @@ def _backward(
     dk: Tensor,
     dv: Tensor,
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -245,18 +271,19 @@ def _backward(
     num_kv_heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dqkv, dbias, dnorm = _backward_fake(dq, dk, dv, qkv, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
+    dqkv, dbias, dnorm = _backward_fake(dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
     if qkv.numel() == 0:
         return dqkv, dbias.zero_(), dnorm.zero_()
     module = native()
-    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1])
-    splits = module.rope_qkv_splits(total_heads=num_heads + 2 * num_kv_heads)
+    heads = num_heads + 2 * num_kv_heads
+    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=heads)
+    splits = module.rope_qkv_splits(total_heads=heads)
     # Partial sums, added below: the cut depends on the sizes alone, and so do the bits of the result.
     bias_parts = dbias.new_empty((chunks, *dbias.shape))
     norm_parts = dnorm.new_empty((chunks * splits, *dnorm.shape))
     _call(
         "rope_qkv_backward",
-        qkv,
+        (qkv, k_in, v_in),
         (_rows_contiguous(dq), _rows_contiguous(dk), _rows_contiguous(dv)),
         cos,
         sin,
@@ -273,13 +300,15 @@ def _backward(
 # ---------------------------------------------------------------- fake: allocates, for real tensors too
 
 
-def _empty_q(qkv: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
-    shape = (*qkv.shape[:2], num_heads, head_dim(qkv, num_heads, num_kv_heads))
+def _empty_q(qkv: Tensor, k_in: Tensor | None, num_heads: int, num_kv_heads: int) -> Tensor:
+    shape = (*qkv.shape[:2], num_heads, head_dim(qkv, k_in, num_heads, num_kv_heads))
     return qkv.new_empty(shape).transpose(1, 2)
 
 
 def _forward_fake(
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -288,12 +317,14 @@ def _forward_fake(
     num_kv_heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (qkv.shape[0], num_kv_heads, qkv.shape[1], head_dim(qkv, num_heads, num_kv_heads))
-    return _empty_q(qkv, num_heads, num_kv_heads), qkv.new_empty(shape), qkv.new_empty(shape)
+    shape = (qkv.shape[0], num_kv_heads, qkv.shape[1], head_dim(qkv, k_in, num_heads, num_kv_heads))
+    return _empty_q(qkv, k_in, num_heads, num_kv_heads), qkv.new_empty(shape), qkv.new_empty(shape)
 
 
 def _into_cache_fake(
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -305,7 +336,7 @@ def _into_cache_fake(
     num_kv_heads: int,
     eps: float,
 ) -> Tensor:
-    return _empty_q(qkv, num_heads, num_kv_heads)
+    return _empty_q(qkv, k_in, num_heads, num_kv_heads)
 
 
 def _backward_fake(
@@ -313,6 +344,8 @@ def _backward_fake(
     dk: Tensor,
     dv: Tensor,
     qkv: Tensor,
+    k_in: Tensor | None,
+    v_in: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     bias: Tensor | None,
@@ -321,10 +354,11 @@ def _backward_fake(
     num_kv_heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, and in fp32 of bias and norm; empty ones where there is no such input."""
+    """Gradients of the whole projection, and in fp32 of bias and norm; empty ones where there is no such input."""
     dbias = qkv.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32)
     dnorm = qkv.new_empty((0,) if norm is None else norm.shape, dtype=torch.float32)
-    return qkv.new_empty(qkv.shape), dbias, dnorm
+    width = qkv.shape[2] if k_in is None else qkv.shape[2] + 2 * k_in.shape[2]
+    return qkv.new_empty((*qkv.shape[:2], width)), dbias, dnorm
 
 
 for _name, _implementation, _fake in (
@@ -340,17 +374,20 @@ for _name, _implementation, _fake in (
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    qkv, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps = inputs
-    ctx.save_for_backward(qkv, cos, sin, bias, norm)
+    *tensors, ctx.num_heads, ctx.num_kv_heads, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _gradient(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, cos, sin, bias, norm = ctx.saved_tensors
+    qkv, k_in, v_in, cos, sin, bias, norm = ctx.saved_tensors
     dqkv, dbias, dnorm = torch.ops.showo_ext.rope_qkv_backward(
-        dq, dk, dv, qkv, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
+        dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
     )
+    parts = (dqkv, None, None)
+    if k_in is not None:  # views of one tensor: a linear layer's backward takes them as they are
+        parts = dqkv.split([qkv.shape[2], k_in.shape[2], k_in.shape[2]], dim=2)
     bias_gradient = None if bias is None else dbias.to(bias.dtype)
-    return dqkv, None, None, bias_gradient, None if norm is None else dnorm, None, None, None
+    return *parts, None, None, bias_gradient, None if norm is None else dnorm, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Bias, QK-LayerNorm, partial rotary and head split of a fused projection, in plain torch."""
+"""Bias, QK-LayerNorm, partial rotary and head split of a projection, in plain torch."""
 
 import math
 
@@ -16,7 +16,7 @@ def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0)
 
 
 def rope_qkv(
-    qkv: Tensor,
+    qkv: Tensor | tuple[Tensor, Tensor, Tensor],
     positions: Tensor | tuple[Tensor, Tensor],
     *,
     num_heads: int,
@@ -30,8 +30,9 @@ def rope_qkv(
     k_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q [B, H, S, D], k and v [B, H_kv, S, D] of qkv [B, S, (H + 2 H_kv) D], every step in qkv's dtype."""
+    """q [B, H, S, D], k and v [B, H_kv, S, D] of qkv [B, S, (H + 2 H_kv) D] or its parts, every step in their dtype."""
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    qkv = torch.cat(qkv, dim=2) if isinstance(qkv, tuple) else qkv
     x = qkv if bias is None else qkv + bias.to(qkv.dtype)
     x = x.unflatten(-1, (num_heads + 2 * kv_heads, -1))
     q, k, v = x.split([num_heads, kv_heads, kv_heads], dim=2)
@@ -47,7 +48,7 @@ def rope_qkv(
 
 
 def rope_qkv_into_cache(
-    qkv: Tensor,
+    qkv: Tensor | tuple[Tensor, Tensor, Tensor],
     positions: Tensor | tuple[Tensor, Tensor],
     cache: tuple[Tensor, Tensor],
     slots: Tensor,

@@ -52,7 +52,14 @@ def doubled(value):
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def check(qkv, positions, arguments, *, gradients=True, factor=1.5):
+def in_three(qkv, arguments):
+    """The projection as three tensors."""
+    heads, kv_heads = arguments["num_heads"], arguments["num_kv_heads"]
+    dim = qkv.shape[2] // (heads + 2 * kv_heads)
+    return tuple(x.contiguous() for x in qkv.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=2))
+
+
+def check(qkv, positions, arguments, *, gradients=True, factor=1.5, separate=False):
     """Results, and gradients of every tensor given, against fp64 and plain torch in the same dtype."""
     names = ["qkv", *(n for n, value in arguments.items() if isinstance(value, torch.Tensor))]
     rotary_dim = arguments.get("rotary_dim", qkv.shape[2] // (arguments["num_heads"] + 2 * arguments["num_kv_heads"]))
@@ -67,7 +74,8 @@ def check(qkv, positions, arguments, *, gradients=True, factor=1.5):
         (reference.rope_qkv, positions, lambda x: x),
     ):
         leaves = {n: convert(v).detach().requires_grad_() if n in names else v for n, v in inputs.items()}
-        out = function(leaves["qkv"], rotary, **{n: v for n, v in leaves.items() if n != "qkv"})
+        projection = in_three(leaves["qkv"], arguments) if separate else leaves["qkv"]
+        out = function(projection, rotary, **{n: v for n, v in leaves.items() if n != "qkv"})
         grads = ()
         if gradients:
             cotangents = [randn(*x.shape, dtype=qkv.dtype, seed=50 + i) for i, x in enumerate(out)]
@@ -93,15 +101,16 @@ def check(qkv, positions, arguments, *, gradients=True, factor=1.5):
     half=st.integers(0, 64),
     dtype=st.sampled_from(FLOAT_DTYPES),
     wide_parameters=st.booleans(),
+    separate=st.booleans(),
     isa=st.sampled_from(available_isas()),
     seed=st.integers(0, 99),
 )
-def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype, wide_parameters, isa, seed):
+def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype, wide_parameters, separate, isa, seed):
     kind = torch.float32 if wide_parameters else dtype
     qkv, positions, arguments = problem(batch, length, groups * kv_heads, kv_heads, dim, dtype, seed, parameters=kind)
     with use_isa(isa):
         # A search over shapes also finds a few numbers in which torch was lucky: hence twice the factor.
-        check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)}, factor=3.0)
+        check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)}, factor=3.0, separate=separate)
 
 
 @dtypes
@@ -123,6 +132,22 @@ def test_more_heads_than_one_block_and_several_rows_of_a_chunk(device, dtype):
 
 
 @dtypes
+@pytest.mark.parametrize(("batch", "length", "heads", "rotary_dim"), [(7, 1000, 1, 16), (2400, 3, 3, 22)])
+def test_chunks_of_several_tiles_and_samples(device, dtype, batch, length, heads, rotary_dim):
+    """A CUDA block has more rows than it keeps tables for; with single elements its heads take more than one pass."""
+    qkv, positions, arguments = problem(batch, length, heads, heads, 32, dtype, device=device)
+    arguments["rotary_dim"] = rotary_dim
+    check(qkv, positions, arguments)
+    q, k, v = rope_qkv(qkv, positions, **arguments)
+    slots = torch.rand(batch, length + 2, generator=torch.Generator().manual_seed(0)).argsort(1)[:, :length]
+    cache = (torch.zeros(batch, heads, length + 2, 32, dtype=dtype, device=device) for _ in range(2))
+    cache, slots = tuple(cache), slots.to(device)
+    assert torch.equal(rope_qkv_into_cache(qkv, positions, cache, slots, **arguments), q)
+    rows = slots[:, None, :, None].expand_as(k)
+    assert all(torch.equal(into.gather(2, rows), new) for into, new in zip(cache, (k, v), strict=True))
+
+
+@dtypes
 def test_optional_parameters(device, dtype):
     qkv, positions, arguments = problem(1, 5, 4, 2, 64, dtype, device=device)
     for left_out in ({"bias"}, {"q_bias", "k_bias"}, {"k_bias"}, {"q_weight", "q_bias", "k_weight", "k_bias"}):
@@ -133,6 +158,45 @@ def test_optional_parameters(device, dtype):
     q, k, v = rope_qkv(qkv, positions, **plain, rotary_dim=0)  # nothing to do but to split
     expected = qkv.unflatten(-1, (8, 64)).transpose(1, 2).split([4, 2, 2], dim=1)
     assert all(torch.equal(a, b) for a, b in zip((q, k, v), expected, strict=True))
+
+
+@dtypes
+@pytest.mark.parametrize("rotary_dim", [32, 22])  # vectors, single elements
+def test_three_projections(device, dtype, rotary_dim):
+    qkv, positions, arguments = problem(2, 5, 6, 2, 64, dtype, device=device)
+    arguments["rotary_dim"] = rotary_dim
+    check(qkv, positions, arguments, separate=True)
+    parts = in_three(qkv, arguments)
+    expected = rope_qkv(qkv, positions, **arguments)
+    strided = tuple(inside_larger(x, pad=8, offset=8) for x in parts)
+    for given_parts in (parts, strided, tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in parts)):
+        assert all(torch.equal(a, b) for a, b in zip(rope_qkv(given_parts, positions, **arguments), expected))
+    cache = tuple(torch.zeros(2, 2, 5, 64, dtype=dtype, device=device) for _ in range(2))
+    slots = torch.arange(5, device=device)
+    got = rope_qkv_into_cache(parts, positions, cache, slots, **arguments)
+    assert all(torch.equal(a, b) for a, b in zip((got, *cache), expected, strict=True))
+
+
+def test_gradients_of_three_projections_are_views_of_one():
+    qkv, positions, arguments = problem(2, 5, 4, 2, 64)
+    parts = tuple(x.requires_grad_() for x in in_three(qkv, arguments))
+    grads = torch.autograd.grad(sum(x.sum() for x in rope_qkv(parts, positions, **arguments)), parts)
+    assert len({x.untyped_storage().data_ptr() for x in grads}) == 1
+
+
+def test_three_projections_that_do_not_fit():
+    qkv, positions, arguments = problem(2, 5, 4, 2, 64)
+    q, k, v = in_three(qkv, arguments)
+    for parts, error, message in (
+        ((q, k), ValueError, "qkv has 2 parts, expected one tensor or"),
+        ((q, k[..., :64], v), ValueError, r"k of qkv has shape \(2, 5, 64\), expected \(2, 5, 128\)"),
+        ((q, k, v[:, :4]), ValueError, r"v of qkv has shape \(2, 4, 128\), expected \(2, 5, 128\)"),
+        ((q[0], k, v), ValueError, r"q of qkv has shape \(5, 256\), expected \[B, S, 4 \* head_dim\]"),
+        ((q, k.half(), v), TypeError, "k of qkv"),
+        ((q, None, v), TypeError, "k of qkv"),
+    ):
+        with pytest.raises(error, match=message):
+            rope_qkv(parts, positions, **arguments)
 
 
 def test_shared_positions_and_tables(device):
@@ -273,13 +337,16 @@ def test_opcheck():
     cos, sin = rotary_tables(positions, 16)
     norm = torch.stack([arguments[n] for n in ("q_weight", "q_bias", "k_weight", "k_bias")]).requires_grad_()
     sizes = (4, 2, 1e-5)
-    tensors = (qkv.requires_grad_(), cos, sin, arguments["bias"].requires_grad_(), norm)
+    tensors = (qkv.requires_grad_(), None, None, cos, sin, arguments["bias"].requires_grad_(), norm)
     ops = torch.ops.showo_ext
     torch.library.opcheck(ops.rope_qkv_forward.default, (*tensors, *sizes))
-    torch.library.opcheck(ops.rope_qkv_forward.default, (qkv, cos, sin, None, None, *sizes))
-    plain = [x.detach() for x in tensors]
+    torch.library.opcheck(ops.rope_qkv_forward.default, (qkv, None, None, cos, sin, None, None, *sizes))
+    plain = [None if x is None else x.detach() for x in tensors]
     grads = [torch.randn_like(x) for x in ops.rope_qkv_forward(*plain, *sizes)]
     torch.library.opcheck(ops.rope_qkv_backward.default, (*grads, *plain, *sizes))
+    parts = [x.detach().requires_grad_() for x in in_three(qkv, {"num_heads": 4, "num_kv_heads": 2})]
+    torch.library.opcheck(ops.rope_qkv_forward.default, (*parts, *tensors[3:], *sizes))
+    torch.library.opcheck(ops.rope_qkv_backward.default, (*grads, *(x.detach() for x in parts), *plain[3:], *sizes))
     cache = (torch.zeros(2, 2, 5, 32), torch.zeros(2, 2, 5, 32))
     torch.library.opcheck(ops.rope_qkv_into_cache.default, (*plain, *cache, torch.tensor([[0, 2, 4]]), *sizes))
 

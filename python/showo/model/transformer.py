@@ -2,7 +2,7 @@
 
 One block is  x + attention(ln(x)) + mlp(ln(x))  with a single LayerNorm, QK-LayerNorm, partial rotary positions
 (half-split layout), tanh-GELU, biases everywhere, a final LayerNorm and an untied head. Module and parameter names
-are those of the released checkpoints, so their state dicts load as they are. There are no buffers: rotary angles are
+are those of the released checkpoints, so their state dicts load as they are. There are no buffers: rotary tables are
 computed from explicit positions once per call and shared by all layers, which is also what allows packed rows, cached
 prefixes and padded batches to give the same numbers.
 
@@ -11,7 +11,6 @@ Shapes: B batch, S rows of this call, H heads, D head size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from showo.config import ShowoConfig
 from showo.model.weights import PretrainedMixin
-from showo_ext import OmniMask, omni_attention
+from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
 Rows = slice | Tensor | None  # the same rows of every sample, own rows of each (int64 [B, R]), or all
@@ -67,12 +66,22 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
+    def places(self, slots: int | Tensor, length: int) -> Tensor:
+        """The slot of every row, int64 [S] or [B, 1]: for `slots` as of `write`."""
+        if not isinstance(slots, int):
+            return slots[:, None]
+        self._check(slots, length)
+        return torch.arange(slots, slots + length, device=self.keys[0].device)
+
+    def _check(self, start: int, length: int) -> None:
+        if start < 0 or start + length > self.slots:
+            raise ValueError(f"KVCache: rows {start}..{start + length} do not fit {self.slots} slots")
+
     def write(self, layer: int, keys: Tensor, values: Tensor, slots: int | Tensor) -> None:
         """Put keys, values [B, H, S, D] at slots: from one start for all rows, or one slot per row [B] (S = 1)."""
         if isinstance(slots, int):
             end = slots + keys.shape[2]
-            if slots < 0 or end > self.slots:
-                raise ValueError(f"KVCache: rows {slots}..{end} do not fit {self.slots} slots")
+            self._check(slots, keys.shape[2])
             self.keys[layer][:, :, slots:end] = keys
             self.values[layer][:, :, slots:end] = values
         else:
@@ -105,22 +114,43 @@ class Attention(nn.Module):
         attend: AttentionFunction,
         cache: KVCache | None,
         slots: int | Tensor,
+        places: Tensor | None,
         layer: int,
         rows: Rows,
     ) -> Tensor:
-        heads = (self.num_heads, self.head_dim)
-        cos, sin = rotary
-        q = self.q_layernorm(self.q_proj(select(x, rows)).unflatten(-1, heads))
-        k = self.k_layernorm(self.k_proj(x).unflatten(-1, heads))
-        v = self.v_proj(x).unflatten(-1, heads).transpose(1, 2)
-        q = rotate(q, select(cos, rows), select(sin, rows)).to(v.dtype).transpose(1, 2)
-        k = rotate(k, cos, sin).to(v.dtype).transpose(1, 2)
-        if cache is not None:
-            cache.write(layer, k, v, slots)
-            k = cache.keys[layer][:, :, : mask.kv_length]
-            v = cache.values[layer][:, :, : mask.kv_length]
+        projection = (self.q_proj(select(x, rows)), self.k_proj(x), self.v_proj(x))
+        fused = rows is None and projection[0].dtype != torch.float64  # what rope_qkv takes
+        if cache is None or places is None:
+            q, k, v = self.split_heads(projection, rotary, rows, fused)
+        else:
+            into = (cache.keys[layer], cache.values[layer])
+            if fused and into[0].dtype == projection[0].dtype and not torch.is_grad_enabled():
+                q = rope_qkv_into_cache(projection, rotary, into, places, num_heads=self.num_heads, **self.norm())
+            else:
+                q, k, v = self.split_heads(projection, rotary, rows, fused)
+                cache.write(layer, k, v, slots)
+            k, v = (x[:, :, : mask.kv_length] for x in into)
         out = attend(q, k, v, mask)
         return self.dense(out.transpose(1, 2).flatten(2))
+
+    def norm(self) -> dict[str, Any]:
+        """Arguments of `rope_qkv`."""
+        q, k = self.q_layernorm, self.k_layernorm
+        if isinstance(q, nn.Identity):
+            return {}
+        return {"q_weight": q.weight, "q_bias": q.bias, "k_weight": k.weight, "k_bias": k.bias, "eps": q.eps}
+
+    def split_heads(
+        self, projection: tuple[Tensor, Tensor, Tensor], rotary: tuple[Tensor, Tensor], rows: Rows, fused: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v [B, H, S, D], normalised and turned; q is of `rows` only."""
+        if fused:
+            return rope_qkv(projection, rotary, num_heads=self.num_heads, **self.norm())
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in projection)
+        cos, sin = rotary
+        q = rotate(self.q_layernorm(q), select(cos, rows), select(sin, rows)).to(v.dtype)
+        k = rotate(self.k_layernorm(k), cos, sin).to(v.dtype)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -257,7 +287,8 @@ class Showo(PretrainedMixin, nn.Module):
             positions = positions[None]
         if positions.shape[1] != length or positions.shape[0] not in (1, batch):
             raise ValueError(f"Showo: positions must be [{length}] or [{batch}, {length}], got {list(positions.shape)}")
-        rotary = rotary_angles(positions, self.config)
+        rotary = rotary_tables(positions, self.config.rotary_dim, theta=self.config.rope_theta)
+        places = None if cache is None else cache.places(slots, length)
         last = self.config.num_layers - 1
         for index, block in enumerate(self.showo.model.layers):
             wanted = rows if index == last else None
@@ -269,6 +300,7 @@ class Showo(PretrainedMixin, nn.Module):
                 attend=self.attend,
                 cache=cache,
                 slots=slots,
+                places=places,
                 layer=index,
             )
         return self.showo.model.final_layernorm(x)
@@ -295,19 +327,11 @@ class Showo(PretrainedMixin, nn.Module):
         return self.logits(self.hidden_states(input_ids, inputs_embeds, mask=mask, positions=positions))
 
 
-def rotary_angles(positions: Tensor, config: ShowoConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, S, 1, rotary_dim / 2] in fp32, which holds every position exactly."""
-    half = config.rotary_dim // 2
-    exponent = torch.arange(half, device=positions.device, dtype=torch.float32) * (2 / config.rotary_dim)
-    angles = positions[..., None].float() * torch.exp(exponent * -math.log(config.rope_theta))
-    return angles.cos()[:, :, None], angles.sin()[:, :, None]
-
-
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first dims of every head: pairs are (i, i + rotary_dim / 2). x [B, S, H, D]."""
+    """Turn the first dims of every head of x [B, S, H, D] by angles [B or 1, S, half]: pairs are (i, i + half)."""
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    cos, sin = cos[:, :, None].to(x.dtype), sin[:, :, None].to(x.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
