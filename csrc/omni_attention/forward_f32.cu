@@ -37,7 +37,7 @@ __device__ __forceinline__ int probability_offset(int row, int chunk) {
 
 // p: strides as `halves` gives them.
 template <int D>
-__global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniForwardParams p) {
+__global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(OmniForwardParams p) {
   using Tile = F32Tile<D>;
   using Copy = RowCopy<2 * D>;
   extern __shared__ __align__(1024) char shared[];
@@ -92,9 +92,10 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniF
     fetch(next, slot ^ 1);
     const char* k = shared + Tile::kStages + slot * Tile::kStageBytes;
     const char* v = k + Tile::kMatrixBytes;
-    const WarpMask<1, 1> mask(intervals + warp_row + lane % 16, Tile::kRows, static_cast<int>(in.num_intervals),
-                              stage.column(), first_row + warp_row + lane % 16 < q_length);
-    if (!mask.nothing()) {
+    uint32_t bits[1];  // of row lane % 16
+    column_bits<1>(bits, intervals + warp_row + lane % 16, Tile::kRows, static_cast<int>(in.num_intervals),
+                   stage.column());
+    if (__any_sync(kAllLanes, bits[0] != 0)) {
       float s[4][4] = {};
 #pragma unroll 2
       for (int chunk = 0; chunk < D / 4; ++chunk) {
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_f32_kernel(OmniF
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = y + 4 * i;
-        const uint32_t seen = __shfl_sync(kAllLanes, mask.bits[0], row) >> x;
+        const uint32_t seen = __shfl_sync(kAllLanes, bits[0], row) >> x;
         float top = -INFINITY;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {

@@ -58,7 +58,9 @@ struct Walk {
   }
 };
 
-// The intervals of a tile's rows, cut to the columns that exist, to [num_intervals][kRows]; none for rows that do not.
+// The intervals of a tile's rows, cut to the columns that exist, to [num_intervals][kRows]; empty ones as (0, 0). Rows
+// that do not exist get those of the last row, so that they do not make a sub-tile partial; none where all 16 rows of a
+// sub-tile do not exist.
 template <int kRows>
 __device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, int64_t batch, int first_row) {
   const int64_t row = first_row + threadIdx.x;
@@ -67,66 +69,63 @@ __device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, i
       in.intervals + batch * in.intervals_batch_stride + min(row, in.q_length - 1) * in.intervals_row_stride;
   for (int i = 0; i < in.num_intervals; ++i) {
     const int start = max(source[2 * i], 0), stop = min(source[2 * i + 1], static_cast<int>(in.kv_length));
-    to[i * kRows + threadIdx.x] = row < in.q_length ? make_int2(start, stop) : make_int2(0, 0);
+    to[i * kRows + threadIdx.x] =
+        start < stop && (row & ~int64_t{15}) < in.q_length ? make_int2(start, stop) : make_int2(0, 0);
   }
 }
 
-// Bits of the columns start..stop that lie in a window of 32 (both relative to it).
-__device__ __forceinline__ uint32_t window_bits(int start, int stop) {
-  start = max(start, 0);
-  stop = min(stop, 32);
-  return start < stop ? (kAllLanes >> (32 - (stop - start))) << start : 0;
+// All bits from `first` on. The hardware shifts by 32 and more to zero, C++ does not say so.
+__device__ __forceinline__ uint32_t bits_from(uint32_t first) {
+  uint32_t bits;
+  asm("shl.b32 %0, %1, %2;" : "=r"(bits) : "r"(kAllLanes), "r"(first));
+  return bits;
 }
 
-// What a warp sees of a stage. `bits` is the lane's own row (lane = row of the warp's tile); the others are uniform.
-template <int M, int kWords>
+// What a warp sees of a stage of kColumns columns. `state` is uniform: bit 8 m + n16 says whether some row of the m-th
+// 16 rows sees a column of the n16-th 16 columns, bit 16 + 8 m + n16 whether one of them may not see all 16.
+template <int M, int kColumns>
 struct WarpMask {
-  uint32_t bits[kWords], any[M][kWords], all[M][kWords];
+  static constexpr uint32_t kGroups = (1u << kColumns / 16) - 1;
+  static constexpr uint32_t kVisited = M == 2 ? kGroups * 0x101 : kGroups;
+  uint32_t state;
 
-  // intervals: of the lane's row, kRows apart. A row that does not exist sees nothing, and does not count for `all`.
-  __device__ __forceinline__ WarpMask(const int2* intervals, int rows_apart, int num_intervals, int column,
-                                      bool exists) {
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) bits[w] = 0;
-    for (int i = 0; i < num_intervals; ++i) {
+  // intervals: of the lane's row (lane = row of the warp's tile), kRows apart.
+  __device__ __forceinline__ WarpMask(const int2* intervals, int rows_apart, int num_intervals, int column) {
+    uint32_t touched = 0, whole = 0;  // whole: by one interval alone; of two that share a sub-tile it is not noticed
+    int i = 0;
+#pragma unroll 1
+    do {
       const int2 range = intervals[i * rows_apart];
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) bits[w] |= window_bits(range.x - column - 32 * w, range.y - column - 32 * w);
-    }
-    const bool upper = (threadIdx.x & 16) != 0;
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) {
-        const bool mine = M == 1 || upper == (m == 1);
-        any[m][w] = __reduce_or_sync(kAllLanes, mine ? bits[w] : 0);
-        all[m][w] = __reduce_and_sync(kAllLanes, mine && exists ? bits[w] : kAllLanes);
-      }
+      const uint32_t start = max(range.x - column, 0), stop = max(range.y - column, 0);
+      const uint32_t first = bits_from(start / 16), last = bits_from((stop + 15) / 16);
+      touched |= first ^ last;
+      whole |= bits_from((start + 15) / 16) & ~bits_from(stop / 16);
+    } while (++i < num_intervals);
+    state = (touched & kGroups) | (~whole & kGroups) << 16;
+    if constexpr (M == 2) state <<= (threadIdx.x & 16) / 2;
+    state = __reduce_or_sync(kAllLanes, state);
   }
 
-  __device__ __forceinline__ bool nothing() const {
-    uint32_t seen = 0;
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) seen |= any[m][w];
-    return seen == 0;
-  }
-  __device__ __forceinline__ bool everything() const {
-    uint32_t seen = kAllLanes;
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int w = 0; w < kWords; ++w) seen &= all[m][w] & any[m][w];
-    return seen == kAllLanes;
-  }
-  // Of the 16 columns n16 and the 16 rows m: is there a pair, are there all pairs?
-  __device__ __forceinline__ bool visited(int m, int n16) const {
-    return (any[m][n16 / 2] & (0xffffu << n16 % 2 * 16)) != 0;
-  }
-  __device__ __forceinline__ bool full(int m, int n16) const {
-    return (~all[m][n16 / 2] & (0xffffu << n16 % 2 * 16)) == 0;
-  }
+  __device__ __forceinline__ bool nothing() const { return (state & kVisited) == 0; }
+  __device__ __forceinline__ bool everything() const { return state == kVisited; }
+  __device__ __forceinline__ bool visited(int m, int n16) const { return (state & 1u << (8 * m + n16)) != 0; }
+  __device__ __forceinline__ bool partial(int m, int n16) const { return (state & 1u << (16 + 8 * m + n16)) != 0; }
 };
+
+// Which of 32 columns from `column` on the row of these intervals sees, and of the kWords - 1 words behind.
+template <int kWords>
+__device__ __forceinline__ void column_bits(uint32_t (&bits)[kWords], const int2* intervals, int rows_apart,
+                                            int num_intervals, int column) {
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) bits[w] = 0;
+  int i = 0;
+#pragma unroll 1
+  do {
+    const int2 range = intervals[i * rows_apart];
+#pragma unroll
+    for (int w = 0; w < kWords; ++w)
+      bits[w] |= bits_from(max(range.x - column - 32 * w, 0)) ^ bits_from(max(range.y - column - 32 * w, 0));
+  } while (++i < num_intervals);
+}
 
 }  // namespace showo

@@ -6,8 +6,9 @@
 // the next stage is copied while the current one is used, one barrier per stage.
 //
 // Masks. The block table (block_table.cu) names the 64 x 64 blocks to visit. Blocks that are full for the whole tile
-// take a loop without any mask. In the others each lane turns the intervals of one row into column bits; from their
-// union and intersection the warp knows, for each 16 x 16 sub-tile, whether to skip it, to use it whole, or to mask it.
+// take a loop without any mask. In the others each lane reduces the intervals of one row to a bit or two for each 16
+// columns; one OR over the warp tells for each 16 x 16 sub-tile whether to skip it, to use it whole, or to mask it.
+// Only the last kind asks for the columns of single rows.
 //
 // Softmax. exp2 of scale log2(e) s - m, one FMA and one ex2 per score. m is a bound within 2^8 of the running maximum:
 // output and sum are rescaled only when a maximum outgrows it, which keeps the loop free of multiplications and
@@ -25,11 +26,11 @@
 #include "common/ptx.cuh"
 #include "omni_attention/forward.h"
 #include "omni_attention/forward_mask.cuh"
+#include "omni_attention/forward_rows.cuh"
 #include "omni_attention/params.h"
 
 namespace showo {
 
-constexpr int kForwardThreads = 128;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kMaxGrowth = 8.0f;  // log2 of how far probabilities may exceed 1 before a rescale
@@ -40,7 +41,6 @@ struct ForwardTile {
   static constexpr int kRows = 64 * M;
   static constexpr int kWarpRows = 16 * M;
   static constexpr int kColumns = D <= 64 ? 64 : 32;  // columns of a stage: registers for scores shrink as outputs grow
-  static constexpr int kWords = kColumns / 32;
   static constexpr bool kQueriesInRegisters = D <= 96;
   static constexpr int kRowBytes = 2 * D;
   static constexpr int kQueryBytes = kRows * kRowBytes;
@@ -51,65 +51,6 @@ struct ForwardTile {
 
   static constexpr int shared_bytes(int64_t num_intervals) {
     return kIntervals + static_cast<int>(num_intervals) * kRows * 8;
-  }
-};
-
-// ---- rows in shared memory: 16-byte chunks, permuted so that eight rows of one chunk column hit eight bank groups
-
-template <int D>
-__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
-  return row * (2 * D) + ((chunk ^ (D % 64 == 0 ? row & 7 : (row >> 1) & 3)) << 4);
-}
-
-// From the address of chunk 0 or 1 of a row to that of chunk 2 k16 further.
-template <int D>
-__device__ __forceinline__ uint32_t chunk_pair(uint32_t address, int k16) {
-  constexpr int kPermuted = D % 64 == 0 ? 3 : 1;
-  return (address ^ ((k16 & kPermuted) << 5)) + (k16 & ~kPermuted) * 32;
-}
-
-// From the address of chunk 0 of a row to that of another chunk.
-template <int D>
-__device__ __forceinline__ uint32_t chunk_at(uint32_t address, int chunk) {
-  constexpr int kPermuted = D % 64 == 0 ? 7 : 3;
-  return (address ^ ((chunk & kPermuted) << 4)) + (chunk & ~kPermuted) * 16;
-}
-
-// A thread's share of copying rows: chunk `thread % kChunks` (and every kChunks-th further) of each kRowsPerPass-th
-// row.
-template <int D>
-struct RowCopy {
-  static constexpr int kChunks = D % 64 == 0 ? 8 : 4;
-  static constexpr int kRowsPerPass = kForwardThreads / kChunks;
-
-  // The thread's first chunk of row 0 of a head.
-  __device__ __forceinline__ static const char* source(const void* base, const OmniStrides& strides, int64_t batch,
-                                                       int64_t head) {
-    return static_cast<const char*>(base) +
-           2 * (batch * strides.batch + head * strides.head + threadIdx.x / kChunks * strides.row) +
-           threadIdx.x % kChunks * 16;
-  }
-
-  // Rows first.. of `kHeads` heads to rows 0.. of `shared` and the memory behind; rows from `end` on become zeros.
-  template <int kRows, int kHeads>
-  __device__ __forceinline__ static void copy(uint32_t shared, const char* const (&sources)[kHeads],
-                                              const int (&row_strides)[kHeads], int first, int end) {
-    const int row = threadIdx.x / kChunks;
-    const uint32_t to = shared + swizzled<D>(row, threadIdx.x % kChunks);
-    const int left = end - first - row;
-    int valid[kRows / kRowsPerPass];
-#pragma unroll
-    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) valid[pass] = pass * kRowsPerPass < left ? 16 : 0;
-    unrolled<kHeads>([&](auto i) {
-      const int row_stride = row_strides[i] * 2;  // 32 bits: one IMAD.WIDE an address
-      const char* from = sources[i] + static_cast<int64_t>(first) * row_stride;
-      unrolled<kRows / kRowsPerPass>([&](auto pass) {
-        unrolled<D / 8 / kChunks>([&](auto j) {
-          cp_async16_at<(i * kRows + pass * kRowsPerPass) * (2 * D) + j * kChunks * 16>(
-              to, from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, valid[pass]);
-        });
-      });
-    });
   }
 };
 
@@ -152,7 +93,7 @@ struct WarpRows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = query[m][k16][i];
     } else {
-      ldmatrix_x4(a, chunk_pair<D>(query_address, k16) + m * 16 * Tile::kRowBytes);
+      ldmatrix_x4(a, ChunkPairs<D>(query_address)[k16] + ChunkPairs<D>::offset(k16) + m * 16 * Tile::kRowBytes);
     }
   }
 
@@ -168,24 +109,23 @@ struct WarpRows {
 
   // Scores of a 16 x 16 sub-tile, or of all rows with all columns.
   template <int kN16>
-  __device__ __forceinline__ void scores_of(float (&s)[M][kC / 8][4], uint32_t keys, int m) const {
+  __device__ __forceinline__ void scores_of(float (&s)[M][kC / 8][4], const ChunkPairs<D>& keys, int m) const {
     unrolled<D / 16>([&](auto k16) {
       uint32_t a[4], b[4];
       load_query(a, m, k16);
-      ldmatrix_x4_at<kN16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(keys, k16));
+      ldmatrix_x4_at<kN16 * 16 * Tile::kRowBytes + ChunkPairs<D>::offset(k16)>(b, keys[k16]);
       multiply_keys<k16>(s[m][2 * kN16], a, b[0], b[1]);
       multiply_keys<k16>(s[m][2 * kN16 + 1], a, b[2], b[3]);
     });
   }
-  __device__ __forceinline__ void all_scores(float (&s)[M][kC / 8][4], uint32_t keys) const {
+  __device__ __forceinline__ void all_scores(float (&s)[M][kC / 8][4], const ChunkPairs<D>& keys) const {
     unrolled<D / 16>([&](auto k16) {
-      const uint32_t address = chunk_pair<D>(keys, k16);
       uint32_t a[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) load_query(a[m], m, k16);
       unrolled<kC / 16>([&](auto n16) {
         uint32_t b[4];
-        ldmatrix_x4_at<n16 * 16 * Tile::kRowBytes>(b, address);
+        ldmatrix_x4_at<n16 * 16 * Tile::kRowBytes + ChunkPairs<D>::offset(k16)>(b, keys[k16]);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           multiply_keys<k16>(s[m][2 * n16], a[m], b[0], b[1]);
@@ -258,7 +198,7 @@ struct WarpRows {
   // A stage that every row sees whole. keys and values: the lane's ldmatrix addresses.
   __device__ __forceinline__ void full_stage(uint32_t keys, uint32_t values) {
     float s[M][kC / 8][4], top[M][2];
-    all_scores(s, keys);
+    all_scores(s, ChunkPairs<D>(keys));
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       top[m][0] = top[m][1] = -INFINITY;
@@ -266,65 +206,63 @@ struct WarpRows {
       for (int n8 = 0; n8 < kC / 8; ++n8) include(top, s, m, n8);
     }
     raise_bounds(top);
+    const ChunkPairs<D> chunks(values);
     unrolled<kC / 16>([&](auto n16) {
       uint32_t p[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) probabilities(p[m], s, m, n16);
-#pragma unroll
-      for (int d16 = 0; d16 < D / 16; ++d16) {
+      unrolled<D / 16>([&](auto d16) {
         uint32_t b[4];
-        ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
+        ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes + ChunkPairs<D>::offset(d16)>(b, chunks[d16]);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           mma_m16n8k16<T>(out[m][2 * d16], p[m], b[0], b[1]);
           mma_m16n8k16<T>(out[m][2 * d16 + 1], p[m], b[2], b[3]);
         }
-      }
+      });
     });
   }
 
-  __device__ __forceinline__ void partial_stage(uint32_t keys, uint32_t values, const WarpMask<M, Tile::kWords>& mask) {
-    if (mask.nothing()) return;
+  // bits: the columns that the lane's row sees (lane = row of the warp's tile).
+  __device__ __forceinline__ void partial_stage(uint32_t keys, uint32_t values, const WarpMask<M, kC>& mask,
+                                                const uint32_t (&bits)[kC / 32]) {
     float s[M][kC / 8][4], top[M][2];
-    const int lane = threadIdx.x & 31;
+    const int row = (threadIdx.x & 31) / 4, first_column = (threadIdx.x & 3) * 2;  // of the thread in a sub-tile
+    const ChunkPairs<D> key_chunks(keys);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       top[m][0] = top[m][1] = -INFINITY;
-      uint32_t seen[2][Tile::kWords];  // columns of the thread's two rows, its own first column at bit 0
-#pragma unroll
-      for (int row = 0; row < 2; ++row)
-#pragma unroll
-        for (int w = 0; w < Tile::kWords; ++w)
-          seen[row][w] = __shfl_sync(kAllLanes, mask.bits[w], m * 16 + row * 8 + lane / 4) >> lane % 4 * 2;
       unrolled<kC / 16>([&](auto n16) {
         if (!mask.visited(m, n16)) return;
-        scores_of<n16>(s, keys, m);
-        if (!mask.full(m, n16)) {
+        scores_of<n16>(s, key_chunks, m);
+        if (mask.partial(m, n16)) {
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
+          for (int half = 0; half < 2; ++half) {
+            const uint32_t seen = __shfl_sync(kAllLanes, bits[n16 / 2], m * 16 + half * 8 + row) >> first_column;
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-              if ((seen[i / 2][n16 / 2] & (1u << (n16 % 2 * 16 + j * 8 + i % 2))) == 0)
-                s[m][2 * n16 + j][i] = -INFINITY;
+              if ((seen & 1u << (n16 % 2 * 16 + i / 2 * 8 + i % 2)) == 0)
+                s[m][2 * n16 + i / 2][2 * half + i % 2] = -INFINITY;
+          }
         }
         include(top, s, m, 2 * n16);
         include(top, s, m, 2 * n16 + 1);
       });
     }
     raise_bounds(top);
+    const ChunkPairs<D> value_chunks(values);
     unrolled<kC / 16>([&](auto n16) {
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         if (!mask.visited(m, n16)) continue;
         uint32_t p[4];
         probabilities(p, s, m, n16);
-#pragma unroll
-        for (int d16 = 0; d16 < D / 16; ++d16) {
+        unrolled<D / 16>([&](auto d16) {
           uint32_t b[4];
-          ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes>(b, chunk_pair<D>(values, d16));
+          ldmatrix_x4_trans_at<n16 * 16 * Tile::kRowBytes + ChunkPairs<D>::offset(d16)>(b, value_chunks[d16]);
           mma_m16n8k16<T>(out[m][2 * d16], p, b[0], b[1]);
           mma_m16n8k16<T>(out[m][2 * d16 + 1], p, b[2], b[3]);
-        }
+        });
       }
     });
   }
@@ -408,11 +346,13 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int k16 = 0; k16 < D / 16; ++k16)
-        ldmatrix_x4(rows.query[m][k16], chunk_pair<D>(rows.query_address, k16) + m * 16 * Tile::kRowBytes);
+        ldmatrix_x4(rows.query[m][k16],
+                    ChunkPairs<D>(rows.query_address)[k16] + ChunkPairs<D>::offset(k16) + m * 16 * Tile::kRowBytes);
   }
   uint32_t key_address = stages + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
   uint32_t value_address = stages + Tile::kMatrixBytes + row16;
   uint32_t fill = stages + Tile::kStageBytes;  // where the next stage goes
+  int32_t move = Tile::kStageBytes;            // from this stage to that
 
   Stage next;
   const auto begin = [&] {
@@ -423,8 +363,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   const auto end = [&] {
     cp_async_wait<0>();
     __syncthreads();
-    const int32_t move = static_cast<int32_t>(fill - stages) * 2 - Tile::kStageBytes;  // + or - one stage
-    key_address += move, value_address += move, fill -= move;
+    key_address += move, value_address += move, fill -= move, move = -move;
     stage = next;
   };
   const int lane_row = warp_row + (M == 2 ? lane : lane % 16);
@@ -437,12 +376,15 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
     if (!stage.exists()) break;
     begin();
     if (first_row + warp_row < q_length) {
-      const WarpMask<M, Tile::kWords> mask(intervals + lane_row, Tile::kRows, static_cast<int>(in.num_intervals),
-                                           stage.column(), first_row + lane_row < q_length);
+      const int2* own = intervals + lane_row;
+      const int num_intervals = static_cast<int>(in.num_intervals);
+      const WarpMask<M, Tile::kColumns> mask(own, Tile::kRows, num_intervals, stage.column());
       if (mask.everything()) {
         rows.full_stage(key_address, value_address);
-      } else {
-        rows.partial_stage(key_address, value_address, mask);
+      } else if (!mask.nothing()) {
+        uint32_t bits[Tile::kColumns / 32];
+        column_bits(bits, own, Tile::kRows, num_intervals, stage.column());
+        rows.partial_stage(key_address, value_address, mask, bits);
       }
     }
     end();
@@ -453,34 +395,39 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   if (count <= 0) return;
   __syncwarp();
   const uint32_t own = swizzled<D>(warp_row + lane / 4, 0) + lane % 4 * 4;  // where the thread's rows are eight apart
+  float* lse = p.lse + (tile_batch(p) * in.heads + head) * q_length + first + lane / 4;
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = m * 16 + half * 8 + lane / 4;
+      const int row = m * 16 + half * 8;
       float sum = rows.sum[m][half];
       sum += __shfl_xor_sync(kAllLanes, sum, 1);
       sum += __shfl_xor_sync(kAllLanes, sum, 2);
-      const RowResult result = finish_row<Tile::kRows>(sum, rows.bound[m][half], intervals + warp_row + row,
+      const RowResult result = finish_row<Tile::kRows>(sum, rows.bound[m][half], intervals + warp_row + lane / 4 + row,
                                                        static_cast<int>(in.num_intervals));
 #pragma unroll
       for (int n8 = 0; n8 < D / 8; ++n8)
-        *reinterpret_cast<uint32_t*>(shared + chunk_at<D>(own, n8) + (m * 16 + half * 8) * Tile::kRowBytes) =
+        *reinterpret_cast<uint32_t*>(shared + chunk_at<D>(own, n8) + row * Tile::kRowBytes) =
             pack<T>(rows.out[m][n8][2 * half] * result.factor, rows.out[m][n8][2 * half + 1] * result.factor);
-      if (lane % 4 == 0 && row < count) p.lse[(tile_batch(p) * in.heads + head) * q_length + first + row] = result.lse;
+      if (lane % 4 == 0 && lane / 4 + row < count) lse[row] = result.lse;
     }
   __syncwarp();
-  constexpr int kChunks = RowCopy<D>::kChunks;
+  // A pass has 4 or 8 rows: 8 further on the permutation is the same, 4 further chunks are exchanged at distance 4.
+  constexpr int kChunks = RowCopy<D>::kChunks, kPassRows = 32 / kChunks;
+  const int row = lane / kChunks;
+  const uint32_t from = swizzled<D>(warp_row + row, lane % kChunks);
+  const int64_t pass_bytes = 2 * kPassRows * p.out_strides.row;
   char* to = static_cast<char*>(p.out) +
-             2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + first * p.out_strides.row);
+             2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + (first + row) * p.out_strides.row) +
+             lane % kChunks * 16;
 #pragma unroll
-  for (int pass = 0; pass < Tile::kWarpRows * kChunks / 32; ++pass) {
-    const int row = pass * (32 / kChunks) + lane / kChunks;
-    if (row >= count) continue;
+  for (int pass = 0; pass < Tile::kWarpRows / kPassRows; ++pass, to += pass_bytes) {
+    if (row + pass * kPassRows >= count) break;
 #pragma unroll
-    for (int chunk = lane % kChunks; chunk < D / 8; chunk += kChunks)
-      *reinterpret_cast<uint4*>(to + 2 * row * p.out_strides.row + chunk * 16) =
-          *reinterpret_cast<const uint4*>(shared + swizzled<D>(warp_row + row, chunk));
+    for (int j = 0; j < D / 8 / kChunks; ++j)
+      *reinterpret_cast<uint4*>(to + j * kChunks * 16) = *reinterpret_cast<const uint4*>(
+          shared + (from ^ (pass * kPassRows & 4) << 4) + pass * kPassRows * Tile::kRowBytes + j * kChunks * 16);
   }
 }
 

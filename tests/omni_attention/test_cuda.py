@@ -87,21 +87,46 @@ def test_tile_edges(device, rows, columns):
     check(*operands(mask, 128, torch.float16, seed=rows, device=device), mask)
 
 
-@needs_emulator
-@settings(deadline=None, max_examples=20)
-@given(st.data())
-def test_random_masks(data):
-    rows, columns = data.draw(st.integers(1, 200)), data.draw(st.integers(0, 260))
-    mask = random_mask(1, rows, columns, data.draw(st.integers(1, 8)), data.draw(st.integers(0, 999)))
+LAYOUTS = {
+    "bhsd": lambda x: x,
+    "bshd": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "misaligned": inside_larger,
+    "expanded": lambda x: x[:, :1].expand(x.shape),
+}
+
+
+def check_random_mask(data, largest):
+    rows = data.draw(st.one_of(st.integers(1, largest), st.sampled_from([1, 16, 63, 64, 65, 127, 128, 129])))
+    columns = data.draw(st.one_of(st.integers(0, largest + 60), st.sampled_from([1, 16, 32, 63, 64, 65, 128])))
+    count, seed = data.draw(st.integers(1, 8)), data.draw(st.integers(0, 999))
+    mask = random_mask(data.draw(st.integers(1, 2)), rows, columns, count, seed)
     dtype, dim = data.draw(st.sampled_from(FLOAT_DTYPES)), data.draw(st.sampled_from([32, 64, 96, 128]))
-    kv_heads, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    kv_heads, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
     scale = data.draw(st.sampled_from([0.125, 1.0, -0.2, 0.0]))
     tile_rows = data.draw(st.sampled_from([64, 128]))
-    with emulated_device():
-        mask = OmniMask(mask.intervals, columns)
-        inputs = operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=rows)
-        # A search over shapes also finds one short row in which torch was lucky: hence twice the factor.
-        check(*inputs, mask, scale=scale, tile_rows=tile_rows, factor=3.0)
+    layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
+    mask = OmniMask(mask.intervals, columns)
+    inputs = [layout(x) for x in operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=seed)]
+    # A search over shapes also finds one short row in which torch was lucky: hence twice the factor.
+    check(*inputs, mask, scale=scale, tile_rows=tile_rows, factor=3.0)
+
+
+def search(examples, largest):
+    @settings(deadline=None, max_examples=examples)
+    @given(st.data())
+    def run(data):
+        check_random_mask(data, largest)
+
+    run()
+
+
+def test_random_masks(emulated):
+    search(examples=20, largest=200)
+
+
+@pytest.mark.kernels
+def test_many_random_masks(emulated):
+    search(examples=300, largest=400)
 
 
 @dtypes
@@ -226,18 +251,45 @@ def test_t2i_costs_three_quarters_of_flash_attention_2():
     counters = cost(OmniMask(intervals, 387))
     assert counters.warps("mma") <= 0.75 * 20_480
     assert instructions(counters) <= 0.75 * 126_942
+    # With the official mask, in which rows of padding see each other, FlashAttention-2 would have more to do.
     assert padded.warps("mma") <= 0.75 * 20_480
-    assert instructions(padded) <= 0.85 * 126_942
+    assert instructions(padded) <= 0.75 * 126_942
 
 
+def touched_area(mask) -> int:
+    """Area of the 16 x 16 sub-tiles in which some row sees some column: what the kernel visits, without running it."""
+    dense = mask.to_dense()
+    dense = torch.nn.functional.pad(dense, (0, -dense.size(2) % 16, 0, -dense.size(1) % 16))
+    return int(dense.unflatten(2, (-1, 16)).any(3).unflatten(1, (-1, 16)).any(2).sum()) * 256
+
+
+def packed(samples):
+    """Masks of samples without padding, one after the other in one row."""
+    return OmniMask.block_diagonal([samples])
+
+
+TEXTS = [126, 39, 9, 60, 21, 14, 33, 75, 12, 3]  # places that text takes of 129 in t2i rows; 3: dropped condition
+PADS = [129 - n for n in TEXTS]
+# 10 t2i, 4 lm, 10 mmu of stages 2 and 3. mmu sees 259 columns, `mmu soi codes eoi`; text and its right padding, and
+# all of lm, are causal.
+BATCH = [OmniMask.t2i_padded(PADS), OmniMask.causal(4, 387), OmniMask.prefix(torch.full((10,), 259), 387)]
 AREAS = {
     "t2i 387": OmniMask.t2i_padded([90, 120, 60, 100]),
     "t2i 1155": OmniMask.t2i_padded([100], text_length=129, image_length=1026),
-    "mixed batch": OmniMask.cat(
-        [OmniMask.t2i_padded([90, 110]), OmniMask.causal(1, 387), OmniMask.prefix(torch.tensor([260]), 387)]
+    "mixed batch": OmniMask.cat([OmniMask.t2i_padded([90, 110]), BATCH[1].samples(0, 1), BATCH[2].samples(0, 1)]),
+    "packed": packed([OmniMask.t2i_padded([0], text_length=n) for n in (29, 40)] + [OmniMask.causal(1, 60)]),
+}
+LARGE_AREAS = {
+    "t2i 387": OmniMask.t2i_padded(PADS),
+    "t2i 1155": OmniMask.t2i_padded(PADS[:4], text_length=129, image_length=1026),
+    "batch of 24": OmniMask.cat(BATCH),
+    "batch of 24, packed": packed(
+        [OmniMask.t2i_padded([0], text_length=n) for n in TEXTS]
+        + [OmniMask.causal(1, n) for n in (387, 300, 129, 45)]
+        + [OmniMask.prefix(torch.tensor([259]), 259 + n) for n in TEXTS]
     ),
-    "packed": OmniMask.block_diagonal(
-        [[OmniMask.t2i_padded([0], text_length=n) for n in (29, 40)] + [OmniMask.causal(1, 60)]]
+    "1155, packed": packed(
+        [OmniMask.t2i_padded([0], text_length=n, image_length=1026) for n in TEXTS[:3]] + [OmniMask.causal(1, 200)]
     ),
 }
 
@@ -246,7 +298,22 @@ AREAS = {
 @pytest.mark.parametrize("name", AREAS)
 def test_visited_area(name):
     mask = AREAS[name]
-    assert visited_area(cost(mask, 32), 32) <= 1.25 * int(mask.columns_per_row().sum())
+    visited = visited_area(cost(mask, 32), 32)
+    assert visited == touched_area(mask)
+    assert visited <= 1.25 * int(mask.columns_per_row().sum())
+
+
+@pytest.mark.parametrize("name", LARGE_AREAS)
+def test_touched_area_of_training_batches(name):
+    mask = LARGE_AREAS[name]
+    assert touched_area(mask) <= 1.25 * int(mask.columns_per_row().sum())
+
+
+@needs_emulator
+@pytest.mark.kernels
+@pytest.mark.parametrize("name", LARGE_AREAS)
+def test_visited_area_of_training_batches(name):
+    assert visited_area(cost(LARGE_AREAS[name], 32), 32) == touched_area(LARGE_AREAS[name])
 
 
 # ---- what ptxas made of it -------------------------------------------------------------------------------------------
@@ -266,15 +333,22 @@ def test_no_local_memory_and_no_spills(name):
         code = sass.functions(OBJECTS / f"{name}.cu.o", kernel)[kernel]
         assert not any(sass.opcode(text) in ("LDL", "STL") for _, text in code), kernel
         if name != "block_table" and "ELi1E" in kernel:
-            assert used.registers <= 128, kernel  # four thread blocks a multiprocessor
+            # As many thread blocks a multiprocessor as its shared memory holds: 3 for D of 64 and 128, else 4 or more.
+            assert used.registers <= (168 if "Li64E" in kernel or "Li128E" in kernel else 128), kernel
 
 
 @needs_objects
-@pytest.mark.parametrize(("dim", "limit"), [(64, 3.3), (128, 2.5)])
+@pytest.mark.parametrize(("dim", "limit", "limit_of_all"), [(64, 3.3, 4.4), (128, 2.3, 3.9)])
 @pytest.mark.parametrize("name", ["f16", "bf16"])
-def test_inner_loop(name, dim, limit):
-    """FlashAttention-2 for D = 64: 3.48 other instructions for each HMMA."""
+def test_inner_loop(name, dim, limit, limit_of_all):
+    """FlashAttention-2 has 3.48 (D = 64) and 2.55 (D = 128) other instructions for each HMMA; here 3.26 and 2.27.
+
+    Its figures include rescaling, which it does in every iteration; an iteration here jumps over it unless a maximum
+    grows by 2^8 (of the dense head above 1 in 16 enters, none rescales outputs), and over reading the block table but
+    for 1 in 32. If both ran in every iteration, these would be 4.31 and 3.86: an iteration has 128 HMMA, there 256.
+    """
     ((kernel, code),) = sass.functions(OBJECTS / f"forward_{name}.cu.o", f"Li{dim}ELi2E").items()
     loop = sass.inner_loop(code)
     assert loop.hmma == 128, kernel
     assert loop.ratio <= limit, (kernel, loop)
+    assert loop.all_others / loop.hmma <= limit_of_all, (kernel, loop)
