@@ -46,7 +46,7 @@ struct DecodeRows {
   __device__ __forceinline__ void load_queries(uint32_t address, bool negative) {
 #pragma unroll
     for (int k16 = 0; k16 < D / 16; ++k16) {
-      ldmatrix_x4(query[k16], chunk_pair<D>(address, k16));
+      ldmatrix_x4(query[k16], ChunkPairs<D>(address)[k16] + ChunkPairs<D>::offset(k16));
 #pragma unroll
       for (int i = 0; i < 4; ++i) query[k16][i] ^= negative ? 0x80008000u : 0;
     }
@@ -83,7 +83,7 @@ struct DecodeRows {
     float s[2][4];
     unrolled<D / 16>([&](auto k16) {
       uint32_t b[4];
-      ldmatrix_x4(b, chunk_pair<D>(keys, k16));
+      ldmatrix_x4(b, ChunkPairs<D>(keys)[k16] + ChunkPairs<D>::offset(k16));
       if constexpr (k16 == 0) {
         mma_m16n8k16_first<T>(s[0], query[0], b[0], b[1]);
         mma_m16n8k16_first<T>(s[1], query[0], b[2], b[3]);
@@ -115,7 +115,7 @@ struct DecodeRows {
 #pragma unroll
     for (int d16 = 0; d16 < D / 16; ++d16) {
       uint32_t b[4];
-      ldmatrix_x4_trans(b, chunk_pair<D>(values, d16));
+      ldmatrix_x4_trans(b, ChunkPairs<D>(values)[d16] + ChunkPairs<D>::offset(d16));
       mma_m16n8k16<T>(out[2 * d16], p, b[0], b[1]);
       mma_m16n8k16<T>(out[2 * d16 + 1], p, b[2], b[3]);
     }

@@ -130,7 +130,7 @@ struct UnitMask {
   __device__ __forceinline__ UnitMask(const int2* row, int num_intervals, int column, int columns) : bits(0) {
     for (int i = 0; i < num_intervals; ++i) {
       const int2 range = row[i * kMaskRows];
-      bits |= window_bits(range.x - column, min(range.y - column, columns));
+      bits |= bits_from(max(range.x - column, 0)) & ~bits_from(max(min(range.y - column, columns), 0));
     }
     any = __any_sync(kAllLanes, bits != 0);
   }
