@@ -232,7 +232,7 @@ def test_few_rows_are_computed_again(dtype):
 
 @needs_emulator
 def test_instructions_at_a_usual_codebook():
-    """The plain kernel that this one took the place of ran 5,080,000 warp-instructions for this; goal: a tenth."""
+    """The kernel that compared everything with FMAs took 3,329,712 warp-instructions for this."""
     records = cost(randn(128, 256, dtype=BF16), randn(1024, 256, dtype=BF16, seed=1))
     assert records[1].warps("mma") == 128 * 1024 * 256 // 2048
     assert sum(r.warp_instructions for r in records) <= 150_000
