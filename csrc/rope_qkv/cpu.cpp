@@ -168,6 +168,11 @@ void backward_part(const RopeQkvParams& p, const Part& part) {
       const int64_t b = row / p.length, s = row % p.length;
       const int64_t angles = b * p.table_batch_stride + s * half;
       const T* from = row_of<T>(p.out[column.kind], b, column.local, s);
+      T* to = static_cast<T*>(p.dqkv) + row * width + head * dim;
+      if (column.kind == 2 && p.dbias == nullptr) {  // nothing to do but to copy
+        for (int64_t d = 0; d < dim; d += kLanes) store(to + d, load(from + d));
+        continue;
+      }
       for (int64_t d = 0; d < dim; d += kLanes) store(g + d, load(from + d));
       if (column.kind < 2) turn(g, p.cos + angles, p.sin + angles, half, -1.0f);
       if (normed) {
@@ -186,8 +191,10 @@ void backward_part(const RopeQkvParams& p, const Part& part) {
         const float mean = sum(sums) / static_cast<float>(dim), slope = sum(products) / static_cast<float>(dim);
         for (int64_t d = 0; d < dim; d += kLanes) store(g + d, (load(g + d) - mean - load(h + d) * slope) * rstd);
       }
-      for (int64_t d = 0; d < dim; d += kLanes) store(dbias + d, load(dbias + d) + load(g + d));
-      write_head(static_cast<T*>(p.dqkv) + row * width + head * dim, g, dim);
+      if (p.dbias != nullptr) {
+        for (int64_t d = 0; d < dim; d += kLanes) store(dbias + d, load(dbias + d) + load(g + d));
+      }
+      write_head(to, g, dim);
     }
     if (p.dbias != nullptr) write_head(p.dbias + part.chunk * width + head * dim, dbias, dim);
   }
