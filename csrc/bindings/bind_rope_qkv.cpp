@@ -79,24 +79,25 @@ void def_backward(py::module_& m, const char* name, const char* target_name, Lau
   m.def(
       name,
       [launcher](uintptr_t q_in, uintptr_t k_in, uintptr_t v_in, uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t cos,
-                 uintptr_t sin, uintptr_t bias, uintptr_t norm, uintptr_t dqkv, uintptr_t dbias, uintptr_t dnorm,
-                 const std::array<int64_t, 6>& sizes, const RowStrides& q_in_strides, const RowStrides& k_in_strides,
-                 const RowStrides& v_in_strides, const Strides& q_strides, const Strides& k_strides,
-                 const Strides& v_strides, int64_t table_batch_stride, double eps, int dtype, int bias_dtype,
-                 Target target) {
+                 uintptr_t sin, uintptr_t bias, uintptr_t norm, uintptr_t dqkv, bool in_three, uintptr_t dbias,
+                 uintptr_t dnorm, const std::array<int64_t, 6>& sizes, const RowStrides& q_in_strides,
+                 const RowStrides& k_in_strides, const RowStrides& v_in_strides, const Strides& q_strides,
+                 const Strides& k_strides, const Strides& v_strides, int64_t table_batch_stride, double eps, int dtype,
+                 int bias_dtype, Target target) {
         RopeQkvParams p =
             inputs({rows(q_in, q_in_strides), rows(k_in, k_in_strides), rows(v_in, v_in_strides)}, q, k, v, cos, sin,
                    bias, norm, sizes, q_strides, k_strides, v_strides, table_batch_stride, eps, dtype, bias_dtype);
         p.dqkv = as_pointer(dqkv);
+        p.in_three = in_three;
         p.dbias = as_pointer<float>(dbias);
         p.dnorm = as_pointer<float>(dnorm);
         launch([&] { return launcher(p, target); });
       },
       py::kw_only(), py::arg("q_in"), py::arg("k_in"), py::arg("v_in"), py::arg("q"), py::arg("k"), py::arg("v"),
-      py::arg("cos"), py::arg("sin"), py::arg("bias"), py::arg("norm"), py::arg("dqkv"), py::arg("dbias"),
-      py::arg("dnorm"), py::arg("sizes"), py::arg("q_in_strides"), py::arg("k_in_strides"), py::arg("v_in_strides"),
-      py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"), py::arg("table_batch_stride"), py::arg("eps"),
-      py::arg("dtype"), py::arg("bias_dtype"), py::arg(target_name));
+      py::arg("cos"), py::arg("sin"), py::arg("bias"), py::arg("norm"), py::arg("dqkv"), py::arg("in_three"),
+      py::arg("dbias"), py::arg("dnorm"), py::arg("sizes"), py::arg("q_in_strides"), py::arg("k_in_strides"),
+      py::arg("v_in_strides"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"),
+      py::arg("table_batch_stride"), py::arg("eps"), py::arg("dtype"), py::arg("bias_dtype"), py::arg(target_name));
 }
 
 }  // namespace

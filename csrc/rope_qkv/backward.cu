@@ -80,7 +80,10 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
     const RopeHeads out = head.target(p);
     const T* from = static_cast<const T*>(in.data) + head.local * D;
     const T* grad_from = static_cast<const T*>(out.data) + head.local * out.head_stride;
-    T* to = static_cast<T*>(p.dqkv) + chunk.first_row * width + head.column * D;
+    const int64_t own_heads = head.kind == 0 ? p.heads : p.kv_heads;
+    const int64_t to_stride = p.in_three ? own_heads * D : width;
+    T* to = static_cast<T*>(p.dqkv) + chunk.first_row * to_stride +
+            (p.in_three ? (head.column - head.local) * p.batch * p.length + head.local : head.column) * D;
     Walk source(chunk, in.batch_stride, in.row_stride);
     Walk grad_source(chunk, out.batch_stride, out.row_stride);
 
@@ -146,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
           for (int e = 0; e < V; ++e) dbias[c][e] += g[c][e];
         }
         Values<T, D, V>::store(to, lane, g, head.active);
-        to += width;
+        to += to_stride;
       }
     }
 

@@ -164,10 +164,18 @@ void backward_part(const RopeQkvParams& p, const Part& part) {
     float* dweight = dnorm + (column.kind == 1 ? 2 * dim : 0);
     float* dnorm_bias = dweight + dim;
     for (int64_t d = 0; d < dim; ++d) dbias[d] = 0.0f;
+    const int64_t to_stride = p.in_three ? (column.kind == 0 ? p.heads : p.kv_heads) * dim : width;
+    const int64_t to_first =
+        p.in_three ? (head - column.local) * p.batch * p.length + column.local : head;  // in heads, of the first row
     for (int64_t row = part.first_row; row < part.end_row; ++row) {
       const int64_t b = row / p.length, s = row % p.length;
       const int64_t angles = b * p.table_batch_stride + s * half;
       const T* from = row_of<T>(p.out[column.kind], b, column.local, s);
+      T* to = static_cast<T*>(p.dqkv) + to_first * dim + row * to_stride;
+      if (column.kind == 2 && p.dbias == nullptr) {  // nothing to do but to copy
+        for (int64_t d = 0; d < dim; d += kLanes) store(to + d, load(from + d));
+        continue;
+      }
       for (int64_t d = 0; d < dim; d += kLanes) store(g + d, load(from + d));
       if (column.kind < 2) turn(g, p.cos + angles, p.sin + angles, half, -1.0f);
       if (normed) {
@@ -186,8 +194,10 @@ void backward_part(const RopeQkvParams& p, const Part& part) {
         const float mean = sum(sums) / static_cast<float>(dim), slope = sum(products) / static_cast<float>(dim);
         for (int64_t d = 0; d < dim; d += kLanes) store(g + d, (load(g + d) - mean - load(h + d) * slope) * rstd);
       }
-      for (int64_t d = 0; d < dim; d += kLanes) store(dbias + d, load(dbias + d) + load(g + d));
-      write_head(static_cast<T*>(p.dqkv) + row * width + head * dim, g, dim);
+      if (p.dbias != nullptr) {
+        for (int64_t d = 0; d < dim; d += kLanes) store(dbias + d, load(dbias + d) + load(g + d));
+      }
+      write_head(to, g, dim);
     }
     if (p.dbias != nullptr) write_head(p.dbias + part.chunk * width + head * dim, dbias, dim);
   }

@@ -37,9 +37,10 @@ struct RopeQkvParams {
   const void* bias;      // [(heads + 2 kv_heads) head_dim], contiguous, or null
   const float* norm;     // [4, head_dim]: weight and bias of q, then of k; or null
   const int64_t* slots;  // forward: [1 or batch, length], the row of k and v that each row goes to; null: its own
-  void* dqkv;            // backward: gradient of the fused projection, contiguous, written
-  float* dbias;          // backward: [chunks, (heads + 2 kv_heads) head_dim], written, or null
-  float* dnorm;          // backward: [chunks, splits, 4, head_dim], written, or null
+  void* dqkv;    // backward: gradient of the projection, written: [batch, length, (heads + 2 kv_heads) head_dim],
+                 // or, where it is in three tensors, all of q's, all of k's, all of v's one after another
+  float* dbias;  // backward: [chunks, (heads + 2 kv_heads) head_dim], written, or null
+  float* dnorm;  // backward: [chunks, splits, 4, head_dim], written, or null
 
   int64_t batch;
   int64_t length;
@@ -50,6 +51,7 @@ struct RopeQkvParams {
   int64_t table_batch_stride;  // of cos and sin: 0 where all samples share them
   int64_t slots_batch_stride;
   int64_t num_slots;  // rows of out[1] and out[2] when slots are given
+  bool in_three;      // whether dqkv is
   float eps;
   DType dtype;       // of in, out, dqkv: f32, f16 or bf16
   DType bias_dtype;  // dtype, or f32

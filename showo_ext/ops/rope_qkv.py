@@ -1,8 +1,7 @@
 """rope_qkv: a projection becomes q, k, v in one pass: bias, QK-LayerNorm, partial rotary, head split.
 
 The projection is one tensor, with the heads of q, k, v in this order, or three. Every element is read once and written
-once; with `rope_qkv_into_cache` k and v are written to their slots of a cache. Arithmetic is in fp32 whatever the
-dtype, and rounds once, at the end.
+once; with `rope_qkv_into_cache` k and v go to slots of a cache. Arithmetic is in fp32 and rounds once, at the end.
 """
 
 from __future__ import annotations
@@ -275,9 +274,8 @@ def _backward(
     if qkv.numel() == 0:
         return dqkv, dbias.zero_(), dnorm.zero_()
     module = native()
-    heads = num_heads + 2 * num_kv_heads
-    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=heads)
-    splits = module.rope_qkv_splits(total_heads=heads)
+    chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=num_heads + 2 * num_kv_heads)
+    splits = module.rope_qkv_splits(total_heads=num_heads + 2 * num_kv_heads)
     # Partial sums, added below: the cut depends on the sizes alone, and so do the bits of the result.
     bias_parts = dbias.new_empty((chunks, *dbias.shape))
     norm_parts = dnorm.new_empty((chunks * splits, *dnorm.shape))
@@ -291,6 +289,7 @@ def _backward(
         norm,
         eps,
         dqkv=dqkv.data_ptr(),
+        in_three=k_in is not None,
         dbias=0 if bias is None else bias_parts.data_ptr(),
         dnorm=0 if norm is None else norm_parts.data_ptr(),
     )
@@ -357,8 +356,8 @@ def _backward_fake(
     """Gradients of the whole projection, and in fp32 of bias and norm; empty ones where there is no such input."""
     dbias = qkv.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32)
     dnorm = qkv.new_empty((0,) if norm is None else norm.shape, dtype=torch.float32)
-    width = qkv.shape[2] if k_in is None else qkv.shape[2] + 2 * k_in.shape[2]
-    return qkv.new_empty((*qkv.shape[:2], width)), dbias, dnorm
+    shape = qkv.shape if k_in is None else (qkv.numel() + 2 * k_in.numel(),)  # q's, k's, v's one after another
+    return qkv.new_empty(shape), dbias, dnorm
 
 
 for _name, _implementation, _fake in (
@@ -384,8 +383,9 @@ def _gradient(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | No
         dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
     )
     parts = (dqkv, None, None)
-    if k_in is not None:  # views of one tensor: a linear layer's backward takes them as they are
-        parts = dqkv.split([qkv.shape[2], k_in.shape[2], k_in.shape[2]], dim=2)
+    if k_in is not None:
+        flat = dqkv.split([qkv.numel(), k_in.numel(), k_in.numel()])
+        parts = tuple(x.view(like.shape) for x, like in zip(flat, (qkv, k_in, v_in), strict=True))
     bias_gradient = None if bias is None else dbias.to(bias.dtype)
     return *parts, None, None, bias_gradient, None if norm is None else dnorm, None, None, None
 

@@ -177,11 +177,11 @@ def test_three_projections(device, dtype, rotary_dim):
     assert all(torch.equal(a, b) for a, b in zip((got, *cache), expected, strict=True))
 
 
-def test_gradients_of_three_projections_are_views_of_one():
+def test_gradients_of_three_projections_are_contiguous():
     qkv, positions, arguments = problem(2, 5, 4, 2, 64)
     parts = tuple(x.requires_grad_() for x in in_three(qkv, arguments))
     grads = torch.autograd.grad(sum(x.sum() for x in rope_qkv(parts, positions, **arguments)), parts)
-    assert len({x.untyped_storage().data_ptr() for x in grads}) == 1
+    assert all(x.is_contiguous() for x in grads)
 
 
 def test_three_projections_that_do_not_fit():
