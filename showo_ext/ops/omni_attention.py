@@ -149,8 +149,7 @@ def _empty_out(q: Tensor) -> Tensor:
     """An empty tensor in q's memory order, so that [B, S, H, D] projections come back as such and reshape for free."""
     out = torch.empty_like(q)
     # empty_like keeps any stride of a dim of size 1, also one that the CUDA kernels' 16-byte stores cannot take.
-    step = 16 // out.element_size()
-    fits = out.stride(3) == 1 and all(s % step == 0 for s in out.stride()[:3])
+    fits = out.stride(3) == 1 and all(s * out.element_size() % 16 == 0 for s in out.stride()[:3])
     return out if fits else torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
@@ -162,9 +161,7 @@ def _rows_contiguous(x: Tensor) -> Tensor:
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need: at multiples of 16 bytes,
-    less than 2^24 elements apart.
-    """
+    """x, or a contiguous copy where its rows do not lie at multiples of 16 bytes, less than 2^24 elements apart."""
     step = 16 // x.element_size()
     fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3]) and x.stride(2) < 1 << 24
     return x if fits else x.clone(memory_format=torch.contiguous_format)
