@@ -150,7 +150,9 @@ _LIBRARY.define(
 def _empty_out(q: Tensor) -> Tensor:
     """An empty tensor in q's memory order, so that [B, S, H, D] projections come back as such and reshape for free."""
     out = torch.empty_like(q)
-    return out if out.stride(3) == 1 else torch.empty_like(q, memory_format=torch.contiguous_format)
+    # empty_like keeps any stride of a dim of size 1, also one that the CUDA kernels' 16-byte stores cannot take.
+    fits = out.stride(3) == 1 and all(s * out.element_size() % 16 == 0 for s in out.stride()[:3])
+    return out if fits else torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 # ---- implementations ------------------------------------------------------------------------------------------------

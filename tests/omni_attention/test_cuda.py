@@ -147,6 +147,14 @@ def test_layouts(device, dtype, layout):
     assert torch.equal(omni_attention(q, k, v, mask), expected)
 
 
+@dtypes
+def test_one_row_inside_a_larger_tensor(device, dtype):
+    """Dims of size 1 keep odd strides through torch.empty_like: found by the search above."""
+    mask = OmniMask.full(1, 1, kv_length=20, device=device)
+    q, k, v = operands(mask, 32, dtype, device=device)
+    assert torch.equal(omni_attention(inside_larger(q), k, v, mask), omni_attention(q, k, v, mask))
+
+
 FORMATS = {
     "t2i": OmniMask.t2i_padded([90, 120]),
     "image rows against a cache": OmniMask.t2i_padded([90, 120]).rows(129),
