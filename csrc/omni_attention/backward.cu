@@ -1,9 +1,9 @@
 // omni_attention backward: the checks, and the two small kernels around the products of backward_*.cu.
 //
 // omni_backward_stats_kernel: -(sum_d dout out - dlse), and -lse (fp16, bf16: in units of log2) for 64 rows per thread
-// block. Eight lanes share a row, 16 bytes each at a time. Reads out, dout, lse and dlse once, writes 3 numbers per row.
-// Rows without columns, and those beyond the last one, get -lse = -inf and delta = 0: their probabilities are 2^-inf =
-// 0.
+// block. Eight lanes share a row, 16 bytes each at a time. Reads out, dout, lse and dlse once, writes 3 numbers per
+// row. Rows without columns, and those beyond the last one, get -lse = -inf and delta = 0: their probabilities are
+// 2^-inf = 0.
 //
 // omni_backward_convert_kernel: the fp32 sums of dq, in the fragment order of backward_dkdv.cu, times scale, to rows in
 // q's dtype. A warp has two even or two odd rows: its lanes read 32 neighbouring bytes in pairs, and write whole rows.

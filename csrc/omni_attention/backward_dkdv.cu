@@ -29,6 +29,7 @@ struct Tile {
   static constexpr int kRows = 16 * kWarps, kLines = kRows / 64;  // kv rows, and 64-column blocks of the mask
   static constexpr int kTiles = D == 128 ? 2 : 4;                 // of 8 queries: so many at a time in full blocks
   static constexpr bool kKeep = D <= 64;                          // fragments of k and v stay in registers
+  static constexpr bool kOneLoop = D == 128;  // for want of registers; places in memory are computed again, too
   // ds^T: rows of 64 queries, padded by a chunk so that neither stores nor ldmatrix meet bank conflicts.
   static constexpr int kDsBytes = 64 * 2 + 16;
   // Shared memory. v is needed only until its fragments are in registers; then ds may have its place.
@@ -53,6 +54,13 @@ __device__ __forceinline__ void pin(Address& x) {
   }
 }
 
+// A copy of x whose origin the compiler does not see: what is computed from it is computed here, not kept for long.
+template <class X>
+__device__ __forceinline__ X opaque(X x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     omni_backward_dkdv_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
@@ -63,50 +71,61 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const OmniInputs& in = p.in;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int g = lane / 4, t = lane % 4;
-  const int64_t batch = blockIdx.x / in.kv_heads, kv_head = blockIdx.x % in.kv_heads;
-  const int64_t first_kv = static_cast<int64_t>(blockIdx.y) * M::kRows;
+  // 32 bits wherever they do: registers are short.
+  const int kv_heads = static_cast<int>(in.kv_heads), group = static_cast<int>(in.heads) / kv_heads;
+  const int batch = static_cast<int>(blockIdx.x) / kv_heads, kv_head = static_cast<int>(blockIdx.x) % kv_heads;
+  const int first_kv = static_cast<int>(blockIdx.y) * M::kRows;
   const int q_blocks = static_cast<int>(ceil_div(in.q_length, kQBlock));
   const int kv_blocks = static_cast<int>(ceil_div(in.kv_length, kKvBlock));
 
   // Where this lane finds its rows (ldmatrix: see scores and accumulate).
-  const LaneRows<D, 2> own(shared + M::kK + R::at(16 * warp + lane % 16, lane / 16));
+  const uint32_t own_at = shared + M::kK + R::at(16 * warp + lane % 16, lane / 16);
   constexpr int kDqTiles = D / 8 / M::kLines;
   const int dq_rows = warp % 4, dq_tile = warp / 4 * kDqTiles;  // this warp's part of a block of dq
   uint32_t ds_at = shared + (16 * warp + g) * M::kDsBytes + 4 * t;
   uint32_t dq_ds_at = shared + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows + lane / 8 % 2) * 16;
 
   uint32_t row_at = R::at(lane % 8, lane / 8), column_at = R::at(lane % 16, lane / 16);
-  LaneRows<D, 2> dq_k(shared + R::at(lane % 16, lane / 16 + dq_tile));
+  const uint32_t dq_k_at = shared + R::at(lane % 16, lane / 16 + dq_tile);
   pin<D>(ds_at), pin<D>(dq_ds_at), pin<D>(row_at), pin<D>(column_at);
-#pragma unroll
-  for (int i = 0; i < dq_k.kCount; ++i) pin<D>(dq_k.base[i]);
 
   // The thread's own first place in the matrices that it copies from and to.
   uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
   pin<D>(copy_at);
-  const auto source = [&](const void* matrix, const OmniStrides& strides, int64_t head, int64_t row) {
+  const auto source = [&](const void* matrix, const OmniStrides& strides, int head, int row) {
     return reinterpret_cast<const char*>(static_cast<const T*>(matrix) + batch * strides.batch + head * strides.head +
                                          (row + R::copy_row()) * strides.row + R::copy_chunk() * 8);
   };
-  const int kv_left = static_cast<int>(min(in.kv_length - first_kv, static_cast<int64_t>(M::kRows)));
+  const int kv_left = static_cast<int>(in.kv_length) - first_kv;
   R::template copy<M::kRows, M::kThreads, M::kK>(shared + copy_at, source(in.k, in.k_strides, kv_head, first_kv),
                                                  in.k_strides.row * 2, kv_left);
   R::template copy<M::kRows, M::kThreads, M::kV>(shared + copy_at, source(in.v, in.v_strides, kv_head, first_kv),
                                                  in.v_strides.row * 2, kv_left);
   cp_async_commit();
 
-  const char *q, *dout, *stats;  // of the current head
+  int head = kv_head * group;
+  // This thread's places in q, dout and stats for the current head.
+  struct Places {
+    const char *q, *dout, *stats;
+  };
+  const auto places = [&](int h) -> Places {
+    const int64_t first_block = static_cast<int64_t>(batch * in.heads + h) * q_blocks;
+    return {source(in.q, in.q_strides, h, 0), source(p.dout, p.dout_strides, h, 0),
+            reinterpret_cast<const char*>(p.stats + first_block * kStats) + threadIdx.x * 16};
+  };
+  Places kept;
   const uint32_t q_step = static_cast<uint32_t>(in.q_strides.row) * (kQBlock * 2);
   const uint32_t dout_step = static_cast<uint32_t>(p.dout_strides.row) * (kQBlock * 2);
   // Starts the copies of one query block, and says which of its pairs the mask allows.
   const auto load = [&](uint32_t stage, const Visit& visit) {
     const uint64_t block = static_cast<uint32_t>(visit.block);
+    const Places from = M::kOneLoop ? places(opaque(head)) : kept;
     const int left = static_cast<int>(in.q_length) - visit.block * static_cast<int>(kQBlock);
-    R::template copy<64, M::kThreads, M::kQ>(stage + copy_at, q + block * q_step, in.q_strides.row * 2, left);
-    R::template copy<64, M::kThreads, M::kDout>(stage + copy_at, dout + block * dout_step, p.dout_strides.row * 2,
+    R::template copy<64, M::kThreads, M::kQ>(stage + copy_at, from.q + block * q_step, in.q_strides.row * 2, left);
+    R::template copy<64, M::kThreads, M::kDout>(stage + copy_at, from.dout + block * dout_step, p.dout_strides.row * 2,
                                                 left);
     if (threadIdx.x < kStats / 4)
-      cp_async16_at<M::kStageStats>(stage + threadIdx.x * 16, stats + block * (kStats * 4), 16);
+      cp_async16_at<M::kStageStats>(stage + threadIdx.x * 16, from.stats + block * (kStats * 4), 16);
     cp_async_commit();
     const int line = threadIdx.x / 64, row = threadIdx.x % 64;
     if (!visit.full && line < M::kLines)
@@ -119,6 +138,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   if constexpr (M::kKeep) {
     cp_async_wait<0>();
     __syncthreads();
+    const LaneRows<D, 2> own(own_at);
     unrolled<D / 16>([&](auto i) {
       own.template load<i, 0>(own_k[i]);
       own.template load<i, M::kV - M::kK>(own_v[i]);
@@ -127,18 +147,15 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   }
 
   const float factor = in.scale * kLog2E;
-  const int64_t group = in.heads / in.kv_heads;
-  const uint8_t* states = in.block_states + batch * in.block_states_batch_stride + first_kv / kKvBlock;
-  pin<D>(states);
-  const int lines = static_cast<int>(min(static_cast<int64_t>(M::kLines), kv_blocks - first_kv / kKvBlock));
   uint32_t stage = shared;
-  for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    q = source(in.q, in.q_strides, head, 0);
-    dout = source(p.dout, p.dout_strides, head, 0);
-    const int64_t first_block = (batch * in.heads + head) * q_blocks;
-    stats = reinterpret_cast<const char*>(p.stats + first_block * kStats) + threadIdx.x * 16;
+  for (; head < (kv_head + 1) * group; ++head) {
+    const int64_t first_block = static_cast<int64_t>(batch * in.heads + head) * q_blocks;
+    if constexpr (!M::kOneLoop) kept = places(head);
     float* sums = p.dq_sums + first_block * (64 * D) + (dq_rows * (D / 8) + dq_tile) * 128 + lane;
-    pin<D>(q), pin<D>(dout), pin<D>(stats), pin<D>(sums);
+    pin<D>(kept.q), pin<D>(kept.dout), pin<D>(kept.stats), pin<D>(sums);
+    const uint8_t* states = in.block_states + opaque(batch) * in.block_states_batch_stride + first_kv / kKvBlock;
+    pin<D>(states);
+    const int lines = kv_blocks - static_cast<int>(first_kv / kKvBlock);
     Walk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines);
     Visit visit, following;
     bool more = walk.next(&visit);
@@ -153,6 +170,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
       const uint32_t other = shared + M::kStage - (stage - shared);
       if (more) load(other, following);
 
+      const LaneRows<D, 2> own(M::kKeep ? own_at : opaque(own_at));
       const LaneRows<D, 4> rows(stage + row_at);
       const LaneRows<D, 2> columns(stage + column_at);
       const uint32_t deltas = stage + t * 16, lses = stage + t * 8;
@@ -209,6 +227,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
             for (int i = 0; i < 4; ++i) dq[j][i] = 0;
         }
         const uint32_t dq_masks = stage + M::kMasks + lane / 8 * MaskBits::kStride + dq_rows * 32 + lane % 8 * 4;
+        const LaneRows<D, 2> dq_k(opaque(dq_k_at));
         bool any = kFull;
         unrolled<M::kLines>([&](auto from) {
           const SubTiles tiles(kFull ? 0 : load_shared_word_at<from * MaskBits::kBytes>(dq_masks));
@@ -223,17 +242,24 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
         });
         if (any) {
           float* const to = sums + static_cast<uint64_t>(static_cast<uint32_t>(visit.block)) * (64 * D);
-          unrolled<kDqTiles>([&](auto j) {
-            unrolled<4>([&](auto i) { red_add_at<(j * 4 + i) * 128>(to, dq[j][i]); });
-          });
+          unrolled<kDqTiles>(
+              [&](auto j) { unrolled<4>([&](auto i) { red_add_at<(j * 4 + i) * 128>(to, dq[j][i]); }); });
         }
       }
       visit = following;
       stage = other;
     };
     while (more) {
-      while (more && visit.full) use(std::true_type());
-      while (more && !visit.full) use(std::false_type());
+      if constexpr (M::kOneLoop) {
+        if (visit.full) {
+          use(std::true_type());
+        } else {
+          use(std::false_type());
+        }
+      } else {
+        while (more && visit.full) use(std::true_type());
+        while (more && !visit.full) use(std::false_type());
+      }
     }
   }
 
@@ -242,7 +268,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     cp_async_wait<0>();  // without a visit, k and v may still be on their way
   }
   const uint32_t scratch = shared + warp * 16 * R::kBytes;
-  const int64_t result = (batch * in.kv_heads + kv_head) * in.kv_length * D;
+  const int64_t result = opaque(blockIdx.x) * in.kv_length * D;
   store_sums<T, D>(dk, in.scale, scratch, static_cast<T*>(p.dk) + result, first_kv + 16 * warp, in.kv_length);
   store_sums<T, D>(dv, 1.0f, scratch, static_cast<T*>(p.dv) + result, first_kv + 16 * warp, in.kv_length);
 }

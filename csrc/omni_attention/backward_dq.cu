@@ -19,9 +19,9 @@ namespace {
 
 template <int D>
 struct Tile {
-  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D <= 64 ? 3 : D == 96 ? 2 : 1;
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
   static constexpr int kRows = 64, kTiles = 4;  // of 8 columns: so many at a time in full blocks
-  static constexpr bool kKeep = D <= 96;  // fragments of q and dout stay in registers
+  static constexpr bool kKeep = D <= 64;        // fragments of q and dout stay in registers
   static constexpr int kMatrix = 64 * Rows<D>::kBytes;
   static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + MaskBits::kBytes;
   static constexpr int kQ = 2 * kStage, kDout = kQ + kMatrix, kStatsAt = kDout + kMatrix;
@@ -56,8 +56,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   R::template copy<64, M::kThreads, M::kDout>(shared + copy_at, source(p.dout, p.dout_strides, head, first_row),
                                               p.dout_strides.row * 2, rows_left);
   const float* stats = p.stats + ((batch * in.heads + head) * q_blocks + q_block) * kStats;
-  if (threadIdx.x < kStats / 4)
-    cp_async16_at<M::kStatsAt>(shared + threadIdx.x * 16, stats + threadIdx.x * 4, 16);
+  if (threadIdx.x < kStats / 4) cp_async16_at<M::kStatsAt>(shared + threadIdx.x * 16, stats + threadIdx.x * 4, 16);
   cp_async_commit();
 
   const char* k = source(in.k, in.k_strides, kv_head, 0);

@@ -191,8 +191,8 @@ Status omni_backward_fp32(const OmniBackwardCudaParams& p, cudaStream_t stream) 
   return dispatch_head_dim(p.in.head_dim, [&](auto size) {
     constexpr int kD = decltype(size)::value;
     const char* name = "omni_backward_fp32_kernel";
-    SHOWO_RETURN_IF_ERROR((launch_rows<Tile<kD>>(omni_backward_fp32_kernel<kD, true>, name, p, p.in.kv_heads,
-                                                 p.in.kv_length, stream)));
+    SHOWO_RETURN_IF_ERROR(
+        (launch_rows<Tile<kD>>(omni_backward_fp32_kernel<kD, true>, name, p, p.in.kv_heads, p.in.kv_length, stream)));
     return launch_rows<Tile<kD>>(omni_backward_fp32_kernel<kD, false>, name, p, p.in.heads, p.in.q_length, stream);
   });
 }
