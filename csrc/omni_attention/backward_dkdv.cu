@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     const uint8_t* states = in.block_states + opaque(batch) * in.block_states_batch_stride + first_kv / kKvBlock;
     pin<D>(states);
     const int lines = kv_blocks - static_cast<int>(first_kv / kKvBlock);
-    Walk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines);
+    Walk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines, static_cast<int>(in.q_length / kQBlock));
     Visit visit, following;
     bool more = walk.next(&visit);
     if (more) load(stage, visit);

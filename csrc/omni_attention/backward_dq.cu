@@ -20,8 +20,8 @@ namespace {
 template <int D>
 struct Tile {
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
-  static constexpr int kRows = 64, kTiles = 4;  // of 8 columns: so many at a time in full blocks
-  static constexpr bool kKeep = D <= 64;        // fragments of q and dout stay in registers
+  static constexpr int kRows = 64, kTiles = D == 128 ? 2 : 4;  // of 8 columns: so many at a time in full blocks
+  static constexpr bool kKeep = D <= 64;                       // fragments of q and dout stay in registers
   static constexpr int kMatrix = 64 * Rows<D>::kBytes;
   static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + MaskBits::kBytes;
   static constexpr int kQ = 2 * kStage, kDout = kQ + kMatrix, kStatsAt = kDout + kMatrix;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const float factor = in.scale * kLog2E;
   float dq[D / 8][4] = {};
   Walk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, 1, 0,
-               kv_blocks, 1);
+               kv_blocks, 1, rows_left < kQBlock ? 0 : kv_blocks);
   Visit visit, following;
   uint32_t stage = shared;
   bool more = walk.next(&visit);
