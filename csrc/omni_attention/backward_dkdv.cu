@@ -12,6 +12,9 @@
 // barrier the warps divide the query rows among them for dq += ds k, added to an fp32 workspace with red.global. The
 // workspace is in fragment order (128 contiguous bytes per instruction); backward.cu's last kernel puts it straight.
 //
+// Blocks that the mask allows whole take code without masks. In the others every product skips the 16 x 16 sub-tiles
+// that the mask forbids, and masks those that it cuts.
+//
 // Q and dO come by cp.async into two stages, with lse and delta in the form that backward.cu's first kernel gave them.
 // Memory traffic per thread block: k, v, dk, dv once; per visited block 2 x 64 x D x 2 bytes of q and dout, and
 // 64 x D x 4 bytes of additions. Thread blocks start with the lowest kv rows: under causal masks, those see most.

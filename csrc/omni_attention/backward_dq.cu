@@ -4,9 +4,10 @@
 //   s = q k^T;  p = exp(scale s - lse);  dp = dout v^T;  ds = p (dp - delta);  dq = scale sum over blocks of ds k
 //
 // A warp owns 16 rows and keeps their fragments of q and dout in registers where there is room. Its accumulators of ds,
-// 32 columns at a time, rounded to 16 bits, are the A fragments of dq += ds k: nothing but k and v passes through
-// shared memory, in two stages of cp.async. s and dp are computed a second time (backward_dkdv.cu has had them): seven
-// products per block in all, the price of the same bits every time.
+// 32 columns at a time (in blocks that the mask cuts, 16 of them, and none that it forbids), rounded to 16 bits, are
+// the A fragments of dq += ds k: nothing but k and v passes through shared memory, in two stages of cp.async. s and dp
+// are computed a second time (backward_dkdv.cu has had them): seven products per block in all, the price of the same
+// bits every time.
 //
 // Memory traffic per thread block: q, dout, dq once; k and v of every visited block once.
 #include <cuda_runtime.h>
@@ -20,8 +21,8 @@ namespace {
 template <int D>
 struct Tile {
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
-  static constexpr int kRows = 64, kTiles = D == 128 ? 2 : 4;  // of 8 columns: so many at a time in full blocks
-  static constexpr bool kKeep = D <= 64;                       // fragments of q and dout stay in registers
+  static constexpr int kRows = 64, kTiles = 4;  // of 8 columns: so many at a time in full blocks
+  static constexpr bool kKeep = D <= 64;        // fragments of q and dout stay in registers
   static constexpr int kMatrix = 64 * Rows<D>::kBytes;
   static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + MaskBits::kBytes;
   static constexpr int kQ = 2 * kStage, kDout = kQ + kMatrix, kStatsAt = kDout + kMatrix;
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const float factor = in.scale * kLog2E;
   float dq[D / 8][4] = {};
   Walk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, 1, 0,
-               kv_blocks, 1, rows_left < kQBlock ? 0 : kv_blocks);
+               kv_blocks, 1, kv_blocks);
   Visit visit, following;
   uint32_t stage = shared;
   bool more = walk.next(&visit);
