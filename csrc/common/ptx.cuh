@@ -62,13 +62,15 @@ template <class T>
 __device__ __forceinline__ uint32_t pack(float low, float high);
 template <>
 __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 template <>
 __device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 // ---- asynchronous copies, global to shared, past the L1 cache
@@ -106,9 +108,10 @@ __device__ __forceinline__ void ldmatrix_x4_trans_at(uint32_t (&r)[4], uint32_t 
                : "r"(row), "n"(kOffset));
 }
 
-template <int kOffset>
+template <int kOffset, int kFromOffset = 0>
 __device__ __forceinline__ void cp_async16_at(uint32_t to, const void* from, int valid) {
-  asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid), "n"(kOffset)
+  asm volatile("cp.async.cg.shared.global [%0+%3], [%1+%4], 16, %2;" ::"r"(to), "l"(from), "r"(valid), "n"(kOffset),
+               "n"(kFromOffset)
                : "memory");
 }
 
@@ -185,9 +188,15 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
-// *to += x, without waiting for the old value. Sums depend on the order in which warps get there.
-__device__ __forceinline__ void red_add(float* to, float x) {
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+// to[kOffset bytes on] += x, without waiting for the old value. Sums depend on the order in which warps get there.
+template <int kOffset>
+__device__ __forceinline__ void red_add_at(float* to, float x) {
+  asm volatile("red.global.add.f32 [%0+%2], %1;" ::"l"(to), "f"(x), "n"(kOffset) : "memory");
+}
+
+// 16 bytes in one instruction: the compiler splits such a store when it has put the values together itself.
+__device__ __forceinline__ void store_global16(void* to, uint4 x) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 
 }  // namespace showo

@@ -1,12 +1,13 @@
 // omni_attention backward: the checks, and the two small kernels around the products of backward_*.cu.
 //
-// omni_backward_stats_kernel: delta = sum_d dout out - dlse, and lse (fp16, bf16: in units of log2) for 64 rows per
-// thread block. Eight lanes share a row, 16 bytes each at a time. Reads out and dout once, writes 3 numbers per row.
-// Rows without columns, and those beyond the last one, get lse = +inf and delta = 0: their probabilities are 2^-inf =
-// 0.
+// omni_backward_stats_kernel: -(sum_d dout out - dlse), and -lse (fp16, bf16: in units of log2) for 64 rows per thread
+// block. Eight lanes share a row, 16 bytes each at a time. Reads out, dout, lse and dlse once, writes 3 numbers per
+// row. Rows without columns, and those beyond the last one, get -lse = -inf and delta = 0: their probabilities are
+// 2^-inf = 0.
 //
 // omni_backward_convert_kernel: the fp32 sums of dq, in the fragment order of backward_dkdv.cu, times scale, to rows in
-// q's dtype. Two neighbouring lanes read 32 neighbouring bytes, D / 8 pairs of lanes write two whole rows.
+// q's dtype. A warp has two even or two odd rows: its lanes read 32 neighbouring bytes in pairs, and write whole rows.
+// Reads the sums once, writes dq once.
 #include <cuda_runtime.h>
 
 #include "common/cuda_check.h"
@@ -38,7 +39,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     omni_backward_stats_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
   constexpr float kUnits = std::is_same<T, float>::value ? 1.0f : kLog2E;
-  __shared__ float stats[kStats];
+  __shared__ float sums[kQBlock];
   const OmniInputs& in = p.in;
   const int64_t q_blocks = ceil_div(in.q_length, kQBlock);
   const int64_t head_index = blockIdx.x / q_blocks, block = blockIdx.x % q_blocks;  // batch * heads + head
@@ -47,9 +48,8 @@ __global__ void __launch_bounds__(kThreads)
   const T* dout = static_cast<const T*>(p.dout) + batch * p.dout_strides.batch + head * p.dout_strides.head;
   for (int local = threadIdx.x / 8; local < kQBlock; local += kThreads / 8) {
     const int64_t row = block * kQBlock + local;
-    float sum = 0, lse = -INFINITY;
+    float sum = 0;
     if (row < in.q_length) {
-      lse = p.lse[head_index * in.q_length + row];
       for (int64_t d = threadIdx.x % 8 * 8; d < in.head_dim; d += 64) {
         float x[8], y[8];
         load8(out + row * p.out_strides.row + d, x);
@@ -60,17 +60,21 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (int i = 1; i < 8; i *= 2) sum += __shfl_xor_sync(kAllLanes, sum, i);
-    if (threadIdx.x % 8 == 0) {
-      const bool empty = lse == -INFINITY;
-      if (!empty && p.dlse != nullptr) sum -= p.dlse[head_index * in.q_length + row];
-      stats[kStatsLse + local] = empty ? INFINITY : lse * kUnits;
-      const int pair = kStatsDelta + local / 2 * 4 + local % 2;
-      stats[pair] = stats[pair + 2] = empty ? 0.0f : -sum;
-    }
+    if (threadIdx.x % 8 == 0) sums[local] = sum;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kStats; i += kThreads)
-    p.stats[static_cast<int64_t>(blockIdx.x) * kStats + i] = stats[i];
+  if (threadIdx.x >= kQBlock) return;
+  const int local = threadIdx.x;
+  const int64_t row = block * kQBlock + local, at = head_index * in.q_length + row;
+  const float lse = row < in.q_length ? p.lse[at] : -INFINITY;
+  const bool empty = lse == -INFINITY;
+  float delta = empty ? 0.0f : sums[local];
+  if (!empty && p.dlse != nullptr) delta -= p.dlse[at];
+  float* const stats = p.stats + static_cast<int64_t>(blockIdx.x) * kStats;
+  stats[kStatsLse + local] = empty ? -INFINITY : -lse * kUnits;
+  const float other = __shfl_xor_sync(kAllLanes, delta, 1);  // each row of a pair stores (d0, d1)
+  *reinterpret_cast<float2*>(stats + kStatsDelta + 2 * local) =
+      local % 2 == 0 ? make_float2(-delta, -other) : make_float2(-other, -delta);
 }
 
 template <class T, int D>
@@ -90,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
     result.z = pack<T>(even.z * scale, odd.z * scale);
     result.w = pack<T>(even.w * scale, odd.w * scale);
     if (block * kQBlock + row < q_length)
-      *reinterpret_cast<uint4*>(dq + (head_index * q_length + block * kQBlock + row) * D + chunk * 8) = result;
+      store_global16(dq + (head_index * q_length + block * kQBlock + row) * D + chunk * 8, result);
   }
 }
 

@@ -4,15 +4,14 @@
 //   s = q k^T;  p = exp(scale s - lse);  dp = dout v^T;  ds = p (dp - delta);  dq = scale sum over blocks of ds k
 //
 // A warp owns 16 rows and keeps their fragments of q and dout in registers where there is room. Its accumulators of ds,
-// 32 columns at a time, rounded to 16 bits, are the A fragments of dq += ds k: nothing but k and v passes through
-// shared memory, in two stages of cp.async. s and dp are computed a second time (backward_dkdv.cu has had them): seven
-// products per block in all, the price of the same bits every time.
+// 32 columns at a time (in blocks that the mask cuts, 16 of them, and none that it forbids), rounded to 16 bits, are
+// the A fragments of dq += ds k: nothing but k and v passes through shared memory, in two stages of cp.async. s and dp
+// are computed a second time (backward_dkdv.cu has had them): seven products per block in all, the price of the same
+// bits every time.
 //
 // Memory traffic per thread block: q, dout, dq once; k and v of every visited block once.
 #include <cuda_runtime.h>
 
-#include "common/cuda_check.h"
-#include "common/launch.h"
 #include "omni_attention/backward_kernels.h"
 #include "omni_attention/backward_tile.cuh"
 
@@ -21,11 +20,11 @@ namespace {
 
 template <int D>
 struct Tile {
-  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D <= 64 ? 3 : D == 96 ? 2 : 1;
-  static constexpr int kTiles = 4;        // columns are taken 8 kTiles at a time
-  static constexpr bool kKeep = D <= 96;  // fragments of q and dout stay in registers
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
+  static constexpr int kRows = 64, kTiles = 4;  // of 8 columns: so many at a time in full blocks
+  static constexpr bool kKeep = D <= 64;        // fragments of q and dout stay in registers
   static constexpr int kMatrix = 64 * Rows<D>::kBytes;
-  static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + 64 * 8;
+  static constexpr int kK = 0, kV = kMatrix, kMasks = 2 * kMatrix, kStage = kMasks + MaskBits::kBytes;
   static constexpr int kQ = 2 * kStage, kDout = kQ + kMatrix, kStatsAt = kDout + kMatrix;
   static constexpr int kShared = kStatsAt + kStats * 4;
 };
@@ -53,12 +52,12 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
                                          (row + R::copy_row()) * strides.row + R::copy_chunk() * 8);
   };
   const int rows_left = static_cast<int>(min(in.q_length - first_row, kQBlock));
-  R::template copy<64, M::kThreads>(shared + M::kQ + copy_at, source(in.q, in.q_strides, head, first_row),
-                                    in.q_strides.row * 2, rows_left);
-  R::template copy<64, M::kThreads>(shared + M::kDout + copy_at, source(p.dout, p.dout_strides, head, first_row),
-                                    p.dout_strides.row * 2, rows_left);
+  R::template copy<64, M::kThreads, M::kQ>(shared + copy_at, source(in.q, in.q_strides, head, first_row),
+                                           in.q_strides.row * 2, rows_left);
+  R::template copy<64, M::kThreads, M::kDout>(shared + copy_at, source(p.dout, p.dout_strides, head, first_row),
+                                              p.dout_strides.row * 2, rows_left);
   const float* stats = p.stats + ((batch * in.heads + head) * q_blocks + q_block) * kStats;
-  if (threadIdx.x < kStats / 4) cp_async16(shared + M::kStatsAt + threadIdx.x * 16, stats + threadIdx.x * 4);
+  if (threadIdx.x < kStats / 4) cp_async16_at<M::kStatsAt>(shared + threadIdx.x * 16, stats + threadIdx.x * 4, 16);
   cp_async_commit();
 
   const char* k = source(in.k, in.k_strides, kv_head, 0);
@@ -68,44 +67,45 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   // Starts the copies of one kv block, and says which of its columns each row sees.
   const auto load = [&](uint32_t stage, const Visit& visit) {
     const uint64_t block = static_cast<uint32_t>(visit.block);
-    const int left = static_cast<int>(min(in.kv_length - static_cast<int64_t>(block) * kKvBlock, kKvBlock));
-    R::template copy<64, M::kThreads>(stage + M::kK + copy_at, k + block * k_step, in.k_strides.row * 2, left);
-    R::template copy<64, M::kThreads>(stage + M::kV + copy_at, v + block * v_step, in.v_strides.row * 2, left);
+    const int64_t first_column = static_cast<int64_t>(block) * kKvBlock;
+    const int left = static_cast<int>(min(in.kv_length - first_column, kKvBlock));
+    R::template copy<64, M::kThreads, M::kK>(stage + copy_at, k + block * k_step, in.k_strides.row * 2, left);
+    R::template copy<64, M::kThreads, M::kV>(stage + copy_at, v + block * v_step, in.v_strides.row * 2, left);
     cp_async_commit();
-    if (!visit.full && threadIdx.x < 64) {
-      const uint64_t bits = seen_columns(in, batch, first_row + threadIdx.x, static_cast<int64_t>(block) * kKvBlock);
-      *reinterpret_cast<uint64_t*>(memory + (stage - shared) + M::kMasks + threadIdx.x * 8) = bits;
-    }
+    if (!visit.full && threadIdx.x < 64)
+      MaskBits::store(memory + (stage - shared) + M::kMasks, threadIdx.x,
+                      seen_columns(in, batch, first_row + threadIdx.x, first_column));
   };
 
   cp_async_wait<0>();
   __syncthreads();
   uint32_t own_q[M::kKeep ? D / 16 : 1][4], own_dout[M::kKeep ? D / 16 : 1][4];
   if constexpr (M::kKeep) {
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      ldmatrix_x4(own_q[i], own.at(i, 0));
-      ldmatrix_x4(own_dout[i], own.at(i, M::kDout - M::kQ));
-    }
+    unrolled<D / 16>([&](auto i) {
+      own.template load<i, 0>(own_q[i]);
+      own.template load<i, M::kDout - M::kQ>(own_dout[i]);
+    });
   }
   const float* own_stats = reinterpret_cast<const float*>(memory + M::kStatsAt);
-  float lse[2], minus_delta[2];
+  float minus_lse[2], minus_delta[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = 16 * warp + g + 8 * i;
-    lse[i] = own_stats[kStatsLse + row];
+    minus_lse[i] = own_stats[kStatsLse + row];
     minus_delta[i] = own_stats[kStatsDelta + row / 2 * 4 + row % 2];
   }
 
   const float factor = in.scale * kLog2E;
   float dq[D / 8][4] = {};
   Walk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, 1, 0,
-               kv_blocks, 1);
+               kv_blocks, 1, kv_blocks);
   Visit visit, following;
   uint32_t stage = shared;
   bool more = walk.next(&visit);
   if (more) load(stage, visit);
-  while (more) {
+  const auto use = [&](auto full_block) {
+    constexpr bool kFull = full_block.value;
+    constexpr int kTiles = kFull ? M::kTiles : 2, kColumns = 8 * kTiles;
     more = walk.next(&following);
     cp_async_wait<0>();
     __syncthreads();
@@ -113,46 +113,46 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     if (more) load(other, following);
     const LaneRows<D, 4> rows(stage + R::at(lane % 8, lane / 8));
     const LaneRows<D, 2> columns(stage + R::at(lane % 16, lane / 16));
-    const uint32_t masks = stage + M::kMasks + (16 * warp + g) * 8;
+    const uint32_t masks = stage + M::kMasks + warp * 32;
+    const SubTiles tiles(kFull ? 0 : load_shared_word_at<0>(masks + lane / 8 * MaskBits::kStride + lane % 8 * 4));
+    unrolled<64 / kColumns>([&](auto part) {
+      if (!kFull && !tiles.visited(part)) return;
+      float s[kTiles][4], dp[kTiles][4];
 #pragma unroll
-    for (int part = 0; part < 8 / M::kTiles; ++part) {
-      uint32_t seen[2];
-      if (!visit.full) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) seen[i] = load_shared_word(masks + part * 4 + i * 64);
-        if (!__any_sync(kAllLanes, seen[0] | seen[1])) continue;
-      }
-      float s[M::kTiles][4] = {}, dp[M::kTiles][4];
-#pragma unroll
-      for (int n = 0; n < M::kTiles; ++n)
+      for (int n = 0; n < kTiles; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) dp[n][i] = minus_delta[i / 2];
-      scores<T, D, M::kKeep>(s, own_q, own, 0, rows, M::kK + part * M::kTiles * 8 * R::kBytes);
-      scores<T, D, M::kKeep>(dp, own_dout, own, M::kDout - M::kQ, rows, M::kV + part * M::kTiles * 8 * R::kBytes);
+      scores<T, D, true, 0, M::kK + part * kColumns * R::kBytes, M::kKeep>(s, own_q, own, rows);
+      scores<T, D, false, M::kDout - M::kQ, M::kV + part * kColumns * R::kBytes, M::kKeep>(dp, own_dout, own, rows);
 #pragma unroll
-      for (int n = 0; n < M::kTiles; ++n)
+      for (int n = 0; n < kTiles; ++n)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) s[n][i] = s[n][i] * factor - lse[i / 2];
-      if (!visit.full) {
-#pragma unroll
-        for (int n = 0; n < M::kTiles; ++n)
+        for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], factor, minus_lse[i / 2]);
+      if (!kFull && !tiles.full(part)) {
+        unrolled<2>([&](auto half) {
+          const uint32_t seen = load_shared_half_at<part * MaskBits::kStride + half * 16>(masks + g * 2) >> (2 * t);
 #pragma unroll
           for (int i = 0; i < 4; ++i)
-            if (!(seen[i / 2] >> (n * 8 + 2 * t + i % 2) & 1)) s[n][i] = -INFINITY;
+            if ((seen & (1u << (i / 2 * 8 + i % 2))) == 0) s[i / 2][2 * half + i % 2] = -INFINITY;
+        });
       }
-      uint32_t ds16[M::kTiles / 2][4];
+      uint32_t ds16[kTiles / 2][4];
 #pragma unroll
-      for (int n = 0; n < M::kTiles; ++n)
+      for (int n = 0; n < kTiles; ++n)
 #pragma unroll
         for (int i = 0; i < 4; i += 2)
           ds16[n / 2][n % 2 * 2 + i / 2] =
               pack<T>(exp2_approx(s[n][i]) * dp[n][i], exp2_approx(s[n][i + 1]) * dp[n][i + 1]);
-#pragma unroll
-      for (int i = 0; i < M::kTiles / 2; ++i)
-        accumulate<T, D>(dq, ds16[i], columns, M::kK + (part * M::kTiles / 2 + i) * 16 * R::kBytes);
-    }
+      unrolled<kTiles / 2>([&](auto i) {
+        accumulate<T, D, false, M::kK + (part * kTiles / 2 + i) * 16 * R::kBytes>(dq, ds16[i], columns);
+      });
+    });
     visit = following;
     stage = other;
+  };
+  while (more) {
+    while (more && visit.full) use(std::true_type());
+    while (more && !visit.full) use(std::false_type());
   }
   __syncthreads();  // before the first stage becomes scratch memory
   store_sums<T, D>(dq, in.scale, shared + warp * 16 * R::kBytes,
@@ -160,23 +160,13 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
                    in.q_length);
 }
 
-template <class T, int D>
-Status launch(const OmniBackwardCudaParams& p, cudaStream_t stream) {
-  using M = Tile<D>;
-  const auto kernel = omni_backward_dq_kernel<T, D>;
-  SHOWO_RETURN_IF_ERROR(check_cuda(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kShared), "cudaFuncSetAttribute"));
-  const dim3 grid(static_cast<unsigned>(p.in.batch * p.in.heads),
-                  static_cast<unsigned>(ceil_div(p.in.q_length, kQBlock)));
-  kernel<<<grid, M::kThreads, M::kShared, stream>>>(p);
-  return check_launch("omni_backward_dq_kernel");
-}
-
 }  // namespace
 
 Status omni_backward_dq(const OmniBackwardCudaParams& p, cudaStream_t stream) {
   return dispatch_16bit(p.in, [&](auto type, auto size) {
-    return launch<typename decltype(type)::Type, decltype(size)::value>(p, stream);
+    constexpr int kD = decltype(size)::value;
+    return launch_rows<Tile<kD>>(omni_backward_dq_kernel<typename decltype(type)::Type, kD>, "omni_backward_dq_kernel",
+                                 p, p.in.heads, p.in.q_length, stream);
   });
 }
 

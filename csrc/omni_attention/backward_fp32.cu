@@ -10,8 +10,6 @@
 // Memory traffic per thread block: own rows once, and 2 x 64 x D x 4 bytes per visited block.
 #include <cuda_runtime.h>
 
-#include "common/cuda_check.h"
-#include "common/launch.h"
 #include "omni_attention/backward_kernels.h"
 #include "omni_attention/backward_tile.cuh"
 
@@ -26,7 +24,12 @@ struct Memory {
   float a[kOwn * kPitch], b[kOwn * kPitch], c[kStream * kPitch], e[kStream * kPitch];
   float p[kOwn * kPairs], ds[kOwn * kPairs];
   uint64_t seen[kQBlock];  // of the current block: the columns that a query row sees
-  float lse[kQBlock], minus_delta[kQBlock];
+  float minus_lse[kQBlock], minus_delta[kQBlock];
+};
+
+template <int D>
+struct Tile {
+  static constexpr int kThreads = showo::kThreads, kRows = kOwn, kShared = sizeof(Memory<D>);
 };
 
 // kRows rows from `first` on; those beyond `length` are zeros.
@@ -135,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       load_rows<D, kOwn>(m.b, dout, p.dout_strides.row, own_first, in.q_length);
     }
     Walk<1> walk(kOwnerKv ? states + own_block : states + own_block * kv_blocks, kOwnerKv ? kv_blocks : 1, 0,
-                 kOwnerKv ? q_blocks : kv_blocks, 1);
+                 kOwnerKv ? q_blocks : kv_blocks, 1, kOwnerKv ? q_blocks : kv_blocks);
     Visit visit;
     while (walk.next(&visit)) {
       const int64_t q_block = kOwnerKv ? visit.block : own_block, kv_block = kOwnerKv ? own_block : visit.block;
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           m.seen[row] =
               visit.full ? ~uint64_t{0} : seen_columns(in, batch, q_block * kQBlock + row, kv_block * kKvBlock);
           const float* stats = p.stats + ((batch * in.heads + head) * q_blocks + q_block) * kStats;
-          m.lse[row] = stats[kStatsLse + row];
+          m.minus_lse[row] = stats[kStatsLse + row];
           m.minus_delta[row] = stats[kStatsDelta + row / 2 * 4 + row % 2];
         }
         load_rows<D, kStream>(m.c, kOwnerKv ? q : k, kOwnerKv ? in.q_strides.row : in.k_strides.row,
@@ -165,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int own = y + 16 * i, streamed = x + 16 * j;
             const int row = kOwnerKv ? part + streamed : own, column = kOwnerKv ? own : part + streamed;
             const bool sees = m.seen[row] >> column & 1;
-            const float probability = sees ? expf(fmaf(s[i][j], in.scale, -m.lse[row])) : 0.0f;
+            const float probability = sees ? expf(fmaf(s[i][j], in.scale, m.minus_lse[row])) : 0.0f;
             if (kOwnerKv) m.p[own * Memory<D>::kPairs + streamed] = probability;
             m.ds[own * Memory<D>::kPairs + streamed] = sees ? probability * (dp[i][j] + m.minus_delta[row]) : 0.0f;
           }
@@ -182,24 +185,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (kOwnerKv) store_fp32<D>(de, 1.0f, static_cast<float*>(p.dv) + result, own_first, length);
 }
 
-template <int D, bool kOwnerKv>
-Status launch(const OmniBackwardCudaParams& p, cudaStream_t stream) {
-  const auto kernel = omni_backward_fp32_kernel<D, kOwnerKv>;
-  constexpr int kBytes = sizeof(Memory<D>);
-  SHOWO_RETURN_IF_ERROR(check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-                                   "cudaFuncSetAttribute"));
-  const int64_t owners = kOwnerKv ? p.in.kv_heads : p.in.heads, length = kOwnerKv ? p.in.kv_length : p.in.q_length;
-  const dim3 grid(static_cast<unsigned>(p.in.batch * owners), static_cast<unsigned>(ceil_div(length, kOwn)));
-  kernel<<<grid, kThreads, kBytes, stream>>>(p);
-  return check_launch("omni_backward_fp32_kernel");
-}
-
 }  // namespace
 
 Status omni_backward_fp32(const OmniBackwardCudaParams& p, cudaStream_t stream) {
   return dispatch_head_dim(p.in.head_dim, [&](auto size) {
-    SHOWO_RETURN_IF_ERROR((launch<decltype(size)::value, true>(p, stream)));
-    return launch<decltype(size)::value, false>(p, stream);
+    constexpr int kD = decltype(size)::value;
+    const char* name = "omni_backward_fp32_kernel";
+    SHOWO_RETURN_IF_ERROR(
+        (launch_rows<Tile<kD>>(omni_backward_fp32_kernel<kD, true>, name, p, p.in.kv_heads, p.in.kv_length, stream)));
+    return launch_rows<Tile<kD>>(omni_backward_fp32_kernel<kD, false>, name, p, p.in.heads, p.in.q_length, stream);
   });
 }
 

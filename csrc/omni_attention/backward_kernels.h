@@ -7,6 +7,8 @@
 
 #include <type_traits>
 
+#include "common/cuda_check.h"
+#include "common/launch.h"
 #include "omni_attention/params.h"
 
 namespace showo {
@@ -47,6 +49,17 @@ Status dispatch_16bit(const OmniInputs& in, F&& f) {
   return dispatch_head_dim(in.head_dim, [&](auto size) {
     return in.dtype == DType::kF16 ? f(TypeTag<__half>(), size) : f(TypeTag<__nv_bfloat16>(), size);
   });
+}
+
+// A thread block of M::kThreads threads and M::kShared bytes for every M::kRows of `length` rows of `heads` heads.
+template <class M>
+Status launch_rows(void (*kernel)(OmniBackwardCudaParams), const char* name, const OmniBackwardCudaParams& p,
+                   int64_t heads, int64_t length, cudaStream_t stream) {
+  SHOWO_RETURN_IF_ERROR(check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kShared), "cudaFuncSetAttribute"));
+  const dim3 grid(static_cast<unsigned>(p.in.batch * heads), static_cast<unsigned>(ceil_div(length, M::kRows)));
+  kernel<<<grid, M::kThreads, M::kShared, stream>>>(p);
+  return check_launch(name);
 }
 
 }  // namespace showo

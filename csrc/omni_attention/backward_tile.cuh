@@ -1,5 +1,6 @@
-// What the tensor-core kernels of omni_attention's backward share: the shared-memory layout of rows, copies into it,
-// and the walk over the visited blocks of a mask.
+// What the tensor-core kernels of omni_attention's backward share: rows in shared memory, the walk over the visited
+// blocks of a mask, its bits, and the products. Offsets are template arguments wherever they are constants: they then
+// sit in the address field of the instruction.
 #pragma once
 
 #include "common/ptx.cuh"
@@ -11,7 +12,7 @@ namespace showo {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: lse log2(e) (fp32: lse),
+// Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: -lse log2(e) (fp32: -lse),
 // then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
 constexpr int kStatsLse = 0, kStatsDelta = 64, kStats = kOmniBackwardStats;
 
@@ -28,35 +29,37 @@ struct Rows {
   __device__ static int copy_row() { return threadIdx.x / kGroup; }
   __device__ static int copy_chunk() { return threadIdx.x % kGroup; }
 
-  // Starts the copy of kCount rows, of which `count` exist; the others become zeros. `to` and `from` are the thread's
-  // own places: at(copy_row(), copy_chunk()), and that row and chunk of the matrix.
-  template <int kCount, int kThreads>
-  __device__ static void copy(uint32_t to, const char* from, int64_t row_bytes, int count) {
+  // Starts the copy of kCount rows, of which `count` exist; the others become zeros. `to`, kTo bytes further on, and
+  // `from` are the thread's own places: at(copy_row(), copy_chunk()), and that row and chunk of the matrix.
+  template <int kCount, int kThreads, int kTo>
+  __device__ __forceinline__ static void copy(uint32_t to, const char* from, int64_t row_bytes, int count) {
     constexpr int kStep = kThreads / kGroup;
     static_assert(kCount % kStep == 0, "all threads copy the same number of chunks");
     const int left = count - copy_row();
-#pragma unroll
-    for (int i = 0; i < kCount; i += kStep, from += kStep * row_bytes) {
-#pragma unroll
-      for (int c = 0; c < kChunks; c += kGroup) cp_async16(to + i * kBytes + c * 16, from + c * 16, i < left ? 16 : 0);
-    }
+    unrolled<kCount / kStep>([&](auto i) {
+      unrolled<kChunks / kGroup>([&](auto c) {
+        cp_async16_at<kTo + i * kStep * kBytes + c * kGroup * 16, c * kGroup * 16>(to, from, i * kStep < left ? 16 : 0);
+      });
+      from += kStep * row_bytes;
+    });
   }
 };
 
 // The 64 x 64 blocks that one thread block visits: down a block column of the table, or along a block row. Every warp
-// walks by itself; 32 states at a time become words of bits. kLanes neighbouring lines are walked at once, and a
-// place is visited if any of them has something there.
+// walks by itself; 32 states at a time become words of bits. kLines neighbouring lines are walked at once, and a
+// place is visited if any of them has something there, full if all are.
 struct Visit {
   int block;
-  uint32_t visited, full;  // bit i: of line i
+  bool full;
 };
 
 template <int kLines>
 class Walk {
  public:
-  // `count` states, `step` apart, on each of `lines` lines, line_step apart.
-  __device__ Walk(const uint8_t* states, uint32_t step, uint32_t line_step, int count, int lines)
-      : states_(states), step_(step), line_step_(line_step), count_(count), lines_(lines) {}
+  // `count` states, `step` apart, on each of `lines` lines, line_step apart. From `whole` on, blocks lack query rows:
+  // the table calls them full if the rows that exist are, but it is cheaper to skip the others.
+  __device__ Walk(const uint8_t* states, uint32_t step, uint32_t line_step, int count, int lines, int whole)
+      : states_(states), step_(step), line_step_(line_step), count_(count), lines_(lines), whole_(whole) {}
 
   __device__ bool next(Visit* visit) {
     while (any_ == 0) {
@@ -67,13 +70,7 @@ class Walk {
     const int bit = __ffs(any_) - 1;
     any_ &= any_ - 1;
     visit->block = base_ + bit;
-    visit->visited = kLines == 1 ? 1 : 0;
-    visit->full = 0;
-#pragma unroll
-    for (int i = 0; i < kLines; ++i) {
-      if (kLines > 1) visit->visited |= (visited_[i] >> bit & 1) << i;
-      visit->full |= (full_[i] >> bit & 1) << i;
-    }
+    visit->full = full_ >> bit & 1;
     return true;
   }
 
@@ -81,45 +78,79 @@ class Walk {
   __device__ void fetch() {
     const int block = base_ + static_cast<int>(threadIdx.x % 32);
     const uint8_t* state_at = states_ + static_cast<uint64_t>(static_cast<uint32_t>(block)) * step_;
+    full_ = kAllLanes;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
       const int state = block < count_ && i < lines_ ? state_at[i * static_cast<uint64_t>(line_step_)] : kEmpty;
-      visited_[i] = __ballot_sync(kAllLanes, state != kEmpty);
-      full_[i] = __ballot_sync(kAllLanes, state == kFull);
-      any_ |= visited_[i];
+      any_ |= __ballot_sync(kAllLanes, state != kEmpty);
+      full_ &= __ballot_sync(kAllLanes, state == kFull && block < whole_);
     }
   }
 
   const uint8_t* states_;
   uint32_t step_, line_step_;
-  int count_, lines_, base_ = -32;
-  uint32_t any_ = 0, visited_[kLines], full_[kLines];
+  int count_, lines_, whole_, base_ = -32;
+  uint32_t any_ = 0, full_;
 };
 
 // The columns of a block, from first_column on, that a row sees; rows and columns that do not exist see nothing.
 __device__ inline uint64_t seen_columns(const OmniInputs& in, int64_t batch, int64_t row, int64_t first_column) {
-  if (row >= in.q_length) return 0;
+  if (row >= in.q_length || first_column >= in.kv_length) return 0;
   const int32_t* intervals = in.intervals + batch * in.intervals_batch_stride + row * in.intervals_row_stride;
   return row_bits(intervals, in.num_intervals, first_column) & low_bits(in.kv_length - first_column);
 }
 
-__device__ inline float4 load_shared4(uint32_t address) {
+// Which pairs of a block the mask allows, in shared memory: for every 16 columns, 16 bits per query row. The stride
+// lets a warp read 16 rows of 64 columns without bank conflicts.
+struct MaskBits {
+  static constexpr int kStride = 64 * 2 + 32, kBytes = 4 * kStride;
+
+  __device__ static void store(unsigned char* to, int row, uint64_t bits) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      *reinterpret_cast<uint16_t*>(to + i * kStride + 2 * row) = static_cast<uint16_t>(bits >> (16 * i));
+  }
+};
+
+// Four 16 x 16 sub-tiles at once: eight neighbouring lanes each give the bits of one.
+struct SubTiles {
+  uint32_t some, all;
+
+  __device__ explicit SubTiles(uint32_t bits)
+      : some(__ballot_sync(kAllLanes, bits != 0)), all(__ballot_sync(kAllLanes, bits == ~uint32_t{0})) {}
+  __device__ bool visited(int i) const { return (some & (0xffu << (8 * i))) != 0; }
+  __device__ bool full(int i) const { return (~all & (0xffu << (8 * i))) == 0; }
+};
+
+template <int kOffset>
+__device__ __forceinline__ float4 load_shared4_at(uint32_t address) {
   float4 x;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(address));
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4+%5];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address), "n"(kOffset));
   return x;
 }
-__device__ inline float2 load_shared2(uint32_t address) {
+template <int kOffset>
+__device__ __forceinline__ float2 load_shared2_at(uint32_t address) {
   float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2+%3];" : "=f"(x.x), "=f"(x.y) : "r"(address), "n"(kOffset));
   return x;
 }
-__device__ inline uint32_t load_shared_word(uint32_t address) {
+template <int kOffset>
+__device__ __forceinline__ uint32_t load_shared_word_at(uint32_t address) {
   uint32_t x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address));
+  asm volatile("ld.shared.u32 %0, [%1+%2];" : "=r"(x) : "r"(address), "n"(kOffset));
   return x;
 }
-__device__ inline void store_shared_word(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+template <int kOffset>
+__device__ __forceinline__ uint32_t load_shared_half_at(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u16 %0, [%1+%2];" : "=r"(x) : "r"(address), "n"(kOffset));
+  return x;
+}
+template <int kOffset>
+__device__ __forceinline__ void store_shared_word_at(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.u32 [%0+%2], %1;" ::"r"(address), "r"(x), "n"(kOffset) : "memory");
 }
 
 // A lane's addresses for ldmatrix within a matrix of Rows<D>. Chunks are permuted by XOR, so each group of chunks that
@@ -133,52 +164,62 @@ struct LaneRows {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) base[i] = first ^ (i * kChunksPerStep * 16);
   }
-  // Where step i of kChunksPerStep chunks lies, `offset` bytes of whole groups of eight rows further on.
-  __device__ uint32_t at(int i, int offset) const {
-    return base[i % kCount] + (i / kCount * Rows<D>::kGroup * 16 + offset);
+  // Step i of kChunksPerStep chunks, kOffset bytes (whole groups of eight rows) further on.
+  template <int i, int kOffset>
+  __device__ __forceinline__ void load(uint32_t (&r)[4]) const {
+    ldmatrix_x4_at<i / kCount * Rows<D>::kGroup * 16 + kOffset>(r, base[i % kCount]);
+  }
+  template <int i, int kOffset>
+  __device__ __forceinline__ void load_transposed(uint32_t (&r)[4]) const {
+    ldmatrix_x4_trans_at<i / kCount * Rows<D>::kGroup * 16 + kOffset>(r, base[i % kCount]);
   }
 };
 
-// s[n] += a b^T for 16 rows of a, whose fragments are in registers (kept, or loaded again from own), and 8 kTiles rows
-// of b.
+// s[n] (+)= a b^T for 16 rows of a, whose fragments are in registers (kept, or loaded again from own), and 8 kTiles
+// rows of b. kFresh: s starts from zero.
 // Lane i's address in b is that of (row i % 8, chunk i / 8), in own that of (row i % 16, chunk i / 16).
-template <class T, int D, bool kKept, int kTiles>
+template <class T, int D, bool kFresh, int kOwnOffset, int kOffset, bool kKept, int kTiles>
 __device__ __forceinline__ void scores(float (&s)[kTiles][4], const uint32_t (&kept)[kKept ? D / 16 : 1][4],
-                                       const LaneRows<D, 2>& own, int own_offset, const LaneRows<D, 4>& b, int offset) {
-#pragma unroll
-  for (int k = 0; k < D / 32; ++k) {
+                                       const LaneRows<D, 2>& own, const LaneRows<D, 4>& b) {
+  unrolled<D / 32>([&](auto k) {
     uint32_t a[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    unrolled<2>([&](auto i) {
       if constexpr (kKept) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) a[i][j] = kept[2 * k + i][j];
       } else {
-        ldmatrix_x4(a[i], own.at(2 * k + i, own_offset));
+        own.template load<2 * k + i, kOwnOffset>(a[i]);
       }
-    }
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
+    });
+    unrolled<kTiles>([&](auto n) {
       uint32_t r[4];
-      ldmatrix_x4(r, b.at(k, offset + n * 8 * Rows<D>::kBytes));
-      mma_m16n8k16<T>(s[n], a[0], r[0], r[1]);
+      b.template load<k, kOffset + n * 8 * Rows<D>::kBytes>(r);
+      if constexpr (kFresh && k == 0) {
+        mma_m16n8k16_first<T>(s[n], a[0], r[0], r[1]);
+      } else {
+        mma_m16n8k16<T>(s[n], a[0], r[0], r[1]);
+      }
       mma_m16n8k16<T>(s[n], a[1], r[2], r[3]);
-    }
-  }
+    });
+  });
 }
 
-// sum[j] += a b for 16 rows of b, and kTiles times 8 of its columns. Lane i's address in b is that of
+// sum[j] (+)= a b for 16 rows of b, and kTiles times 8 of its columns. Lane i's address in b is that of
 // (row i % 16, chunk i / 16) at the first of these columns.
-template <class T, int D, int kTiles>
-__device__ __forceinline__ void accumulate(float (&sum)[kTiles][4], const uint32_t (&a)[4], const LaneRows<D, 2>& b,
-                                           int offset) {
-#pragma unroll
-  for (int j = 0; j < kTiles; j += 2) {
+template <class T, int D, bool kFresh, int kOffset, int kTiles>
+__device__ __forceinline__ void accumulate(float (&sum)[kTiles][4], const uint32_t (&a)[4], const LaneRows<D, 2>& b) {
+  unrolled<kTiles / 2>([&](auto j) {
     uint32_t r[4];
-    ldmatrix_x4_trans(r, b.at(j / 2, offset));
-    mma_m16n8k16<T>(sum[j], a, r[0], r[1]);
-    mma_m16n8k16<T>(sum[j + 1], a, r[2], r[3]);
-  }
+    b.template load_transposed<j, kOffset>(r);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kFresh) {
+        mma_m16n8k16_first<T>(sum[2 * j + i], a, r[2 * i], r[2 * i + 1]);
+      } else {
+        mma_m16n8k16<T>(sum[2 * j + i], a, r[2 * i], r[2 * i + 1]);
+      }
+    }
+  });
 }
 
 // A warp's 16 x D sums, times `factor`, to rows first .. of a contiguous matrix with `length` rows. They pass through
@@ -191,16 +232,17 @@ __device__ inline void store_sums(const float (&sum)[D / 8][4], float factor, ui
   for (int j = 0; j < D / 8; ++j) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      store_shared_word(scratch + Rows<D>::at(lane / 4 + 8 * half, j) + lane % 4 * 4,
-                        pack<T>(sum[j][2 * half] * factor, sum[j][2 * half + 1] * factor));
+      store_shared_word_at<0>(scratch + Rows<D>::at(lane / 4 + 8 * half, j) + lane % 4 * 4,
+                              pack<T>(sum[j][2 * half] * factor, sum[j][2 * half + 1] * factor));
   }
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < D / 16; ++i) {
     const int chunk = i * 32 + lane, row = chunk / Rows<D>::kChunks, column = chunk % Rows<D>::kChunks;
-    if (first + row < length)
-      *reinterpret_cast<float4*>(to + (first + row) * D + column * 8) =
-          load_shared4(scratch + Rows<D>::at(row, column));
+    if (first + row < length) {
+      const float4 x = load_shared4_at<0>(scratch + Rows<D>::at(row, column));
+      store_global16(to + (first + row) * D + column * 8, reinterpret_cast<const uint4&>(x));
+    }
   }
   __syncwarp();
 }

@@ -3,6 +3,8 @@
 The forward pass is the reference formula: what the kernels get is `out` rounded to the inputs' dtype, and lse.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
+from tests.ptx import sass
 
 OPS = torch.ops.showo_ext
 HALVES = (torch.float16, torch.bfloat16)
@@ -244,14 +247,91 @@ def test_empty_blocks_cost_nothing(emulated):
     assert main.warps("mma") == 8 * 640  # eight blocks of 64 x 64
 
 
+def main_kernel(emulated, mask, dim=64):
+    """Counters of one head in bf16."""
+    q, k, v, dout, _ = operands(mask.batch_size, 1, 1, mask, dim, torch.bfloat16)
+    lse = torch.zeros(mask.batch_size, 1, mask.q_length)
+    backward(q, k, v, dout, None, mask, torch.zeros_like(q), lse, 0.1)
+    (main,) = (r for r in emulated.records() if "dkdv" in r.kernel)
+    return main
+
+
 @pytest.mark.kernels
 def test_instructions_of_a_dense_head(emulated):
-    """FlashAttention-2's main kernel takes 683,520 PTX warp-instructions for the same 163,840 mma. Here PTX adds the
-    constant part of every shared address by itself, which the machine code does not."""
-    mask = OmniMask.full(1, 1024)
-    q, k, v, dout, _ = operands(1, 1, 1, mask, 64, torch.bfloat16)
-    backward(q, k, v, dout, None, mask, torch.zeros_like(q), torch.zeros(1, 1, 1024), 0.1)
-    (main,) = (r for r in emulated.records() if "dkdv" in r.kernel)
+    """FlashAttention-2's main kernel takes 683,520 PTX warp-instructions for the same 163,840 mma."""
+    main = main_kernel(emulated, OmniMask.full(1, 1024))
     assert main.warps("mma") == 163_840
-    assert main.warp_instructions <= 930_000
+    assert main.warp_instructions <= 683_520
     assert main.bank_conflicts == 0
+    assert main.global_sectors[0] <= 1.02 * main.global_sectors[1]
+
+
+@dims
+def test_memory_traffic(emulated, dim):
+    """Every byte of every tensor crosses the bus once in the two small kernels; no access moves half-used sectors."""
+    rows = 256
+    main_kernel(emulated, OmniMask.full(1, rows), dim)
+    for record in emulated.records():
+        if "stats" in record.kernel:
+            assert record.global_sectors[0] <= 1.02 * (2 * rows * dim * 2 + rows * 4 + rows * 12) / 32
+        elif "convert" in record.kernel:
+            assert record.global_sectors[0] <= 1.02 * (rows * dim * 4 + rows * dim * 2) / 32
+        elif "dkdv" in record.kernel:
+            assert record.global_sectors[0] <= 1.02 * record.global_sectors[1]
+
+
+AREAS = {
+    "t2i 387": OmniMask.t2i_padded([90, 120, 60, 100]),
+    "t2i 1155": OmniMask.t2i_padded([100], text_length=129, image_length=1026),
+    "mixed batch": OmniMask.cat(
+        [OmniMask.t2i_padded([90, 110]), OmniMask.causal(1, 387), OmniMask.prefix(torch.tensor([260]), 387)]
+    ),
+    "packed": OmniMask.block_diagonal(
+        [[OmniMask.t2i_padded([0], text_length=n) for n in (29, 40)] + [OmniMask.causal(1, 60)]]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_visited_area(emulated, name):
+    """Pairs that the tensor cores computed: five products, each dim / 8 mma for a 16 x 16 sub-tile."""
+    mask = OmniMask(AREAS[name].intervals, AREAS[name].kv_length)  # states of its own
+    area = main_kernel(emulated, mask, 32).warps("mma") / (5 * 32 // 8) * 256
+    assert area <= 1.25 * int(mask.columns_per_row().sum())
+
+
+# ---- what ptxas made of it -------------------------------------------------------------------------------------------
+
+OBJECTS = Path(__file__).parents[2] / "build" / "dev" / "CMakeFiles" / "showo_cuda.dir" / "csrc" / "omni_attention"
+KERNELS = {"backward": 3 + 8, "backward_dkdv": 8, "backward_dq": 8, "backward_fp32": 8}
+needs_objects = pytest.mark.skipif(
+    not (sass.available() and OBJECTS.exists()), reason="needs `make dev` with nvcc, cuobjdump and nvdisasm"
+)
+
+
+@needs_objects
+@pytest.mark.parametrize("name", KERNELS)
+def test_no_local_memory_and_no_spills(name):
+    """Registers: two thread blocks of 128 threads a multiprocessor, or one of 256, leave a thread no more than 255."""
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
+    assert len(kernels) == KERNELS[name]
+    functions = sass.functions(OBJECTS / f"{name}.cu.o")
+    for kernel, used in kernels.items():
+        assert used.stack == used.local == 0, kernel
+        assert not any(sass.opcode(text) in ("LDL", "STL") for _, text in functions[kernel]), kernel
+        assert used.registers <= (64 if name == "backward" else 168 if "Li32E" in kernel else 255), kernel
+
+
+@needs_objects
+@pytest.mark.parametrize(("dim", "limit"), [(64, 2.5), (96, 2.1), (128, 2.2)])
+def test_inner_loop(dim, limit):
+    """FlashAttention-2's backward for D = 64: 2.52 other instructions for each HMMA, and 92 bytes spilled.
+
+    For D = 128 the loop holds both the code for full blocks and that for partial ones.
+    """
+    kernels = sass.functions(OBJECTS / "backward_dkdv.cu.o", f"Li{dim}E")
+    assert len(kernels) == 2
+    for kernel, code in kernels.items():
+        loop = sass.inner_loop(code)
+        assert loop.hmma == {64: 160, 96: 240, 128: 2 * 320}[dim], kernel
+        assert loop.ratio <= limit, (kernel, loop)
