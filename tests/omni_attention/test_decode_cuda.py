@@ -221,7 +221,7 @@ def test_maxima_that_rise_and_fall(device, dtype, splits):
     q, k, v = operands(mask, 64, dtype)
     growth = torch.linspace(0.0, 6.0, 520, device=device).view(1, 1, -1, 1)
     for factor in (growth, growth.flip(2)):
-        check(q, (k * factor).to(dtype), v, mask, scale=1.0, splits=splits)
+        check(q, (k * factor).to(dtype), v, mask, scale=1.0, splits=splits, lucky=True)
 
 
 @dtypes

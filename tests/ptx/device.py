@@ -63,6 +63,7 @@ def library() -> ctypes.CDLL:
         "ptx_is_tensor": (i32, [u64, u64]),
         "ptx_take_records": (text, []),
         "ptx_launched": (text, []),
+        "ptx_forget_launches": (None, []),
         "ptx_registered": (text, []),
         "ptx_last_finding": (text, []),
         "ptx_clear_finding": (None, []),

@@ -59,7 +59,7 @@ def registered_kernels() -> list[str]:
 
 
 def launched_kernels() -> list[dict[str, Any]]:
-    """Kernels that this process has launched, by name, with the most threads and shared memory that a launch had."""
+    """Kernels launched since `ptx_forget_launches`, by name, with the most threads and shared memory of a launch."""
     return json.loads(library().ptx_launched().decode())
 
 

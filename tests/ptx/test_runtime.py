@@ -25,6 +25,11 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 F32_F16 = [torch.float32, torch.float16]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def count_launches_of_this_file() -> None:
+    emulated.library().ptx_forget_launches()
+
+
 @pytest.fixture
 def device():
     with emulated.emulated_device() as device:

@@ -98,6 +98,7 @@ EXPORT void ptx_mark_written(uint64_t base, uint64_t bytes) { RegionTable::insta
 EXPORT int ptx_is_tensor(uint64_t base, uint64_t bytes) { return RegionTable::instance().contains(base, bytes); }
 
 EXPORT const char* ptx_take_records() { return keep(take_records()); }
+EXPORT void ptx_forget_launches() { forget_launches(); }
 EXPORT const char* ptx_launched() { return keep(launched_kernels()); }
 // Kernels of every module that host code has registered, and the last finding of one of its launches.
 EXPORT const char* ptx_registered() {

@@ -131,6 +131,11 @@ std::string take_records() {
   return all + "]";
 }
 
+void forget_launches() {
+  const std::lock_guard<std::mutex> lock(g_mutex);
+  g_launched.clear();
+}
+
 std::string launched_kernels() {
   const std::lock_guard<std::mutex> lock(g_mutex);
   std::string all = "[";

@@ -1,0 +1,26 @@
+"""What ptxas made of every kernel of the tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ptx import sass
+
+OBJECTS = Path(__file__).parents[2] / "build" / "dev" / "CMakeFiles" / "showo_cuda.dir" / "csrc"
+PATHS = sorted(OBJECTS.rglob("*.cu.o"))
+
+needs_tools = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump and nvdisasm")
+
+
+@needs_tools
+@pytest.mark.skipif(not PATHS, reason="needs `make dev` with nvcc")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(OBJECTS)).removesuffix(".cu.o"))
+def test_no_kernel_spills_or_uses_local_memory(path: Path) -> None:
+    kernels, code = sass.resources(path), sass.functions(path)
+    assert kernels
+    assert kernels.keys() == code.keys()
+    for kernel, used in kernels.items():
+        assert used.stack == used.local == 0, kernel
+        assert not {"LDL", "STL"} & {sass.opcode(text) for _, text in code[kernel]}, kernel
