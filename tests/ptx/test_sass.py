@@ -18,8 +18,8 @@ needs_tools = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump a
 @pytest.mark.skipif(not PATHS, reason="needs `make dev` with nvcc")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(OBJECTS)).removesuffix(".cu.o"))
 def test_no_kernel_spills_or_uses_local_memory(path: Path) -> None:
+    """Some files hold launchers alone; that none is forgotten is test_every_kernel_is_launched's business."""
     kernels, code = sass.resources(path), sass.functions(path)
-    assert kernels
     assert kernels.keys() == code.keys()
     for kernel, used in kernels.items():
         assert used.stack == used.local == 0, kernel
