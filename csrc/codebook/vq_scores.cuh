@@ -40,7 +40,7 @@
 
 #include "codebook/floats.cuh"
 #include "codebook/vq_scores.h"
-#include "common/cuda_check.h"
+#include "common/launch_kernel.cuh"
 #include "common/ptx.cuh"
 
 namespace showo {
@@ -393,12 +393,9 @@ template <class T, int kBytes, int kM, bool kSliced = false>
 Status launch_vq_scores(const VqScoreParams& p, const VqPlan& plan, cudaStream_t stream) {
   using Tile = VqTile<T, kBytes, kM, kSliced>;
   static_assert(128 % Tile::kCodes == 0, "a split is a multiple of 128 codes");
-  const auto kernel = vq_scores_kernel<T, kBytes, kM, kSliced>;
-  SHOWO_RETURN_IF_ERROR(check_cuda(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes), "vq_encode"));
   const dim3 grid(static_cast<unsigned>(plan.row_blocks), static_cast<unsigned>(plan.splits));
-  kernel<<<grid, kVqThreads, Tile::kSharedBytes, stream>>>(p);
-  return check_launch("vq_scores_kernel");
+  return launch_kernel(vq_scores_kernel<T, kBytes, kM, kSliced>, "vq_scores_kernel", grid, kVqThreads,
+                       Tile::kSharedBytes, stream, p);
 }
 
 // dim: as vq_encode_padded_dim() gives it.

@@ -17,7 +17,6 @@
 // Memory. k and v of visited blocks, q and out cross the bus once; the workspaces are written and read once, 4 D + 8
 // bytes for each row and split that has columns. With one split there is neither workspace nor combine kernel. What a
 // row gets does not depend on the machine, nor on the order in which thread blocks run.
-#include "common/cuda_check.h"
 #include "omni_attention/decode_tile.cuh"
 
 namespace showo {
@@ -253,28 +252,13 @@ __global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(Om
 
 // ---- launchers
 
-template <class T, int D>
-Status launch_decode(const OmniDecodeParams& p, cudaStream_t stream) {
-  const auto kernel = omni_decode_kernel<T, D>;
-  const int shared = DecodeTile<D, D>::shared_bytes(decode_m_tiles(p), p.in.num_intervals);
-  SHOWO_RETURN_IF_ERROR(
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "omni_decode"));
-  kernel<<<decode_grid(p), kForwardThreads, shared, stream>>>(p);
-  return check_launch("omni_decode_kernel");
-}
-
 template <class T>
 Status launch_decode(const OmniDecodeParams& p, cudaStream_t stream) {
-  switch (p.in.head_dim) {
-    case 32:
-      return launch_decode<T, 32>(p, stream);
-    case 64:
-      return launch_decode<T, 64>(p, stream);
-    case 96:
-      return launch_decode<T, 96>(p, stream);
-    default:
-      return launch_decode<T, 128>(p, stream);
-  }
+  return dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    constexpr int kD = decltype(size)::value;
+    return launch_kernel(omni_decode_kernel<T, kD>, "omni_decode_kernel", decode_grid(p), kForwardThreads,
+                         DecodeTile<kD, kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p);
+  });
 }
 
 template <class T>

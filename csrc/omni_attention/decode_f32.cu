@@ -5,7 +5,6 @@
 // column x and rows y, y + 4, y + 8, y + 12, from 16-byte reads of four dims; probabilities go through the warp's own
 // 512 bytes of shared memory, after which the lane owns the dims of chunks x, x + 8, ... of the same rows. Tiles of up
 // to four rows compute these alone.
-#include "common/cuda_check.h"
 #include "omni_attention/decode_tile.cuh"
 
 namespace showo {
@@ -118,7 +117,7 @@ struct DecodeRowsF32 {
   }
 };
 
-// p: strides in units of 16 bits.
+// p: strides as `in_halves` gives them.
 template <int D>
 __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(OmniDecodeParams p) {
   using Tile = DecodeTile<D, 2 * D>;
@@ -159,32 +158,15 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
   decode_finish<float, D, 2 * D>(p, block, shared, some);
 }
 
-template <int D>
-Status launch_f32(const OmniDecodeParams& p, cudaStream_t stream) {
-  const auto kernel = omni_decode_f32_kernel<D>;
-  const int shared = DecodeTile<D, 2 * D>::shared_bytes(decode_m_tiles(p), p.in.num_intervals);
-  SHOWO_RETURN_IF_ERROR(
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "omni_decode_f32"));
-  kernel<<<decode_grid(p), kForwardThreads, shared, stream>>>(p);
-  return check_launch("omni_decode_f32_kernel");
-}
-
 }  // namespace
 
 Status omni_decode_f32(const OmniDecodeParams& params, cudaStream_t stream) {
-  OmniDecodeParams p = params;
-  for (OmniStrides* s : {&p.in.q_strides, &p.in.k_strides, &p.in.v_strides, &p.out_strides})
-    *s = {2 * s->batch, 2 * s->head, 2 * s->row};
-  switch (p.in.head_dim) {
-    case 32:
-      return launch_f32<32>(p, stream);
-    case 64:
-      return launch_f32<64>(p, stream);
-    case 96:
-      return launch_f32<96>(p, stream);
-    default:
-      return launch_f32<128>(p, stream);
-  }
+  const OmniDecodeParams p = in_halves(params);
+  return dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    constexpr int kD = decltype(size)::value;
+    return launch_kernel(omni_decode_f32_kernel<kD>, "omni_decode_f32_kernel", decode_grid(p), kForwardThreads,
+                         DecodeTile<kD, 2 * kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p);
+  });
 }
 
 }  // namespace showo

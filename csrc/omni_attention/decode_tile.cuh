@@ -7,7 +7,10 @@
 #include <cfloat>
 
 #include "common/launch.h"
+#include "common/launch_kernel.cuh"
+#include "omni_attention/forward.h"
 #include "omni_attention/forward_tile.cuh"
+#include "omni_attention/head_dim.h"
 
 namespace showo {
 

@@ -27,15 +27,12 @@ struct F32Tile {
   }
 };
 
-// Strides in units of 16 bits, which is what rows of 2 D such units have.
-OmniStrides halves(const OmniStrides& s) { return {2 * s.batch, 2 * s.head, 2 * s.row}; }
-
 // Probabilities of a row: 16-byte chunks, permuted so that four rows of two chunks hit eight bank groups.
 __device__ __forceinline__ int probability_offset(int row, int chunk) {
   return row * 128 + ((chunk ^ (row & 3) << 1) << 4);
 }
 
-// p: strides as `halves` gives them.
+// p: strides as `in_halves` gives them.
 template <int D>
 __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(OmniForwardParams p) {
   using Tile = F32Tile<D>;
@@ -187,33 +184,17 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   }
 }
 
-template <int D>
-Status launch_f32(const OmniForwardParams& p, cudaStream_t stream) {
-  const auto kernel = omni_forward_f32_kernel<D>;
-  const int shared = F32Tile<D>::shared_bytes(p.in.num_intervals);
-  SHOWO_RETURN_IF_ERROR(check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
-                                   "omni_forward_f32"));
-  kernel<<<forward_grid(p), kForwardThreads, shared, stream>>>(p);
-  return check_launch("omni_forward_f32_kernel");
-}
-
 }  // namespace
 
 Status omni_forward_f32(const OmniForwardParams& params, cudaStream_t stream) {
   SHOWO_CHECK_ARGUMENT(params.tile_rows == 64, "omni_attention: fp32 takes tiles of 64 rows, got %lld",
                        static_cast<long long>(params.tile_rows));
-  OmniForwardParams p = params;
-  for (OmniStrides* s : {&p.in.q_strides, &p.in.k_strides, &p.in.v_strides, &p.out_strides}) *s = halves(*s);
-  switch (p.in.head_dim) {
-    case 32:
-      return launch_f32<32>(p, stream);
-    case 64:
-      return launch_f32<64>(p, stream);
-    case 96:
-      return launch_f32<96>(p, stream);
-    default:
-      return launch_f32<128>(p, stream);
-  }
+  const OmniForwardParams p = in_halves(params);
+  return dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    constexpr int kD = decltype(size)::value;
+    return launch_kernel(omni_forward_f32_kernel<kD>, "omni_forward_f32_kernel", forward_grid(p), kForwardThreads,
+                         F32Tile<kD>::shared_bytes(p.in.num_intervals), stream, p);
+  });
 }
 
 }  // namespace showo

@@ -175,14 +175,9 @@ __global__ void __launch_bounds__(kThreads, Shape<D, V>::kChunks* V > 8 ? 1 : 2)
 
 template <class T, int D, int V>
 struct Backward {
-  static Status run(const RopeQkvParams& p, cudaStream_t stream) {
-    const int64_t num_rows = p.batch * p.length;
-    const int64_t total_heads = p.heads + 2 * p.kv_heads;
-    const dim3 grid(static_cast<unsigned>(rope_qkv_chunks(num_rows, total_heads)),
-                    static_cast<unsigned>(rope_qkv_splits(total_heads)));
+  static Status run(const RopeQkvParams& p, const Cut& cut, cudaStream_t stream) {
     const size_t bytes = Shared::bytes(D, p.rotary_dim, p.dnorm == nullptr ? 0 : Shape<D, V>::kGroups * D);
-    rope_qkv_backward_kernel<T, D, V>
-        <<<grid, kThreads, bytes, stream>>>(p, static_cast<int>(rope_qkv_chunk_rows(num_rows, total_heads)));
+    rope_qkv_backward_kernel<T, D, V><<<cut.grid, kThreads, bytes, stream>>>(p, cut.rows);
     return check_launch("rope_qkv_backward_kernel");
   }
 };

@@ -101,13 +101,8 @@ __global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvPa
 
 template <class T, int D, int V>
 struct Forward {
-  static Status run(const RopeQkvParams& p, cudaStream_t stream) {
-    const int64_t num_rows = p.batch * p.length;
-    const int64_t total_heads = p.heads + 2 * p.kv_heads;
-    const dim3 grid(static_cast<unsigned>(rope_qkv_chunks(num_rows, total_heads)),
-                    static_cast<unsigned>(rope_qkv_splits(total_heads)));
-    rope_qkv_forward_kernel<T, D, V><<<grid, kThreads, Shared::bytes(D, p.rotary_dim, 0), stream>>>(
-        p, static_cast<int>(rope_qkv_chunk_rows(num_rows, total_heads)));
+  static Status run(const RopeQkvParams& p, const Cut& cut, cudaStream_t stream) {
+    rope_qkv_forward_kernel<T, D, V><<<cut.grid, kThreads, Shared::bytes(D, p.rotary_dim, 0), stream>>>(p, cut.rows);
     return check_launch("rope_qkv_forward_kernel");
   }
 };

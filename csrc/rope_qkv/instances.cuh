@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include "common/launch.h"
 #include "rope_qkv/params.h"
@@ -25,26 +26,32 @@ bool fits_vectors(const RopeQkvParams& p, int v) {
   return fits;
 }
 
-// Calls Launch<T, D, V>::run(params, stream).
+// How a call is cut into thread blocks, `rows` rows of some heads each.
+struct Cut {
+  dim3 grid;
+  int rows;
+};
+
+// Calls Launch<T, D, V>::run(params, cut, stream).
 template <template <class, int, int> class Launch, class T, int D>
-Status dispatch_vectors(const RopeQkvParams& p, cudaStream_t stream) {
+Status dispatch_vectors(const RopeQkvParams& p, const Cut& cut, cudaStream_t stream) {
   // 96 is three times a power of two: a lane holds three vectors, so they are smaller.
   constexpr int V = D == 96 ? 4 : 16 / sizeof(T);
-  if (fits_vectors(p, V)) return Launch<T, D, V>::run(p, stream);
-  return Launch<T, D, 1>::run(p, stream);
+  if (fits_vectors(p, V)) return Launch<T, D, V>::run(p, cut, stream);
+  return Launch<T, D, 1>::run(p, cut, stream);
 }
 
 template <template <class, int, int> class Launch, class T>
-Status dispatch_dim(const RopeQkvParams& p, cudaStream_t stream) {
+Status dispatch_dim(const RopeQkvParams& p, const Cut& cut, cudaStream_t stream) {
   switch (p.head_dim) {
     case 32:
-      return dispatch_vectors<Launch, T, 32>(p, stream);
+      return dispatch_vectors<Launch, T, 32>(p, cut, stream);
     case 64:
-      return dispatch_vectors<Launch, T, 64>(p, stream);
+      return dispatch_vectors<Launch, T, 64>(p, cut, stream);
     case 96:
-      return dispatch_vectors<Launch, T, 96>(p, stream);
+      return dispatch_vectors<Launch, T, 96>(p, cut, stream);
     case 128:
-      return dispatch_vectors<Launch, T, 128>(p, stream);
+      return dispatch_vectors<Launch, T, 128>(p, cut, stream);
     default:
       return invalid_argument("rope_qkv: no kernel for head_dim %lld", static_cast<long long>(p.head_dim));
   }
@@ -63,14 +70,17 @@ Status dispatch(const RopeQkvParams& p, void* stream) {
   SHOWO_CHECK_ARGUMENT(p.rotary_dim >= 0 && p.rotary_dim <= p.head_dim && p.rotary_dim % 2 == 0,
                        "rope_qkv: rotary_dim %lld is not an even number up to head_dim %lld",
                        static_cast<long long>(p.rotary_dim), static_cast<long long>(p.head_dim));
+  const Cut cut{dim3(static_cast<unsigned>(rope_qkv_chunks(num_rows, total_heads)),
+                     static_cast<unsigned>(rope_qkv_splits(total_heads))),
+                static_cast<int>(rope_qkv_chunk_rows(num_rows, total_heads))};
   const cudaStream_t s = static_cast<cudaStream_t>(stream);
   switch (p.dtype) {
     case DType::kF32:
-      return dispatch_dim<Launch, float>(p, s);
+      return dispatch_dim<Launch, float>(p, cut, s);
     case DType::kF16:
-      return dispatch_dim<Launch, __half>(p, s);
+      return dispatch_dim<Launch, __half>(p, cut, s);
     case DType::kBF16:
-      return dispatch_dim<Launch, __nv_bfloat16>(p, s);
+      return dispatch_dim<Launch, __nv_bfloat16>(p, cut, s);
     default:
       return invalid_argument("rope_qkv: no kernel for dtype %s", dtype_name(p.dtype));
   }

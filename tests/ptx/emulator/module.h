@@ -54,8 +54,8 @@ class Module : public SymbolTable {
 
 // What launches have recorded since the last call: a JSON list.
 std::string take_records();
-// JSON: every kernel that has been launched since forget_launches(), with the most that a launch of it has asked for.
 void forget_launches();
+// JSON: every kernel that has been launched since then, with the most that a launch of it has asked for.
 std::string launched_kernels();
 void record_launch(const Launch& launch, int registers, const Counters& counters,
                    const std::vector<RegionTraffic>& traffic);
