@@ -29,21 +29,24 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 LEFT_OUT = re.compile(r"top_|half known|\[B, S, H, D\]")  # variants whose cost depends on values, or is the same
 
 
-def launches(case: Case) -> list[Counters]:
+Launch = tuple[Counters, Prediction]
+
+
+def launches(case: Case) -> list[Launch]:
     candidate = case.candidates[OURS]
     assert not isinstance(candidate, str)
     arguments = case.inputs(0)
     with emulated_device() as device:
         candidate(*arguments)
-        return device.records()
+        return [(record, predict(record)) for record in device.records()]
 
 
 def microseconds(seconds: float) -> str:
     return f"{1e6 * seconds:,.1f}"
 
 
-def row(case: Case, records: list[Counters]) -> str:
-    predictions = [predict(record) for record in records]
+def row(case: Case, records: list[Launch]) -> str:
+    predictions = [prediction for _, prediction in records]
     floor = case.work.floor(A100_80GB)
     seconds = sum(p.seconds for p in predictions)
     best = sum(p.best for p in predictions)
@@ -72,11 +75,11 @@ def table(titles: str, rows: list[str]) -> str:
     return "\n".join([titles, "|---" + "|---:" * (titles.count("|") - 2) + "|", *rows])
 
 
-def kernel_rows(records: list[Counters]) -> list[str]:
+def kernel_rows(records: list[Launch]) -> list[str]:
     """One row a kernel of the case, its launches summed."""
-    sums: dict[str, list[tuple[Counters, Prediction]]] = defaultdict(list)
-    for record in records:
-        sums[readable(record.kernel).split("<")[0]].append((record, predict(record)))
+    sums: dict[str, list[Launch]] = defaultdict(list)
+    for record, prediction in records:
+        sums[readable(record.kernel).split("<")[0]].append((record, prediction))
     rows = []
     for name, parts in sums.items():
         sectors, least = (sum(c.global_sectors[i] for c, _ in parts) for i in (0, 1))

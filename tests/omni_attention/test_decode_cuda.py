@@ -2,8 +2,6 @@
 built, on the PTX emulator.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,26 +15,18 @@ from showo_ext.testing import (
     assert_compiles,
     assert_within_budget,
     inside_larger,
-    max_error,
     randint,
     randn,
 )
+from tests.omni_attention.common import assert_lse, operands
 from tests.ptx import sass
 from tests.ptx.emulated import EmulatedDevice, module_path, native_module
 
 OPS = torch.ops.showo_ext
 BF16 = torch.bfloat16
-OBJECTS = Path(__file__).parents[2] / "build" / "dev" / "CMakeFiles" / "showo_cuda.dir" / "csrc" / "omni_attention"
+OBJECTS = sass.OBJECTS / "omni_attention"
 dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
-
-
-def operands(mask, dim, dtype, *, heads=1, kv_heads=1, seed=0):
-    shapes = ((heads, mask.q_length), (kv_heads, mask.kv_length), (kv_heads, mask.kv_length))
-    return [
-        randn(mask.batch_size, h, n, dim, dtype=dtype, seed=seed + i, device=mask.device)
-        for i, (h, n) in enumerate(shapes)
-    ]
 
 
 def decode(q, k, v, mask, scale=0.125, splits=None):
@@ -63,11 +53,7 @@ def check(q, k, v, mask, *, scale=0.125, splits=None, factor=1.5, lucky=False):
     if lucky and q.dtype == torch.float32:
         peer = oracle + (peer - oracle).abs() + rounding_of_terms(*wide, mask, scale, oracle_lse)
     assert_within_budget(out, oracle, peer, what="out", factor=factor)
-    assert bool((lse == oracle_lse)[~oracle_lse.isfinite()].all())
-    # lse is fp32 whatever the dtype, and its error is that of the largest score.
-    peer_lse = reference.omni_attention(*(x.float() for x in (q, k, v)), mask, scale=scale, return_lse=True)[1]
-    score = float(wide[0].norm(dim=-1).max() * wide[1].norm(dim=-1).max()) * abs(scale) if k.numel() else 0.0
-    assert max_error(lse, oracle_lse) <= 1.5 * max_error(peer_lse, oracle_lse) + score * 2**-23 + 1e-6
+    assert_lse(lse, oracle_lse, q, k, v, mask, scale)
     return out, lse
 
 
@@ -424,9 +410,7 @@ def test_empty_blocks_cost_nothing(emulated, dtype):
 
 # ---- what ptxas made of it -------------------------------------------------------------------------------------------
 
-needs_objects = pytest.mark.skipif(
-    not (sass.available() and OBJECTS.exists()), reason="needs `make dev` with nvcc, cuobjdump and nvdisasm"
-)
+needs_objects = pytest.mark.skipif(not sass.available(), reason=sass.UNAVAILABLE)
 
 
 REGISTERS = {"decode": {32: 88, 64: 112, 96: 144, 128: 176}, "decode_f32": {32: 144, 64: 176, 96: 192, 128: 208}}
@@ -436,13 +420,9 @@ REGISTERS = {"decode": {32: 88, 64: 112, 96: 144, 128: 176}, "decode_f32": {32: 
 @pytest.mark.parametrize("name", REGISTERS)
 def test_no_local_memory_and_no_spills(name):
     """Registers never bound the thread blocks of a multiprocessor below two (three up to D = 96 in 16 bits)."""
-    path = OBJECTS / f"{name}.cu.o"
-    kernels = sass.resources(path)
+    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
     assert len(kernels) == {"decode": 11, "decode_f32": 4}[name]
     for kernel, used in kernels.items():
-        assert used.stack == used.local == 0, kernel
-        code = sass.functions(path, kernel)[kernel]
-        assert not any(sass.opcode(text) in ("LDL", "STL") for _, text in code), kernel
         limits = [limit for dim, limit in REGISTERS[name].items() if f"Li{dim}E" in kernel] or [40]  # combine has none
         assert used.registers <= limits[0], kernel
 

@@ -26,6 +26,9 @@ RESOURCES = re.compile(r"Function (\S+?):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) L
 
 ESSENTIAL = {"HMMA", "LDGSTS"}
 
+# Where `make dev` leaves the object files of the extension's kernels, laid out as csrc is.
+OBJECTS = Path(__file__).parents[2] / "build" / "dev" / "CMakeFiles" / "showo_cuda.dir" / "csrc"
+
 Code = list[tuple[int, str]]  # address, text
 
 
@@ -71,7 +74,11 @@ def tool(name: str) -> str | None:
 
 
 def available() -> bool:
-    return tool("cuobjdump") is not None and tool("nvdisasm") is not None
+    """Whether there are objects of the extension, and the tools to look into them."""
+    return tool("cuobjdump") is not None and tool("nvdisasm") is not None and OBJECTS.exists()
+
+
+UNAVAILABLE = "needs `make dev` with nvcc, cuobjdump and nvdisasm"
 
 
 @functools.cache
@@ -104,6 +111,16 @@ def functions(path: Path, part: str = "") -> dict[str, Code]:
 
 def opcode(text: str) -> str:
     return PREDICATE.sub("", text).split()[0].split(".")[0]
+
+
+def without_local_memory(path: Path) -> dict[str, Resources]:
+    """`resources(path)`, after asserting that no kernel has a stack, uses local memory or spills."""
+    kernels, code = resources(path), functions(path)
+    assert kernels.keys() == code.keys()
+    for kernel, used in kernels.items():
+        assert used.stack == used.local == 0, kernel
+        assert not {"LDL", "STL"} & {opcode(text) for _, text in code[kernel]}, kernel
+    return kernels
 
 
 def loops(code: Code) -> list[Loop]:
