@@ -53,7 +53,7 @@ test: emulator ## lint and the whole test suite
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"
 
-test-kernels: dev ## the exhaustive sweep over kernels
+test-kernels: emulator ## the exhaustive sweep over kernels
 	$(PYTHON) -m pytest -m kernels
 
 ASAN = build/asan

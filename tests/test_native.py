@@ -1,5 +1,6 @@
 """The loader, the instruction sets, and CUDA launchers on a machine that has no GPU."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,13 @@ def test_build_info_describes_this_build():
     assert bool(info["cuda_archs"]) == bool(info["cuda_version"]) == info["has_cuda"]
     if info["has_cuda"]:
         assert info["cuda_archs"][-1].endswith("-virtual")  # PTX, for GPUs newer than the build
+
+
+@pytest.mark.skipif(
+    showo_ext.build_info()["cuda_archs"] != ["80-real", "80-virtual"], reason="not built for the default architectures"
+)
+def test_module_is_small_enough_for_a_wheel():
+    assert Path(_native.native().__file__).stat().st_size < 15e6
 
 
 def test_instruction_sets_can_be_chosen():
