@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-namespace showo {
+#include "common/ptx.cuh"
 
-constexpr uint32_t kAllLanes = 0xffffffffu;
+namespace showo {
 
 __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(__half x) { return __half2float(x); }

@@ -1,14 +1,16 @@
 // Lookup-free quantization on the GPU, straight from and to [batch, bits, height, width].
 //
 // One thread owns kVector neighbouring positions and walks over the bits: each step is one 16-byte access per thread,
-// contiguous across the warp, and every element of z and ids is touched once. Where strides, sizes or addresses do not
-// allow 16 bytes, the same kernel runs with kVector = 1. Signs are tested on the bits of the numbers: positive means
+// contiguous across the warp. Ids are moved in pieces of 16 bytes, by two lanes together, so that every access meets
+// whole sectors: each element of z and ids crosses the bus once. Where strides, sizes or addresses do not allow
+// 16 bytes, the same kernel runs with kVector = 1. Signs are tested on the bits of the numbers: positive means
 // 0 < bits <= infinity as a signed integer, which is false for NaN, both zeros and everything negative.
 #include <cuda_runtime.h>
 
 #include "codebook/params.h"
 #include "common/cuda_check.h"
 #include "common/launch.h"
+#include "common/ptx.cuh"
 
 namespace showo {
 namespace {
@@ -50,25 +52,38 @@ struct Geometry {
   int64_t num_packs;  // over the whole tensor
 };
 
-// Pointer arithmetic of one pack: where its first position lies in z, and its index in ids.
-__device__ inline int64_t locate(const LfqParams& p, const Geometry& g, int64_t pack, int vector, int64_t* position) {
+// Where a pack's first position lies in z. In ids it is pack * vector.
+__device__ inline int64_t locate(const LfqParams& p, const Geometry& g, int64_t pack, int vector) {
   const int64_t first = pack * vector;  // runs hold whole packs, so a pack never crosses the end of one
   const int64_t run = first / g.length;
   const int64_t column = first - run * g.length;
-  *position = first;
   return run / g.rows * p.stride_batch + run % g.rows * g.stride_row + column * p.stride_column;
 }
 
+// Lanes 2 j and 2 j + 1 hold a pack each, of pieces of two ids. Turns that into every other piece of the one, and every
+// other of the other: the even lane's piece 2 i + 1 and the odd lane's piece 2 i change places. So it does in reverse.
 template <class Id, int kVector>
-__device__ inline void store_ids(int64_t* ids, const Id (&code)[kVector], int64_t offset) {
-  if constexpr (kVector == 1) {
-    *ids = static_cast<int64_t>(code[0]) + offset;
-  } else {
+__device__ inline void exchange_pieces(Id (&code)[kVector]) {
+  const bool odd = threadIdx.x % 2 != 0;
 #pragma unroll
-    for (int i = 0; i < kVector; i += 2) {
-      *reinterpret_cast<longlong2*>(ids + i) =
-          make_longlong2(static_cast<int64_t>(code[i]) + offset, static_cast<int64_t>(code[i + 1]) + offset);
+  for (int i = 0; i < kVector; i += 4) {
+#pragma unroll
+    for (int k = i; k < i + 2; ++k) {
+      const Id other = __shfl_xor_sync(kAllLanes, odd ? code[k] : code[k + 2], 1);
+      code[k] = odd ? other : code[k];
+      code[k + 2] = odd ? code[k + 2] : other;
     }
+  }
+}
+
+// move(index, i) for each two ids i, i + 1 that the lane has after `exchange_pieces`; `index` is that of the first.
+template <int kVector, class Move>
+__device__ inline void each_piece(int64_t pack, int64_t num_packs, Move&& move) {
+  const int odd = static_cast<int>(pack % 2);
+#pragma unroll
+  for (int i = 0; i < kVector; i += 2) {
+    const int64_t of = pack - odd + i / 2 % 2;
+    if (of < num_packs) move(of * kVector + i / 4 * 4 + 2 * odd, i);
   }
 }
 
@@ -76,9 +91,9 @@ template <class Bits, class Id, int kVector>
 __global__ void __launch_bounds__(kThreads) lfq_encode_kernel(LfqParams p, Geometry g) {
   using Word = typename Bits::Word;
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pack >= g.num_packs) return;
-  int64_t position;
-  const Word* z = static_cast<const Word*>(p.z) + locate(p, g, pack, kVector, &position);
+  const bool exists = pack < g.num_packs;
+  if (!__any_sync(kAllLanes, exists)) return;
+  const Word* z = static_cast<const Word*>(p.z) + locate(p, g, exists ? pack : g.num_packs - 1, kVector);
   Id code[kVector] = {};
 #pragma unroll 4
   for (int64_t bit = 0; bit < p.bits; ++bit, z += p.stride_bit) {
@@ -88,27 +103,37 @@ __global__ void __launch_bounds__(kThreads) lfq_encode_kernel(LfqParams p, Geome
       code[i] = code[i] * 2 + static_cast<Id>(values.value[i] > 0 && values.value[i] <= Bits::kInfinity);
     }
   }
-  store_ids<Id, kVector>(p.ids + position, code, p.offset);
+  const auto id = [&](int i) { return static_cast<int64_t>(code[i]) + p.offset; };
+  if constexpr (kVector == 1) {
+    if (exists) p.ids[pack] = id(0);
+  } else {
+    exchange_pieces(code);
+    each_piece<kVector>(pack, g.num_packs, [&](int64_t index, int i) {
+      // nvcc makes two stores of one of 16 bytes here
+      asm volatile("st.global.v2.b64 [%0], {%1, %2};" ::"l"(p.ids + index), "l"(id(i)), "l"(id(i + 1)) : "memory");
+    });
+  }
 }
 
 template <class Bits, int kVector>
 __global__ void __launch_bounds__(kThreads) lfq_decode_kernel(LfqParams p, Geometry g) {
   using Word = typename Bits::Word;
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pack >= g.num_packs) return;
-  int64_t position;
-  Word* z = static_cast<Word*>(p.z) + locate(p, g, pack, kVector, &position);
-  uint64_t code[kVector];
+  const bool exists = pack < g.num_packs;
+  if (!__any_sync(kAllLanes, exists)) return;
+  uint64_t code[kVector] = {};
   if constexpr (kVector == 1) {
-    code[0] = static_cast<uint64_t>(p.ids[position]);
+    if (exists) code[0] = static_cast<uint64_t>(p.ids[pack]);
   } else {
-#pragma unroll
-    for (int i = 0; i < kVector; i += 2) {
-      const longlong2 two = *reinterpret_cast<const longlong2*>(p.ids + position + i);
-      code[i] = static_cast<uint64_t>(two.x);
-      code[i + 1] = static_cast<uint64_t>(two.y);
-    }
+    each_piece<kVector>(pack, g.num_packs, [&](int64_t index, int i) {
+      const auto two = *reinterpret_cast<const Pack<uint64_t, 2>*>(p.ids + index);
+      code[i] = two.value[0];
+      code[i + 1] = two.value[1];
+    });
+    exchange_pieces(code);
   }
+  if (!exists) return;
+  Word* z = static_cast<Word*>(p.z) + locate(p, g, pack, kVector);
   bool valid[kVector];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {

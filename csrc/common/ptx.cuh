@@ -15,6 +15,8 @@
 
 namespace showo {
 
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

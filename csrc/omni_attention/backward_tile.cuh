@@ -10,7 +10,6 @@
 namespace showo {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // Per 64 query rows the kernels read one run of numbers that the first kernel has prepared: -lse log2(e) (fp32: -lse),
 // then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.

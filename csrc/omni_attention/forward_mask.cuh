@@ -4,12 +4,11 @@
 
 #include <cuda_runtime.h>
 
+#include "common/ptx.cuh"
 #include "omni_attention/mask.h"
 #include "omni_attention/params.h"
 
 namespace showo {
-
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // ---- which columns come next
 

@@ -12,11 +12,12 @@
 
 #include <cstdint>
 
+#include "common/ptx.cuh"
+
 namespace showo::resample {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // Unsigned integers in the order of the numbers; both zeros get one key.
 __device__ __forceinline__ uint32_t order_key(float value) {

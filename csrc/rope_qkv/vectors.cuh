@@ -6,10 +6,10 @@
 
 #include <cstdint>
 
+#include "common/ptx.cuh"
+
 namespace showo {
 namespace {
-
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <int kBytes>
 struct RawOf;

@@ -23,10 +23,9 @@ def test_lfq_traffic(emulated, dtype, bits):
     z = randn(2, bits, 16, 16, dtype=dtype)
     ids = lfq_encode(z)
     lfq_decode(ids, bits, 16, 16, dtype=dtype)
-    # A thread's ids are several 16-byte accesses, each of which meets half of every sector: they count twice.
-    least = (z.nbytes + 2 * ids.nbytes) // 32
-    assert sectors(emulated, "lfq_encode") <= 1.02 * least
-    assert sectors(emulated, "lfq_decode") <= 1.02 * least
+    least = (z.nbytes + ids.nbytes) // 32
+    assert sectors(emulated, "lfq_encode") == least
+    assert sectors(emulated, "lfq_decode") == least
 
 
 @dtypes
