@@ -12,6 +12,7 @@ namespace {
 
 template <int D>
 struct DecodeRowsF32 {
+  // Bounds are of scores yet to be scaled: the largest score has probability 1 to the last bit.
   float out[4][D / 32][4], bound[4], sum[4];
   float scale, sign;
 
@@ -60,17 +61,16 @@ struct DecodeRowsF32 {
       float top = score;
 #pragma unroll
       for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
-      const float scaled = top * scale;
-      if (scaled + bound[i] > kMaxGrowth) {
-        const float keep = exp2_approx(-bound[i] - scaled);
-        bound[i] = -scaled;
+      if ((top + bound[i]) * scale > kMaxGrowth) {
+        const float keep = exp2_approx((-bound[i] - top) * scale);
+        bound[i] = -top;
         sum[i] *= keep;
 #pragma unroll
         for (int c = 0; c < D / 32; ++c)
 #pragma unroll
           for (int e = 0; e < 4; ++e) out[i][c][e] *= keep;
       }
-      const float probability = exp2_approx(fmaf(score, scale, bound[i]));
+      const float probability = exp2_approx((score + bound[i]) * scale);
       sum[i] += probability;
       *reinterpret_cast<float*>(probabilities + (y + 4 * i) * 32 + x * 4) = probability;
     }
@@ -108,7 +108,7 @@ struct DecodeRowsF32 {
       float total = sum[i];
 #pragma unroll
       for (int distance = 1; distance < 8; distance *= 2) total += __shfl_xor_sync(kAllLanes, total, distance);
-      if (x == 0) stats[y + 4 * i] = make_float2(bound[i], total);
+      if (x == 0) stats[y + 4 * i] = make_float2(fminf(bound[i] * scale, FLT_MAX), total);
 #pragma unroll
       for (int c = 0; c < D / 32; ++c)
         *reinterpret_cast<float4*>(output + decode_output<D>(y + 4 * i, x + 8 * c)) =

@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   fetch(stage, 0);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
-  float out[4][D / 32][4] = {}, bound[4], sum[4] = {};  // bound and sum as in WarpRows
+  float out[4][D / 32][4] = {}, bound[4], sum[4] = {};
+  // As in WarpRows, but bounds are of scores yet to be scaled: the largest score has probability 1 to the last bit.
 #pragma unroll
   for (int i = 0; i < 4; ++i) bound[i] = FLT_MAX;
   const float scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f), sign = in.scale < 0 ? -1.0f : 1.0f;
@@ -94,18 +95,26 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
                    stage.column());
     if (__any_sync(kAllLanes, bits[0] != 0)) {
       float s[4][4] = {};
+#pragma unroll 1
+      for (int first = 0; first < D / 4; first += 4) {  // sums of sums: shorter chains of roundings
+        float part[4][4] = {};
 #pragma unroll 2
-      for (int chunk = 0; chunk < D / 4; ++chunk) {
-        float4 b[4];
+        for (int chunk = first; chunk < first + 4; ++chunk) {
+          float4 b[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) b[j] = at(k, x + 8 * j, chunk);
+          for (int j = 0; j < 4; ++j) b[j] = at(k, x + 8 * j, chunk);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float4 a = at(query, y + 4 * i, chunk);
+          for (int i = 0; i < 4; ++i) {
+            const float4 a = at(query, y + 4 * i, chunk);
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-            s[i][j] = fmaf(a.w, b[j].w, fmaf(a.z, b[j].z, fmaf(a.y, b[j].y, fmaf(a.x, b[j].x, s[i][j]))));
+            for (int j = 0; j < 4; ++j)
+              part[i][j] = fmaf(a.w, b[j].w, fmaf(a.z, b[j].z, fmaf(a.y, b[j].y, fmaf(a.x, b[j].x, part[i][j]))));
+          }
         }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) s[i][j] += part[i][j];
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -119,10 +128,9 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
         }
 #pragma unroll
         for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
-        const float scaled = top * scale;
-        if (scaled + bound[i] > kMaxGrowth) {
-          const float keep = exp2_approx(-bound[i] - scaled);
-          bound[i] = -scaled;
+        if ((top + bound[i]) * scale > kMaxGrowth) {
+          const float keep = exp2_approx((-bound[i] - top) * scale);
+          bound[i] = -top;
           sum[i] *= keep;
 #pragma unroll
           for (int c = 0; c < D / 32; ++c)
@@ -131,7 +139,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float probability = exp2_approx(fmaf(s[i][j], scale, bound[i]));
+          const float probability = exp2_approx((s[i][j] + bound[i]) * scale);
           sum[i] += probability;
           *reinterpret_cast<float*>(probabilities + probability_offset(row, 2 * j + x / 4) + x % 4 * 4) = probability;
         }
@@ -171,8 +179,8 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
 #pragma unroll
     for (int distance = 1; distance < 8; distance *= 2) sum[i] += __shfl_xor_sync(kAllLanes, sum[i], distance);
     if (row >= q_length) continue;
-    const RowResult result =
-        finish_row<Tile::kRows>(sum[i], bound[i], intervals + row - first_row, static_cast<int>(in.num_intervals));
+    const RowResult result = finish_row<Tile::kRows>(sum[i], fminf(bound[i] * scale, FLT_MAX),
+                                                     intervals + row - first_row, static_cast<int>(in.num_intervals));
     char* to = static_cast<char*>(p.out) +
                2 * (batch * p.out_strides.batch + head * p.out_strides.head + row * p.out_strides.row);
 #pragma unroll

@@ -75,7 +75,7 @@ def check(inputs, mask, *, scale=None, use_dlse=True, deterministic=False, arran
             )
             noise = 4 * torch.finfo(a.dtype).eps * float(terms + dout.abs().max())
             p = p.double() + noise
-        assert_within_budget(a, o, p, what=name, factor=1.5)
+        assert_within_budget(a, o, p, what=name)
     return actual
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
-from tests.omni_attention.common import assert_lse, operands
+from tests.omni_attention.common import ENOUGH_ROWS, assert_lse, operands
 from tests.ptx import sass
 from tests.ptx.emulated import emulated_device, module_path
 
@@ -29,12 +29,12 @@ def attend(q, k, v, mask, scale, tile_rows):
     return OPS.omni_attention_forward(q, k, v, mask.intervals, mask.block_states(), mask.tile_order(rows), scale)
 
 
-def check(q, k, v, mask, *, scale=0.125, tile_rows=128, factor=1.5):
+def check(q, k, v, mask, *, scale=0.125, tile_rows=128, rms=False):
     out, lse = attend(q, k, v, mask, scale, tile_rows)
     wide = [x.double() for x in (q, k, v)]
     oracle, oracle_lse = reference.omni_attention(*wide, mask, scale=scale, return_lse=True)
     peer = reference.omni_attention(q, k, v, mask, scale=scale)
-    assert_within_budget(out, oracle, peer, what="out", factor=factor)
+    assert_within_budget(out, oracle, peer, what="out", rms=rms)
     assert_lse(lse, oracle_lse, q, k, v, mask, scale)
     return out, lse
 
@@ -84,16 +84,16 @@ def check_random_mask(data, largest):
     rows = data.draw(st.one_of(st.integers(1, largest), st.sampled_from([1, 16, 63, 64, 65, 127, 128, 129])))
     columns = data.draw(st.one_of(st.integers(0, largest + 60), st.sampled_from([1, 16, 32, 63, 64, 65, 128])))
     count, seed = data.draw(st.integers(1, 8)), data.draw(st.integers(0, 999))
-    mask = random_mask(data.draw(st.integers(1, 2)), rows, columns, count, seed)
     dtype, dim = data.draw(st.sampled_from(FLOAT_DTYPES)), data.draw(st.sampled_from([32, 64, 96, 128]))
     kv_heads, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
+    batch = max(data.draw(st.integers(1, 2)), ENOUGH_ROWS // (kv_heads * group * rows))
+    mask = random_mask(batch, rows, columns, count, seed)
     scale = data.draw(st.sampled_from([0.125, 1.0, -0.2, 0.0]))
     tile_rows = data.draw(st.sampled_from([64, 128]))
     layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
     mask = OmniMask(mask.intervals, columns)
     inputs = [layout(x) for x in operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=seed)]
-    # A search over shapes also finds one short row in which torch was lucky: hence twice the factor.
-    check(*inputs, mask, scale=scale, tile_rows=tile_rows, factor=3.0)
+    check(*inputs, mask, scale=scale, tile_rows=tile_rows, rms=True)
 
 
 def search(examples, largest):

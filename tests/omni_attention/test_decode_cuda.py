@@ -18,7 +18,7 @@ from showo_ext.testing import (
     randint,
     randn,
 )
-from tests.omni_attention.common import assert_lse, operands
+from tests.omni_attention.common import ENOUGH_ROWS, assert_lse, operands
 from tests.ptx import sass
 from tests.ptx.emulated import EmulatedDevice, module_path, native_module
 
@@ -36,23 +36,12 @@ def decode(q, k, v, mask, scale=0.125, splits=None):
     return out, lse
 
 
-def rounding_of_terms(q, k, v, mask, scale, lse):
-    """The error of out if each probability carries one rounding in fp32, and its exponent another. All in fp64."""
-    k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
-    score = (q @ k.mT * scale).masked_fill(~mask.to_dense().unsqueeze(1), -torch.inf)
-    p = (score - lse.masked_fill(lse.isinf(), 0.0).unsqueeze(-1)).exp()
-    return (p * (1 + score.masked_fill(score.isinf(), 0.0).abs())) @ v.abs() * 2**-24
-
-
-def check(q, k, v, mask, *, scale=0.125, splits=None, factor=1.5, lucky=False):
-    """lucky: whether the formula in fp32 may have come out right by chance, as short rows do."""
+def check(q, k, v, mask, *, scale=0.125, splits=None, rms=False):
     out, lse = decode(q, k, v, mask, scale, splits)
     wide = [x.double() for x in (q, k, v)]
     oracle, oracle_lse = reference.omni_attention(*wide, mask, scale=scale, return_lse=True)
     peer = reference.omni_attention(q, k, v, mask, scale=scale)
-    if lucky and q.dtype == torch.float32:
-        peer = oracle + (peer - oracle).abs() + rounding_of_terms(*wide, mask, scale, oracle_lse)
-    assert_within_budget(out, oracle, peer, what="out", factor=factor)
+    assert_within_budget(out, oracle, peer, what="out", rms=rms)
     assert_lse(lse, oracle_lse, q, k, v, mask, scale)
     return out, lse
 
@@ -90,7 +79,7 @@ def test_edges(device, columns):
             mask = OmniMask.causal(1, rows, kv_length=columns, device=device)
         for group in (1, 4, 8) if columns < 2500 else (4,):
             check(*operands(mask, 64, BF16, heads=group, seed=rows), mask)
-            check(*operands(mask, 32, torch.float32, heads=group, seed=rows), mask, lucky=True)
+            check(*operands(mask, 32, torch.float32, heads=group, seed=rows), mask, rms=True)
 
 
 SWEEP = given(
@@ -110,6 +99,7 @@ SWEEP = given(
 
 
 def check_random(batch, kv_heads, group, rows, columns, dim, count, dtype, scale, splits, order, seed):
+    batch = max(batch, ENOUGH_ROWS // (kv_heads * group * rows))
     mask = random_mask(batch, rows, columns, count, seed)
     q, k, v = operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=seed)
     if order == "bshd":
@@ -120,9 +110,7 @@ def check_random(batch, kv_heads, group, rows, columns, dim, count, dtype, scale
         k, v = (x[:, :1].expand(-1, kv_heads, -1, -1) for x in (k, v))
     elif order == "cache":  # the first columns of a longer buffer; the rest is NaN
         k, v = (torch.nn.functional.pad(x, (0, 0, 0, 9), value=float("nan"))[:, :, :columns] for x in (k, v))
-    # A search over shapes also finds one short row in which torch was lucky: hence twice the factor for 16 bits.
-    factor = 1.5 if dtype == torch.float32 else 3.0
-    check(q, k, v, mask, scale=scale, splits=splits, factor=factor, lucky=True)
+    check(q, k, v, mask, scale=scale, splits=splits, rms=True)
 
 
 def test_random(emulated):
@@ -204,10 +192,10 @@ def test_scores_of_minus_infinity_alone_are_not_an_empty_row(device, dtype, spli
 def test_maxima_that_rise_and_fall(device, dtype, splits):
     """Scores that grow by far more than the rescaling threshold from block to block, and shrink again."""
     mask = OmniMask.full(1, 5, kv_length=520, device=device)
-    q, k, v = operands(mask, 64, dtype)
+    q, k, v = operands(mask, 64, dtype, heads=13)
     growth = torch.linspace(0.0, 6.0, 520, device=device).view(1, 1, -1, 1)
     for factor in (growth, growth.flip(2)):
-        check(q, (k * factor).to(dtype), v, mask, scale=1.0, splits=splits, lucky=True)
+        check(q, (k * factor).to(dtype), v, mask, scale=1.0, splits=splits, rms=True)
 
 
 @dtypes
@@ -220,7 +208,7 @@ def test_agrees_with_the_large_kernel(device, dtype, dim):
     large = OPS.omni_attention_forward(q, k, v, mask.intervals, mask.block_states(), mask.tile_order(64), 0.1)
     small = decode(q, k, v, mask, 0.1, splits=2)
     oracle = reference.omni_attention(*(x.double() for x in (q, k, v)), mask, scale=0.1, return_lse=True)
-    assert_within_budget(small[0], oracle[0], large[0], factor=1.5)
+    assert_within_budget(small[0], oracle[0], large[0])
     torch.testing.assert_close(small[1], large[1], rtol=2e-6, atol=2e-6)
 
 
@@ -313,7 +301,7 @@ def test_backward(device, dtype, deterministic):
         inputs = [x.detach().to(wide).requires_grad_() for x in leaves]
         expected.append(torch.autograd.grad(reference.omni_attention(*inputs, mask), inputs, dout.to(wide)))
     for name, a, o, p in zip(("dq", "dk", "dv"), actual, *expected, strict=True):
-        assert_within_budget(a, o, p, what=name)
+        assert_within_budget(a, o, p, what=name, rms=True)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def in_three(qkv, arguments):
     return tuple(x.contiguous() for x in qkv.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=2))
 
 
-def check(qkv, positions, arguments, *, gradients=True, factor=1.5, separate=False):
+def check(qkv, positions, arguments, *, gradients=True, rms=False, separate=False):
     """Results, and gradients of every tensor given, against fp64 and plain torch in the same dtype."""
     names = ["qkv", *(n for n, value in arguments.items() if isinstance(value, torch.Tensor))]
     rotary_dim = arguments.get("rotary_dim", qkv.shape[2] // (arguments["num_heads"] + 2 * arguments["num_kv_heads"]))
@@ -85,10 +85,9 @@ def check(qkv, positions, arguments, *, gradients=True, factor=1.5, separate=Fal
     (out, grads), (exact, exact_grads), (peer, peer_grads) = results
     for name, *three in zip(NAMES, out, exact, peer, strict=True):
         assert three[0].dtype == qkv.dtype
-        assert_within_budget(*three, what=name, factor=factor)
+        assert_within_budget(*three, what=name, rms=rms)
     for name, *three in zip(names if gradients else [], grads, exact_grads, peer_grads, strict=True):
-        # Parameters' gradients are sums over rows and heads: their rounding follows the terms, not the result.
-        assert_within_budget(*three, what=f"gradient of {name}", factor=factor if name == "qkv" else 4.0)
+        assert_within_budget(*three, what=f"gradient of {name}", rms=rms or name != "qkv")
 
 
 @settings(deadline=None, max_examples=60)
@@ -107,10 +106,10 @@ def check(qkv, positions, arguments, *, gradients=True, factor=1.5, separate=Fal
 )
 def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype, wide_parameters, separate, isa, seed):
     kind = torch.float32 if wide_parameters else dtype
+    batch = max(batch, 256 // (length * kv_heads))  # enough heads of k for an error that is not luck
     qkv, positions, arguments = problem(batch, length, groups * kv_heads, kv_heads, dim, dtype, seed, parameters=kind)
     with use_isa(isa):
-        # A search over shapes also finds a few numbers in which torch was lucky: hence twice the factor.
-        check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)}, factor=3.0, separate=separate)
+        check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)}, rms=True, separate=separate)
 
 
 @dtypes
