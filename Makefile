@@ -11,6 +11,7 @@ SETUP := .venv/.installed
 endif
 SYSTEM_PYTHON ?= python3
 JOBS ?= $(shell nproc)
+TEST_JOBS ?= 2# processes that run tests; torch has threads of its own in each
 BIN = $(dir $(PYTHON))
 export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 
@@ -48,13 +49,13 @@ kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory a
 
 test: emulator ## lint and the whole test suite
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
-	$(PYTHON) -m pytest -m "not soak and not kernels"
+	$(PYTHON) -m pytest -n $(TEST_JOBS) -m "not soak and not kernels"
 
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"
 
 test-kernels: emulator ## the exhaustive sweep over kernels
-	$(PYTHON) -m pytest -m kernels
+	$(PYTHON) -m pytest -n $(TEST_JOBS) -m kernels
 
 ASAN = build/asan
 test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehaviorSanitizer (ASAN_TESTS=...)
