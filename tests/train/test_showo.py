@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining, load_config
 from showo.train.loop import TrainLoop
 from showo.train.showo import train_showo
+from showo.train.stop import StopRequest
 
 WORDS = [f"{colour} {shape}" for colour in ("red", "green", "blue", "orange") for shape in ("circle", "square")]
 
@@ -107,6 +110,41 @@ def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], 
     assert again.history == whole.history[3:]
     for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values()):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_within_a_step_ends_training_after_it(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
+) -> None:
+    config = small_training(folders)
+    whole = train(config, tmp_path / "a")
+    step = torch.optim.AdamW.step
+    calls = itertools.count(1)
+
+    def signalled(self: torch.optim.AdamW, *arguments: object) -> object:
+        if next(calls) == 2:
+            signal.raise_signal(number)
+        return step(self, *arguments)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    with pytest.raises(raised) as info:
+        train(config, tmp_path / "b")
+    assert not isinstance(info.value, SystemExit) or info.value.code == 143
+    assert signal.getsignal(number) is before
+    assert [path.name for path in checkpoints(tmp_path / "b")] == ["step-000002"]
+    again = train(config, tmp_path / "b", resume=True)
+    assert again.history == whole.history[2:]
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_training_learns_and_its_checkpoint_generates(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ..pictures import save_image
 from .checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from .config import LoopConfig, OptimizerConfig, to_yaml
 from .progress import TrainProgress
+from .stop import StopRequest
 
 Losses = tuple[Tensor, Mapping[str, float]]
 
@@ -126,7 +127,9 @@ class TrainLoop:
         return total, metrics
 
     def run(self) -> None:
-        """Trains to the end (or for max_seconds), then saves. Ctrl-C saves too."""
+        """Trains to the end (or for max_seconds), then saves. SIGINT (Ctrl-C) and SIGTERM end it after the step they
+        fall into, saved too, with KeyboardInterrupt and SystemExit(143).
+        """
         config = self.config
         self.run_folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
@@ -134,30 +137,30 @@ class TrainLoop:
         with (
             SummaryWriter(str(self.run_folder / "logs")) as writer,
             TrainProgress(config, self.units, self.console) as bar,
+            StopRequest() as stop,
         ):
-            try:
-                while self.step < config.steps:
-                    loss, metrics = self.train_step()
-                    self.history.append(float(loss))
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    rates = bar.update(self.step, float(loss), lr)
-                    late = 0 < config.max_seconds <= time.monotonic() - began
-                    done = late or self.step == config.steps
-                    if self.step % config.log_every == 0 or done:
-                        scalars = {"loss": float(loss), "lr": lr, **metrics, **rates}
-                        for name, value in scalars.items():
-                            writer.add_scalar(f"train/{name}", value, self.step)
-                        bar.report(self.step, scalars)
-                    if self.step % config.validate_every == 0 or done:
-                        self._validate(writer)
-                    if self.step % config.checkpoint_every == 0 or done:
-                        self.save()
-                    if late:
-                        break
-            except KeyboardInterrupt:
-                path = self.save()
-                self.console.print(f"interrupted at step {self.step}; saved {path}; continue with --resume")
-                raise
+            while self.step < config.steps:
+                loss, metrics = self.train_step()
+                self.history.append(float(loss))
+                lr = self.optimizer.param_groups[0]["lr"]
+                rates = bar.update(self.step, float(loss), lr)
+                late = 0 < config.max_seconds <= time.monotonic() - began
+                done = late or self.step == config.steps
+                if self.step % config.log_every == 0 or done:
+                    scalars = {"loss": float(loss), "lr": lr, **metrics, **rates}
+                    for name, value in scalars.items():
+                        writer.add_scalar(f"train/{name}", value, self.step)
+                    bar.report(self.step, scalars)
+                if self.step % config.validate_every == 0 or done:
+                    self._validate(writer)
+                stopping = bool(stop)  # asked once: a signal that comes later waits for the next step
+                if self.step % config.checkpoint_every == 0 or done or stopping:
+                    path = self.save()
+                if done:
+                    break
+                if stopping:
+                    self.console.print(f"interrupted at step {self.step}; saved {path}; continue with --resume")
+                    stop.act()
 
     def _validate(self, writer: SummaryWriter) -> None:
         self.model.eval()
