@@ -1,80 +1,16 @@
 // Text -> drafts: looks every opcode up in the table, resolves operands, gives variables their addresses.
 #include <algorithm>
 #include <map>
-#include <set>
-#include <sstream>
 #include <stdexcept>
 
 #include "draft.h"
+#include "names.h"
+#include "storage.h"
 
 namespace showo::ptx {
 namespace {
 
 using Kind = TextOperand::Kind;
-
-const std::unordered_map<std::string, SpecialRegister>& special_registers() {
-  using S = SpecialRegister;
-  static const std::unordered_map<std::string, S> kNames = {{"%tid.x", S::kTidX},
-                                                            {"%tid.y", S::kTidY},
-                                                            {"%tid.z", S::kTidZ},
-                                                            {"%ntid.x", S::kNtidX},
-                                                            {"%ntid.y", S::kNtidY},
-                                                            {"%ntid.z", S::kNtidZ},
-                                                            {"%ctaid.x", S::kCtaidX},
-                                                            {"%ctaid.y", S::kCtaidY},
-                                                            {"%ctaid.z", S::kCtaidZ},
-                                                            {"%nctaid.x", S::kNctaidX},
-                                                            {"%nctaid.y", S::kNctaidY},
-                                                            {"%nctaid.z", S::kNctaidZ},
-                                                            {"%laneid", S::kLaneId},
-                                                            {"%warpid", S::kWarpId},
-                                                            {"%nwarpid", S::kNwarpId},
-                                                            {"%smid", S::kSmId},
-                                                            {"%nsmid", S::kNsmId},
-                                                            {"%lanemask_eq", S::kLanemaskEq},
-                                                            {"%lanemask_le", S::kLanemaskLe},
-                                                            {"%lanemask_lt", S::kLanemaskLt},
-                                                            {"%lanemask_ge", S::kLanemaskGe},
-                                                            {"%lanemask_gt", S::kLanemaskGt},
-                                                            {"%dynamic_smem_size", S::kDynamicSmem},
-                                                            {"%total_smem_size", S::kTotalSmem},
-                                                            {"%clock", S::kClock},
-                                                            {"%clock64", S::kClock64},
-                                                            {"%globaltimer", S::kGlobaltimer},
-                                                            {"%gridid", S::kGridId}};
-  return kNames;
-}
-
-std::vector<std::string> split_dots(const std::string& opcode) {
-  std::vector<std::string> parts;
-  std::stringstream stream(opcode);
-  for (std::string part; std::getline(stream, part, '.');) parts.push_back(part);
-  return parts;
-}
-
-// Drops modifiers that change no result here (cache hints, .aligned, .uni) and notes the synchronising ones.
-std::string canonical(const std::string& opcode, uint16_t& flags) {
-  static const std::set<std::string> kStrongWords = {"volatile", "relaxed", "acquire", "release", "acq_rel"};
-  static const std::set<std::string> kMemoryWords = {"weak", "cta", "gpu", "sys", "cluster", "ca", "cg",
-                                                     "cs",   "lu",  "cv",  "wb",  "wt",      "nc", "noftz"};
-  static const std::set<std::string> kMemoryOps = {"ld", "st", "atom", "red", "cp", "ldu", "prefetch", "ldmatrix"};
-  const std::vector<std::string> parts = split_dots(opcode);
-  const bool memory = kMemoryOps.count(parts[0]) != 0;
-  std::string name;
-  for (std::string part : parts) {
-    if (part == "aligned" || part == "uni") continue;
-    if (part.compare(0, 4, "L1::") == 0 || part.compare(0, 4, "L2::") == 0) continue;
-    if (memory && kStrongWords.count(part)) {
-      flags |= kStrong;
-      continue;
-    }
-    if (memory && kMemoryWords.count(part)) continue;
-    if (part == "shared::cta") part = "shared";
-    if (part == "ldu") part = "ld";
-    name += name.empty() ? part : "." + part;
-  }
-  return name;
-}
 
 class Builder {
  public:
@@ -87,7 +23,7 @@ class Builder {
     collect(find(kernel), {});
     const TextFunction& entry = *functions_[0];
     program_->max_threads = entry.max_threads;
-    place_storage();
+    storage_ = std::make_unique<Storage>(module_, functions_, *program_);
     Assembler assembler(*program_);
     for (size_t f = 0; f < functions_.size(); ++f) {
       decode(static_cast<int>(f));
@@ -101,8 +37,8 @@ class Builder {
   const TextModule& module_;
   const SymbolTable& symbols_;
   std::unique_ptr<Program> program_;
-  std::vector<const TextFunction*> functions_;                           // the entry first, then what it calls
-  std::unordered_map<std::string, std::pair<Space, uint32_t>> storage_;  // "function/name" or "name" -> place
+  std::vector<const TextFunction*> functions_;  // the entry first, then what it calls
+  std::unique_ptr<Storage> storage_;
 
   // Of the function in hand.
   const TextFunction* function_ = nullptr;
@@ -144,63 +80,6 @@ class Builder {
     }
   }
 
-  static uint32_t align(uint32_t offset, int64_t alignment) {
-    return static_cast<uint32_t>((offset + alignment - 1) / alignment * alignment);
-  }
-
-  // Shared variables, per-thread frames and kernel parameters get their addresses.
-  void place_storage() {
-    uint32_t shared = kSharedReserved, frame = 0, param = 0, dynamic_alignment = 16;
-    std::set<std::string> mentioned;
-    for (const TextFunction* f : functions_) {
-      for (const TextInstruction& in : f->body) {
-        for (const TextOperand& o : in.operands) mentioned.insert(o.name);
-      }
-      for (const TextVariable& v : f->locals) place(*f, v, v.space == Space::kShared ? shared : frame);
-      for (const auto* list : {&f->params, &f->returns}) {
-        for (const TextVariable& v : *list) {
-          if (f->is_entry) {
-            param = align(param, v.alignment);
-            program_->params.emplace_back(param, static_cast<uint32_t>(v.bytes));
-            storage_[f->name + "/" + v.name] = {Space::kParam, param};
-            param += static_cast<uint32_t>(v.bytes);
-          } else {
-            place(*f, v, frame);
-          }
-        }
-      }
-    }
-    for (const TextVariable& v : module_.variables) {
-      if (v.space != Space::kShared || !mentioned.count(v.name)) continue;
-      if (v.is_extern) {
-        dynamic_alignment = std::max<uint32_t>(dynamic_alignment, static_cast<uint32_t>(v.alignment));
-      } else {
-        shared = align(shared, v.alignment);
-        storage_[v.name] = {Space::kShared, shared};
-        shared += static_cast<uint32_t>(v.bytes);
-      }
-    }
-    shared = align(shared, dynamic_alignment);
-    for (const TextVariable& v : module_.variables) {
-      if (v.space == Space::kShared && v.is_extern) storage_[v.name] = {Space::kShared, shared};
-    }
-    program_->static_shared = shared - kSharedReserved;
-    program_->frame_bytes = align(frame, 16);
-    program_->param_bytes = param;
-  }
-
-  void place(const TextFunction& f, const TextVariable& v, uint32_t& offset) {
-    offset = align(offset, v.alignment);
-    storage_[f.name + "/" + v.name] = {v.space == Space::kParam ? Space::kLocal : v.space, offset};
-    offset += static_cast<uint32_t>(v.bytes);
-  }
-
-  const std::pair<Space, uint32_t>* stored(const std::string& name) const {
-    auto found = storage_.find(function_->name + "/" + name);
-    if (found == storage_.end()) found = storage_.find(name);
-    return found == storage_.end() ? nullptr : &found->second;
-  }
-
   // ---- values -----------------------------------------------------------------------------------------------------
 
   int new_value(int bits) {
@@ -222,11 +101,10 @@ class Builder {
   }
 
   int register_value(const TextInstruction& in, const std::string& name, int bits) {
-    const auto special = special_registers().find(name);
-    if (special != special_registers().end()) {
+    if (const SpecialRegister* special = special_register(name)) {
       const int v = new_value(bits);
       values_[v].kind = Value::kSpecial;
-      values_[v].which = special->second;
+      values_[v].which = *special;
       return v;
     }
     if (name == "WARP_SZ") return constant(bits, 32);
@@ -243,7 +121,7 @@ class Builder {
   }
 
   uint64_t symbol_address(const TextInstruction& in, const std::string& name) const {
-    if (const auto* place = stored(name)) return place->second;
+    if (const auto* place = storage_->find(*function_, name)) return place->second;
     if (symbols_.known(name)) return symbols_.address(name);
     fail(in, "unknown symbol '" + name + "'");
   }
@@ -316,7 +194,7 @@ class Builder {
   }
   void instruction(const TextInstruction& in) {
     uint16_t flags = 0;
-    std::string name = canonical(in.opcode, flags);
+    std::string name = canonical_opcode(in.opcode, flags);
     if (name == "call") return call(in);
     std::vector<TextOperand> operands;
     for (const TextOperand& o : in.operands) {
@@ -369,7 +247,7 @@ class Builder {
       bool in_frame = !function_->is_entry;
       for (const TextOperand& o : operands) {
         if (o.kind != Kind::kAddress || o.name[0] == '%') continue;
-        const auto* place = stored(o.name);
+        const auto* place = storage_->find(*function_, o.name);
         if (place != nullptr) in_frame = place->first == Space::kLocal;
       }
       if (in_frame) return name.substr(0, param) + ".local" + name.substr(param + 6);
@@ -502,11 +380,13 @@ class Builder {
       }
       CallSite site;
       for (size_t i = 0; i < f.params.size(); ++i) {
-        site.arguments.push_back({storage_.at(f.name + "/" + f.params[i].name).second, stored(lists[1][i].name)->second,
+        site.arguments.push_back({storage_->find(f, f.params[i].name)->second,
+                                  storage_->find(*function_, lists[1][i].name)->second,
                                   static_cast<uint32_t>(f.params[i].bytes)});
       }
       for (size_t i = 0; i < f.returns.size(); ++i) {
-        site.results.push_back({stored(lists[0][i].name)->second, storage_.at(f.name + "/" + f.returns[i].name).second,
+        site.results.push_back({storage_->find(*function_, lists[0][i].name)->second,
+                                storage_->find(f, f.returns[i].name)->second,
                                 static_cast<uint32_t>(f.returns[i].bytes)});
       }
       d.instr.extra = static_cast<int>(program_->calls.size());
