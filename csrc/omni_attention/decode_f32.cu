@@ -12,7 +12,7 @@ namespace {
 
 template <int D>
 struct DecodeRowsF32 {
-  // Bounds are of scores yet to be scaled: the largest score has probability 1 to the last bit.
+  // Bounds are of scores yet to be scaled: a row of one column is that column's v to the last bit.
   float out[4][D / 32][4], bound[4], sum[4];
   float scale, sign;
 

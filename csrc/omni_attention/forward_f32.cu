@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
   float out[4][D / 32][4] = {}, bound[4], sum[4] = {};
-  // As in WarpRows, but bounds are of scores yet to be scaled: the largest score has probability 1 to the last bit.
+  // As in WarpRows, but bounds are of scores yet to be scaled: a row of one column is that column's v to the last bit.
 #pragma unroll
   for (int i = 0; i < 4; ++i) bound[i] = FLT_MAX;
   const float scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f), sign = in.scale < 0 ? -1.0f : 1.0f;

@@ -132,6 +132,16 @@ def test_layouts(device, dtype, layout):
     assert torch.equal(omni_attention(q, k, v, mask), expected)
 
 
+@dims
+@pytest.mark.parametrize("rows", [9, 130])  # those of the split-KV kernels, and of these
+def test_a_row_of_one_column_is_that_columns_v(device, dim, rows):
+    columns = randint(0, 200, (1, rows), seed=dim)
+    intervals = torch.stack([columns, columns + 1], -1).unsqueeze(2).int()
+    mask = OmniMask(intervals.to(device), 200)
+    q, k, v = operands(mask, dim, torch.float32)
+    assert torch.equal(omni_attention(q, k, v, mask, scale=-1.3), v[:, :, columns[0].to(device)])
+
+
 @dtypes
 def test_one_row_inside_a_larger_tensor(device, dtype):
     """Dims of size 1 keep odd strides through torch.empty_like: found by the search above."""
