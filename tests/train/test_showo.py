@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,17 @@ def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], 
         assert torch.equal(a, b), name
 
 
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Python's usual handlers, whatever started this process: jobs in the background ignore SIGINT."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_handlers")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_within_a_step_ends_training_after_it(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
@@ -139,12 +151,21 @@ def test_a_signal_within_a_step_ends_training_after_it(
         assert torch.equal(a, b), name
 
 
+@pytest.mark.usefixtures("own_handlers")
 def test_a_second_signal_does_not_wait() -> None:
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop
 
 
 def test_training_learns_and_its_checkpoint_generates(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class StopRequest:
     """Context manager: the first SIGINT or SIGTERM is remembered, so that a step is never left half done; another acts
-    as it would have without. Outside the main thread, where Python handles no signals, it does nothing.
+    as it would have without. A signal that is ignored, as a shell has it for jobs in the background, stays so. Outside
+    the main thread, where Python handles no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._remember) for s in SIGNALS}
+            heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+            self._handlers = {s: signal.signal(s, self._remember) for s in heeded}
         return self
 
     def __exit__(
