@@ -11,7 +11,7 @@ SETUP := .venv/.installed
 endif
 SYSTEM_PYTHON ?= python3
 JOBS ?= $(shell nproc)
-TEST_JOBS ?= 2# processes that run tests; torch has threads of its own in each
+TEST_JOBS ?= 2# processes that run tests, each a file at a time; torch has threads of its own in each
 BIN = $(dir $(PYTHON))
 export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 
@@ -49,7 +49,7 @@ kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory a
 
 test: emulator ## lint and the whole test suite
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
-	$(PYTHON) -m pytest -n $(TEST_JOBS) -m "not soak and not kernels"
+	$(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile -m "not soak and not kernels"
 
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"

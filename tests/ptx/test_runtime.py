@@ -26,8 +26,15 @@ F32_F16 = [torch.float32, torch.float16]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def count_launches_of_this_file() -> None:
+def begun() -> set[str]:
+    """Tests of this file that have begun in this process; launches are counted from the first of them on."""
     emulated.library().ptx_forget_launches()
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def note(begun: set[str], request: pytest.FixtureRequest) -> None:
+    begun.add(request.node.nodeid)
 
 
 @pytest.fixture
@@ -263,12 +270,12 @@ def test_memory_functions() -> None:
 
 
 @pytest.fixture
-def all_launched(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+def all_launched(begun: set[str], request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """What the tests above have launched, if all of them have run here."""
-    here = {item.originalname for item in request.session.items if getattr(item, "module", None) is request.module}
-    if here != {name for name in vars(request.module) if name.startswith("test_")} or hasattr(
-        request.config, "workerinput"
-    ):
+    items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    names = {name for name in vars(request.module) if name.startswith("test_")}
+    above = {item.nodeid for item in items[: items.index(request.node)]}
+    if {item.originalname for item in items} != names or not above <= begun:
         pytest.skip("only meaningful when all tests of this file run, in one process")
     return emulated.launched_kernels()
 
