@@ -8,8 +8,6 @@ from torch import Tensor
 from showo_ext import OmniMask, reference
 from showo_ext.testing import max_error, randn
 
-ENOUGH_ROWS = 256  # of queries, for an error that is not luck
-
 
 def operands(
     mask: OmniMask, dim: int, dtype: torch.dtype, *, heads: int = 1, kv_heads: int = 1, seed: int = 0

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
-from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
-from tests.omni_attention.common import ENOUGH_ROWS, assert_lse, operands
+from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
+from tests.omni_attention.common import assert_lse, operands
 from tests.ptx import sass
 from tests.ptx.emulated import emulated_device, module_path
 

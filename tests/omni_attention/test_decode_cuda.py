@@ -11,6 +11,7 @@ from showo_ext import OmniMask, omni_attention, reference
 from showo_ext._native import use_emulated
 from showo_ext.ops import _decode
 from showo_ext.testing import (
+    ENOUGH_ROWS,
     FLOAT_DTYPES,
     assert_compiles,
     assert_within_budget,
@@ -18,7 +19,7 @@ from showo_ext.testing import (
     randint,
     randn,
 )
-from tests.omni_attention.common import ENOUGH_ROWS, assert_lse, operands
+from tests.omni_attention.common import assert_lse, operands
 from tests.ptx import sass
 from tests.ptx.emulated import EmulatedDevice, module_path, native_module
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from showo_ext import omni_attention, reference, rope_qkv, rope_qkv_into_cache, rotary_tables
 from showo_ext.mask import OmniMask
 from showo_ext.testing import (
+    ENOUGH_ROWS,
     FLOAT_DTYPES,
     assert_compiles,
     assert_within_budget,
@@ -106,7 +107,7 @@ def check(qkv, positions, arguments, *, gradients=True, rms=False, separate=Fals
 )
 def test_values_and_gradients(batch, length, groups, kv_heads, dim, half, dtype, wide_parameters, separate, isa, seed):
     kind = torch.float32 if wide_parameters else dtype
-    batch = max(batch, 256 // (length * kv_heads))  # enough heads of k for an error that is not luck
+    batch = max(batch, ENOUGH_ROWS // (length * kv_heads))  # rows of k
     qkv, positions, arguments = problem(batch, length, groups * kv_heads, kv_heads, dim, dtype, seed, parameters=kind)
     with use_isa(isa):
         check(qkv, positions, {**arguments, "rotary_dim": 2 * min(half, dim // 2)}, rms=True, separate=separate)

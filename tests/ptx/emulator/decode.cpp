@@ -237,10 +237,7 @@ class Builder {
   std::string specialised(const TextInstruction& in, std::string name, const std::vector<TextOperand>& operands) const {
     if (name.compare(0, 3, "ld.") == 0 || name.compare(0, 3, "st.") == 0) {
       const TextOperand& value = operands.size() > 1 && operands[0].kind == Kind::kAddress ? operands[1] : operands[0];
-      const auto declared = function_->registers.find(value.name);
-      const bool wide =
-          declared != function_->registers.end() && declared->second != "pred" && type_bytes(declared->second) == 8;
-      if (wide && type_bytes(name.substr(name.rfind('.') + 1)) < 8) name += "/wide";
+      if (is_wide(value.name) && type_bytes(name.substr(name.rfind('.') + 1)) < 8) name += "/wide";
     }
     const size_t param = name.find(".param");
     if (param != std::string::npos && name.compare(0, 4, "cvta") != 0) {
