@@ -1,8 +1,13 @@
-"""Files that are whole or absent: written under a temporary name beside the target, then renamed."""
+"""Files and folders that are whole or absent, also after a power cut.
+
+They are written under a temporary name beside the target, brought to the disk (fsync), then renamed; the folder that
+holds the name is brought to the disk last.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -20,17 +25,53 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())  # some writers make files that only their owner may read
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on success it takes the place of `path`, on failure it goes."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for entry in (*temporary.rglob("*"), temporary):
+            _sync(entry)
+        remove_folder(path)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, if there is one. It loses its name first: a folder of that name is never half empty."""
+    doomed = path.with_name(path.name + ".old")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a process that was killed
+    if path.exists():
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
 def package_path(name: str) -> Path:
     """Where a file or folder of the installed package lies, e.g. "assets/tiny"."""
     return Path(str(resources.files("showo"))) / name
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -6,7 +6,6 @@ RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..files import atomic_folder, remove_folder
 from .config import LoopConfig, to_yaml
 
 _STEP = re.compile(r"step-(\d+)")
@@ -42,21 +42,13 @@ def _fingerprint(config: LoopConfig) -> str:
 def save_checkpoint(
     run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig, attach: Callable[[Path], object] | None
 ) -> Path:
-    """Writes into a temporary folder and renames it, so that a folder named step-N is always whole."""
+    """Writes the folder step-N as `atomic_folder` does, so that a folder of that name is always whole."""
     final = run / "checkpoints" / f"step-{step:06d}"
-    temporary = final.with_name(final.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    torch.save({**state, "config": _fingerprint(config)}, temporary / "training.pt")
-    if attach is not None:
-        attach(temporary)
-    for file in temporary.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    with atomic_folder(final) as folder:
+        model.save_pretrained(folder)
+        torch.save({**state, "config": _fingerprint(config)}, folder / "training.pt")
+        if attach is not None:
+            attach(folder)
     return final
 
 
@@ -77,5 +69,9 @@ def load_checkpoint(run: Path, model: Any, config: LoopConfig) -> dict[str, Any]
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    for path in checkpoints(run)[:-keep]:
+    """Deletes all but the newest `keep` checkpoints, and what a process that was killed has left half done."""
+    folder = run / "checkpoints"
+    for path in (*checkpoints(run)[:-keep], *folder.glob("step-*.tmp")):
+        remove_folder(path)
+    for path in folder.glob("step-*.old"):
         shutil.rmtree(path)

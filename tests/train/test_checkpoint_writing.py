@@ -1,0 +1,134 @@
+"""How a checkpoint reaches the disk: under another name, synced, then renamed; older ones are deleted after that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from showo.files import atomic_write_text
+from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
+from showo.train.config import LoopConfig
+
+Event = tuple[str, Any]
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Calls of fsync (file number, size, time of change), of renames (names) and of rmtree (name), in order."""
+    seen: list[Event] = []
+    fsync, rename, replace, rmtree = os.fsync, os.rename, os.replace, shutil.rmtree
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        facts = os.fstat(descriptor)
+        seen.append(("fsync", (facts.st_ino, facts.st_size, facts.st_mtime_ns)))
+
+    def renamed(source: Any, target: Any, **rest: Any) -> None:
+        rename(source, target, **rest)
+        seen.append(("rename", (Path(source).name, Path(target).name)))
+
+    def replaced(source: Any, target: Any, **rest: Any) -> None:
+        replace(source, target, **rest)
+        seen.append(("rename", (Path(source).name, Path(target).name)))
+
+    def removed(path: Any, *args: Any, **rest: Any) -> None:
+        if Path(path).exists():
+            seen.append(("remove", Path(path).name))
+        rmtree(path, *args, **rest)
+
+    for module, name, spy in (
+        (os, "fsync", synced),
+        (os, "rename", renamed),
+        (os, "replace", replaced),
+        (shutil, "rmtree", removed),
+    ):
+        monkeypatch.setattr(module, name, spy)
+    return seen
+
+
+def save(run: Path, step: int, attach: Any = None) -> Path:
+    state = {"optimizer": {}, "step": step}
+    return save_checkpoint(run, step, FakeModel(), state, LoopConfig(steps=9), attach)
+
+
+class FakeModel:
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(os.urandom(64))
+
+
+def synced_before(events: list[Event], path: Path, end: int) -> bool:
+    """Whether `path`, as it is now, was on the disk before event number `end`."""
+    facts = os.stat(path)
+    return ("fsync", (facts.st_ino, facts.st_size, facts.st_mtime_ns)) in events[:end]
+
+
+def attach_nested(folder: Path) -> None:
+    (folder / "text").mkdir()
+    (folder / "text" / "tokenizer.json").write_text("{}")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list[Event]) -> None:
+    path = save(tmp_path, 3, attach_nested)
+    named = events.index(("rename", ("step-000003.tmp", "step-000003")))
+    written = [path / "model.safetensors", path / "training.pt", path / "text" / "tokenizer.json", path / "text", path]
+    assert [p.name for p in written if not synced_before(events, p, named)] == []
+    names = os.stat(path.parent).st_ino
+    assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])
+
+
+def test_older_checkpoints_are_deleted_last_and_lose_their_names_first(tmp_path: Path, events: list[Event]) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    prune_checkpoints(tmp_path, keep=1)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-000002"]
+    steps = [event for event in events if event[0] != "fsync"]
+    assert steps[-3:] == [
+        ("rename", ("step-000002.tmp", "step-000002")),
+        ("rename", ("step-000001", "step-000001.old")),
+        ("remove", "step-000001.old"),
+    ]
+
+
+def test_a_step_saved_again_replaces_the_whole_folder(tmp_path: Path) -> None:
+    before = save(tmp_path, 1, lambda folder: (folder / "extra.json").write_text("{}"))
+    weights = (before / "model.safetensors").read_bytes()
+    after = save(tmp_path, 1)
+    assert after == before
+    assert sorted(p.name for p in after.iterdir()) == ["model.safetensors", "training.pt"]
+    assert (after / "model.safetensors").read_bytes() != weights
+    assert list(after.parent.iterdir()) == [after]
+
+
+def test_an_unfinished_checkpoint_has_no_name_and_goes(tmp_path: Path) -> None:
+    whole = save(tmp_path, 1)
+
+    def fail(folder: Path) -> None:
+        assert (folder / "training.pt").is_file()
+        assert checkpoints(tmp_path) == [whole]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2, fail)
+    assert list(whole.parent.iterdir()) == [whole]
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
+    for name in ("step-000005.tmp", "step-000004.old"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "training.pt").touch()
+    assert checkpoints(tmp_path) == []
+    whole = save(tmp_path, 6)
+    prune_checkpoints(tmp_path, keep=2)
+    assert list(whole.parent.iterdir()) == [whole]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list[Event]) -> None:
+    atomic_write_text(tmp_path / "config.json", "{}")
+    (named,) = (i for i, (kind, _) in enumerate(events) if kind == "rename")
+    assert synced_before(events, tmp_path / "config.json", named)
+    names = os.stat(tmp_path).st_ino
+    assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])
