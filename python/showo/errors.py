@@ -9,3 +9,7 @@ class UserError(ValueError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another shape than the model; the message says which file and why."""
+
+
+class DataError(UserError):
+    """A data file that is damaged or not as expected; the message names the file and the place in it."""

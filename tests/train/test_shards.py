@@ -16,6 +16,7 @@ from PIL import Image
 from showo.data import shards
 from showo.data.make_assets import encode_png, write_tar
 from showo.data.shards import Shuffled, open_image, read_files, read_pairs, read_texts, shard_paths, to_image, to_tensor
+from showo.errors import DataError
 
 
 def png(size: tuple[int, int] = (4, 4)) -> bytes:
@@ -56,15 +57,48 @@ def test_missing_files_are_named() -> None:
         shard_paths(["nothing-here/*.tar"])
 
 
-def test_links_and_devices_are_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "word"), [(tarfile.SYMTYPE, "symbolic link"), (tarfile.LNKTYPE, "hard link"), (tarfile.FIFOTYPE, "FIFO")]
+)
+def test_links_and_devices_are_neither_followed_nor_left_out(tmp_path: Path, kind: bytes, word: str) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-            info = tarfile.TarInfo("x.txt")
-            info.type, info.linkname = kind, str(secret)
-            tar.addfile(info)
-    assert list(read_files(tmp_path / "a.tar")) == []
+        info = tarfile.TarInfo("x.txt")
+        info.type, info.linkname = kind, str(secret)
+        tar.addfile(info)
+    with pytest.raises(DataError, match=rf"a\.tar: x\.txt is a {word}"):
+        list(read_files(tmp_path / "a.tar"))
+
+
+def test_a_damaged_shard_gives_no_samples(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [(f"{i}.txt", b"words") for i in range(30)])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[:5000])
+    with pytest.raises(DataError, match=r"a\.tar: damaged .* at byte"):
+        read_texts([str(tmp_path / "a.tar")])
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    files = [("._x.png", b"mac"), ("x.png", png()), ("._x.txt", b"mac"), ("x.txt", b"one"), (".DS_Store", b"mac")]
+    write_tar(tmp_path / "a.tar", files)
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        folder = tarfile.TarInfo("folder.d")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    assert [sample.caption for sample in read_pairs([str(tmp_path / "a.tar")])] == ["one"]
+
+
+def test_two_files_of_one_type_in_a_sample_are_an_error(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("x.png", png()), ("x.txt", b"one"), ("x.txt", b"two")])
+    with pytest.raises(DataError, match=r"a\.tar: sample 'x' has several files of one type"):
+        read_pairs([str(tmp_path / "a.tar")])
+
+
+def test_a_folder_is_no_shard(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").mkdir()
+    with pytest.raises(DataError, match=r"a\.tar: no file; expected a tar"):
+        read_pairs([str(tmp_path / "*.tar")])
 
 
 def test_oversized_member_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +113,7 @@ def test_compressed_tars_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         info = tarfile.TarInfo("x.txt")
         tar.addfile(info, io.BytesIO())
-    with pytest.raises(tarfile.ReadError):
+    with pytest.raises(DataError, match="gzip data"):
         list(read_files(tmp_path / "a.tar"))
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import glob
 import io
-import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..errors import DataError
 from ..files import package_path
+from .tar import walk_tar
 
 BUNDLED = "bundled:"
 MAX_PIXELS = 64 * 1024 * 1024  # refuse decompression bombs before decoding
@@ -50,17 +51,25 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
 
 
 def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yields (key, extension, bytes) of the regular files of one tar, in order; nothing is unpacked to disk."""
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            if not member.isfile() or "." not in Path(member.name).name:
+    """Yields (key, extension, bytes) of the files of one tar, in order; nothing is unpacked to disk.
+
+    Left out: folders, names without an extension, and hidden files (macOS adds "._x.png" beside "x.png"). Raises
+    DataError where the tar is damaged (see `tar`), and for links and devices, whose bytes are not in the tar.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no file; expected a tar")
+    with path.open("rb") as file:
+        for member in walk_tar(file, str(path)):
+            name = PurePosixPath(member.name).name
+            if member.kind == "folder" or name.startswith(".") or "." not in name:
                 continue
+            if member.kind != "file":
+                raise DataError(f"{path}: {member.name} is a {member.kind}; a shard holds the files themselves")
             if member.size > _MAX_FILE_BYTES:
-                raise ValueError(f"{path}: {member.name} has {member.size} bytes, more than {_MAX_FILE_BYTES}")
-            file = tar.extractfile(member)
-            assert file is not None  # isfile() above
+                raise DataError(f"{path}: {member.name} has {member.size} bytes, more than {_MAX_FILE_BYTES}")
+            file.seek(member.offset)
             key, _, extension = member.name.rpartition(".")
-            yield key, extension.lower(), file.read()
+            yield key, extension.lower(), file.read(member.size)
 
 
 def read_pairs(patterns: Sequence[str]) -> list[Sample]:
@@ -71,13 +80,16 @@ def read_pairs(patterns: Sequence[str]) -> list[Sample]:
     samples: list[Sample] = []
     for path in shard_paths(patterns):
         for key, files in groupby(read_files(path), key=itemgetter(0)):
-            group = {extension: data for _, extension, data in files}
+            members = [(extension, data) for _, extension, data in files]
+            group = dict(members)
+            if len(group) < len(members):
+                raise DataError(f"{path}: sample {key!r} has several files of one type: {[e for e, _ in members]}")
             images = [group[e] for e in IMAGE_TYPES if e in group]
             if len(images) != 1 or "txt" not in group:
-                raise ValueError(f"{path}: sample {key!r} needs one picture and one .txt, has {sorted(group)}")
+                raise DataError(f"{path}: sample {key!r} needs one picture and one .txt, has {sorted(group)}")
             samples.append(Sample(key, images[0], group["txt"].decode("utf-8")))
     if not samples:
-        raise ValueError(f"data: {list(patterns)} hold no samples")
+        raise DataError(f"data: {list(patterns)} hold no samples")
     return samples
 
 
@@ -90,7 +102,7 @@ def read_texts(patterns: Sequence[str]) -> list[str]:
         if extension == "txt"
     ]
     if not texts:
-        raise ValueError(f"data: {list(patterns)} hold no .txt files")
+        raise DataError(f"data: {list(patterns)} hold no .txt files")
     return texts
 
 

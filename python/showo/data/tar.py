@@ -1,0 +1,187 @@
+"""Tar archives, read strictly: a damaged archive is an error that names the place, never a shorter archive.
+
+Python's tarfile takes a header that it cannot read for the end of the archive, so that a cut or damaged shard just
+holds fewer samples. Here an archive is whole only if its headers follow one another, each with a right checksum, up to
+two blocks of zeros, with nothing but zeros behind them. Formats: POSIX ustar and PAX, and GNU tar.
+
+Tar has checksums for headers only. Damage within a member's bytes, or within those of an extended (PAX or GNU) name,
+cannot be seen here; the decoder of the picture or of the text may see it, or may not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, NoReturn
+
+from ..errors import DataError
+
+BLOCK = 512
+MAX_EXTENSION_BYTES = 1024 * 1024  # of one extended header: names, times and attributes of a file
+_CHUNK = 1024 * 1024
+
+_KINDS = {
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",  # "contiguous": POSIX lets a reader take it for a plain file
+    b"1": "hard link",
+    b"2": "symbolic link",
+    b"3": "device",
+    b"4": "device",
+    b"5": "folder",
+    b"6": "FIFO",
+}
+_POSIX, _GNU = b"ustar\x0000", b"ustar  \0"  # magic and version
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd", b"PK": "zip"}
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
+_PAX_RECORD = re.compile(rb"([1-9]\d{0,9}) ([^=\n]+)=")
+_PAX_PLACE_KEYS = ("path", "size", "linkpath")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive: its bytes are `size` bytes from `offset` of the archive on.
+
+    kind: "file", "folder", "hard link", "symbolic link", "device" or "FIFO"; only a file has bytes.
+    """
+
+    name: str
+    kind: str
+    offset: int
+    size: int
+
+
+def walk_tar(file: BinaryIO, source: str) -> Iterator[Member]:
+    """Yields the members of an archive in order, reading headers alone. `source` names the archive in messages.
+
+    Raises DataError with the offset where the archive is not whole, or holds what has no place in a data set (sparse
+    files, volumes, names that are absolute, lead upwards or are not UTF-8). Members before that place are yielded
+    first: whoever needs a whole archive has to walk to the end before using them.
+    """
+    return _Walk(file, source).members()
+
+
+class _Walk:
+    def __init__(self, file: BinaryIO, source: str) -> None:
+        self.file, self.source = file, source
+        self.length = file.seek(0, 2)
+        file.seek(0)
+        packed = _COMPRESSED.get(file.read(2))
+        if packed:
+            self.fail(0, f"{packed} data begins; unpack it first")
+
+    def fail(self, offset: int, reason: str) -> NoReturn:
+        raise DataError(f"{self.source}: damaged or no tar archive: at byte {offset} {reason}")
+
+    def read(self, offset: int, size: int) -> bytes:
+        self.file.seek(offset)
+        data = self.file.read(size)
+        if len(data) != size:
+            self.fail(offset + len(data), f"the file ends, {size - len(data)} bytes too early")
+        return data
+
+    def members(self) -> Iterator[Member]:
+        at = 0
+        extended: dict[str, str] = {}  # what extended headers say about the next member
+        while any(block := self.read(at, BLOCK)):
+            self.check_header(at, block)
+            kind, size = block[156:157], self.number(at, "size", block[124:136])
+            if kind in (b"x", b"g", b"L", b"K"):
+                extended.update(self.extension(at, kind, size))
+            else:
+                member = self.member(at, block, size, extended)
+                yield member
+                size, extended = member.size, {}
+            at += BLOCK + -(-size // BLOCK) * BLOCK
+        if extended:
+            self.fail(at, "the archive ends after an extended header without the member that it belongs to")
+        self.check_end(at)
+
+    def check_header(self, at: int, block: bytes) -> None:
+        if block[257:265] not in (_POSIX, _GNU):
+            packed = _COMPRESSED.get(block[:2]) if at == 0 else None
+            self.fail(
+                at, f"{packed} data begins; unpack it first" if packed else "no header of a ustar or GNU tar begins"
+            )
+        checksum = sum(block[:148]) + sum(b" " * 8) + sum(block[156:])  # its own field counts as spaces
+        if self.number(at, "checksum", block[148:156]) != checksum:
+            self.fail(at, "the header does not fit its checksum")
+
+    def number(self, at: int, what: str, field: bytes) -> int:
+        """Octal digits, or, after a first byte of 0x80, a binary number (GNU, for sizes from 8 GiB on)."""
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:], "big")
+        match = _OCTAL.fullmatch(field)
+        if match is None:
+            self.fail(at, f"the {what} is no number: {field!r}")
+        return int(match[1], 8)
+
+    def extension(self, at: int, kind: bytes, size: int) -> dict[str, str]:
+        """What a PAX or GNU header with a payload of `size` bytes says about the member that follows it."""
+        if size > MAX_EXTENSION_BYTES:
+            self.fail(at, f"an extended header has {size} bytes, more than {MAX_EXTENSION_BYTES}")
+        data = self.read(at + BLOCK, size)
+        if kind == b"K":  # a link's target, which nobody follows
+            return {}
+        if kind == b"L":
+            return {"path": self.text(at, data.removesuffix(b"\0"))}
+        records = self.pax_records(at, data)
+        if any(key.startswith("GNU.sparse") for key in records):
+            self.fail(at, "a sparse file begins, which is not read here")
+        if kind == b"g":
+            if any(key in records for key in _PAX_PLACE_KEYS):
+                self.fail(at, "a global header gives all members the same name or size")
+            return {}
+        return {key: value for key, value in records.items() if key in _PAX_PLACE_KEYS}
+
+    def pax_records(self, at: int, data: bytes) -> dict[str, str]:
+        """Records "length key=value\\n"; the length counts the whole record."""
+        records, start = {}, 0
+        while start < len(data):
+            match = _PAX_RECORD.match(data, start)
+            end = start + int(match[1]) if match else 0
+            if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
+                self.fail(at, "an extended header cannot be read")
+            records[self.text(at, match[2])] = self.text(at, data[match.end() : end - 1])
+            start = end
+        return records
+
+    def member(self, at: int, block: bytes, size: int, extended: dict[str, str]) -> Member:
+        kind = _KINDS.get(block[156:157])
+        if kind is None:
+            self.fail(at, f"an entry of type {block[156:157]!r} begins, which is not read here")
+        if "size" in extended:
+            if not re.fullmatch(r"\d{1,19}", extended["size"]):
+                self.fail(at, f"the size is no number: {extended['size']!r}")
+            size = int(extended["size"])
+        if "path" in extended:
+            name = extended["path"]
+        else:
+            prefix = block[345:500].partition(b"\0")[0] if block[257:265] == _POSIX else b""
+            name = self.text(at, (prefix + b"/" if prefix else b"") + block[:100].partition(b"\0")[0])
+        path = PurePosixPath(name)
+        if (not path.parts and kind != "folder") or path.is_absolute() or ".." in path.parts or "\0" in name:
+            self.fail(at, f"a member has the name {name!r}; expected a path within the archive")
+        if size and kind != "file":
+            self.fail(at, f"the {kind} {name!r} has {size} bytes")
+        offset = at + BLOCK
+        if offset + size > self.length:
+            self.fail(at, f"begins {name!r} with {size} bytes, of which {self.length - offset} are there")
+        return Member(name, kind, offset, size)
+
+    def text(self, at: int, data: bytes) -> str:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            self.fail(at, f"a name is not UTF-8: {data[:80]!r}")
+
+    def check_end(self, at: int) -> None:
+        """Two blocks of zeros, then at most more zeros, with which writers fill a record."""
+        for start in range(at, max(self.length, at + 2 * BLOCK), _CHUNK):
+            data = self.read(start, min(_CHUNK, max(self.length, at + 2 * BLOCK) - start))
+            rest = data.lstrip(b"\0")
+            if rest:
+                found = start + len(data) - len(rest)
+                self.fail(at, f"the archive seems to end, but other bytes follow at byte {found}")
