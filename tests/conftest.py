@@ -1,5 +1,11 @@
 """Fixtures of several folders."""
 
+import os
+import resource
+import threading
+import traceback
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -27,3 +33,40 @@ def device(request):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     return "cuda"
+
+
+@pytest.fixture
+def without_new_threads() -> Callable[[Callable[[], None]], None]:
+    """without_new_threads(check) calls `check` in a child process that the system gives no thread beyond its first.
+
+    The limit is a soft one: `check` may lift it with `resource.setrlimit`. The test is skipped where it has no effect.
+    """
+    no_effect = 77
+
+    def begin_child(check: Callable[[], None]) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+        if os.getuid() == 0:
+            os.setuid(65534)  # the limit does not hold for root
+        try:
+            threading.Thread(target=print).start()
+        except RuntimeError:
+            check()
+        else:
+            os._exit(no_effect)
+
+    def run(check: Callable[[], None]) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                begin_child(check)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == no_effect:
+            pytest.skip("a limit on threads (RLIMIT_NPROC) has no effect here")
+        assert code == 0, f"the child ended with {code}"
+
+    return run

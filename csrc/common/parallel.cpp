@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace showo {
@@ -20,7 +22,17 @@ struct Job {
   std::exception_ptr error;  // guarded by the pool's mutex
 };
 
+// A small machine may be given more threads than it has processors, on purpose, but only so many: each costs a stack.
+int most_threads() { return std::max(256, static_cast<int>(std::thread::hardware_concurrency())); }
+
 thread_local bool inside_parallel_run = false;
+
+// Marks the calling thread as inside a parallel run while this object lives, also when an exception ends the run.
+struct InsideParallelRun {
+  InsideParallelRun() { inside_parallel_run = true; }
+  ~InsideParallelRun() { inside_parallel_run = false; }
+  InsideParallelRun(const InsideParallelRun&) = delete;
+};
 
 class Pool {
  public:
@@ -30,12 +42,9 @@ class Pool {
     if (!region.owns_lock()) return false;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (num_workers_ < num_threads - 1) {
-        std::thread([this] { work(); }).detach();
-        ++num_workers_;
-      }
+      grow(num_threads - 1);
       job_ = job;
-      free_places_ = num_threads - 1;
+      free_places_ = std::min(num_threads - 1, num_workers_);
     }
     wake_.notify_all();
     drain(job);
@@ -48,8 +57,17 @@ class Pool {
   }
 
  private:
+  // Makes the pool as large as `num_workers`, or as the system allows now: the next run tries again.
+  void grow(int num_workers) {
+    try {
+      for (; num_workers_ < num_workers; ++num_workers_) std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+      // No more threads are to be had. The calling thread does what the workers that exist leave over.
+    }
+  }
+
   void work() {
-    inside_parallel_run = true;
+    const InsideParallelRun inside;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
       wake_.wait(lock, [this] { return free_places_ > 0; });
@@ -110,13 +128,12 @@ void run_serially(int64_t num_tasks, TaskFunction function, void* context) {
 }  // namespace
 
 void parallel_run(int64_t num_tasks, int num_threads, TaskFunction function, void* context) {
+  num_threads = std::min(num_threads, most_threads());
   if (num_tasks < num_threads) num_threads = static_cast<int>(num_tasks);
   if (num_threads <= 1 || inside_parallel_run) return run_serially(num_tasks, function, context);
+  const InsideParallelRun inside;
   Job job(function, context, num_tasks);
-  inside_parallel_run = true;
-  const bool ran = pool().run(&job, num_threads);
-  inside_parallel_run = false;
-  if (!ran) return run_serially(num_tasks, function, context);
+  if (!pool().run(&job, num_threads)) return run_serially(num_tasks, function, context);
   if (job.error) std::rethrow_exception(job.error);
 }
 

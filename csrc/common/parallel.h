@@ -14,6 +14,8 @@ using TaskFunction = void (*)(void* context, int64_t task);
 // enough (tens of microseconds) and put the long ones first.
 //   - The first exception stops the handing out and is rethrown here.
 //   - Nested calls, and calls while another thread is inside, run on the calling thread alone.
+//   - A pool that cannot grow (the system gives no more threads) runs with the threads it has, serially at worst.
+//   - More than 256 threads are used only where the machine has more processors.
 //   - After fork() the child gets a fresh pool.
 void parallel_run(int64_t num_tasks, int num_threads, TaskFunction function, void* context);
 

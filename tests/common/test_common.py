@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -103,3 +104,30 @@ def test_works_in_a_forked_child(common):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert count_tasks(common, 100, 3) == [1] * 100
+
+
+def count_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_pool_that_cannot_grow_runs_serially_and_grows_once_it_can(common, without_new_threads):
+    def check():
+        assert count_tasks(common, 100, 3) == [1] * 100
+        assert common.throw_in_task(ctypes.c_int64(100), 3, ctypes.c_int64(57)) == 1
+        assert count_threads() == 1
+        resource.setrlimit(resource.RLIMIT_NPROC, [resource.getrlimit(resource.RLIMIT_NPROC)[1]] * 2)
+        assert count_tasks(common, 100, 3) == [1] * 100  # a thread that failed once is not serial for ever
+        assert count_threads() == 3
+
+    without_new_threads(check)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_the_pool_has_an_upper_bound(common):
+    child = os.fork()  # a fresh pool, whose threads end with the child
+    if child == 0:
+        before = count_threads()
+        ok = count_tasks(common, 100_000, 2**31 - 1) == [1] * 100_000
+        os._exit(0 if ok and count_threads() - before < max(256, os.cpu_count() or 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

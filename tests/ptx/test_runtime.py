@@ -220,6 +220,18 @@ def test_findings_reach_the_caller(device) -> None:
     assert "lfq.cu:" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_without_threads_the_device_runs_serially(device, without_new_threads) -> None:
+    z = torch.randn(3, 13, 32, 32)
+    expected = showo_ext.lfq_encode(z)
+    assert np.prod(device.records()[0].grid) > 1
+
+    def check() -> None:
+        assert torch.equal(showo_ext.lfq_encode(z), expected)
+
+    without_new_threads(check)
+
+
 def test_memory_of_another_call_is_out_of_reach(device) -> None:
     first = torch.randn(1, 4, 4, 4)
     showo_ext.lfq_encode(first)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <sstream>
+#include <system_error>
 #include <thread>
 
 #include "fatbin.h"
@@ -176,7 +177,12 @@ void Module::launch(const std::string& kernel, const LaunchRequest& request, voi
     }
   };
   std::vector<std::thread> threads;
-  for (unsigned i = 1; i < workers; ++i) threads.emplace_back(work);
+  threads.reserve(workers);
+  try {
+    while (threads.size() + 1 < workers) threads.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads are to be had: those that exist, this one at least, run all blocks.
+  }
   work();
   for (std::thread& t : threads) t.join();
   record_launch(launch, registers(kernel), total, end_launch(launch.regions));
