@@ -14,6 +14,7 @@
 #include "common/launch.h"
 #include "omni_attention/backward_kernels.h"
 #include "omni_attention/backward_tile.cuh"
+#include "omni_attention/checks.h"
 
 namespace showo {
 namespace {
@@ -98,23 +99,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-bool aligned(const void* pointer, const OmniStrides& s, int64_t element) {
-  return is_aligned(pointer, 16) && s.batch * element % 16 == 0 && s.head * element % 16 == 0 &&
-         s.row * element % 16 == 0 && s.row >= 0 && s.row * element * kQBlock <= 0xffffffffLL;
-}
-
 Status check(const OmniBackwardCudaParams& p) {
   const OmniInputs& in = p.in;
-  SHOWO_CHECK_ARGUMENT(in.num_intervals >= 1 && in.kv_heads >= 1 && in.heads % in.kv_heads == 0,
-                       "omni_attention: %lld query heads are no multiple of %lld kv heads",
-                       static_cast<long long>(in.heads), static_cast<long long>(in.kv_heads));
+  SHOWO_RETURN_IF_ERROR(check_inputs(in));
+  SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
+  SHOWO_RETURN_IF_ERROR(check_rows("dout", p.dout, p.dout_strides, in.dtype));
   SHOWO_CHECK_ARGUMENT(in.block_states != nullptr && p.stats != nullptr, "omni_attention: no block table or workspace");
-  const int64_t element = element_size(in.dtype);
-  SHOWO_CHECK_ARGUMENT(aligned(in.q, in.q_strides, element) && aligned(in.k, in.k_strides, element) &&
-                           aligned(in.v, in.v_strides, element) && aligned(p.out, p.out_strides, element) &&
-                           aligned(p.dout, p.dout_strides, element),
-                       "omni_attention: addresses and strides must be multiples of 16 bytes, rows less than 2^26 bytes "
-                       "apart");
   const int64_t q_tiles = in.batch * in.heads * ceil_div(in.q_length, kQBlock);
   SHOWO_CHECK_ARGUMENT(q_tiles <= kMaxGridX && ceil_div(in.kv_length, kKvBlock) <= kMaxGridY &&
                            ceil_div(in.q_length, kQBlock) <= kMaxGridY,

@@ -170,12 +170,18 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p) {
   int64_t fixed = 0;
-  with_head_dim(p.in.head_dim, [&](auto d) { fixed = sizeof(BackwardScratch<d.value>); });
+  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    fixed = sizeof(BackwardScratch<decltype(size)::value>);
+    return ok_status();
+  });
   return fixed + kv_copy_bytes(p.in);
 }
 
 void omni_backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  with_head_dim(p.in.head_dim, [&](auto d) { backward_task<d.value>(p, plan, task, scratch); });
+  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    backward_task<decltype(size)::value>(p, plan, task, scratch);
+    return ok_status();
+  });
 }
 
 }  // namespace SHOWO_ISA

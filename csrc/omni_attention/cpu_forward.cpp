@@ -156,12 +156,18 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
 
 int64_t omni_forward_scratch(const OmniForwardParams& p) {
   int64_t fixed = 0;
-  with_head_dim(p.in.head_dim, [&](auto d) { fixed = sizeof(ForwardScratch<d.value>); });
+  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    fixed = sizeof(ForwardScratch<decltype(size)::value>);
+    return ok_status();
+  });
   return fixed + kv_copy_bytes(p.in);
 }
 
 void omni_forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  with_head_dim(p.in.head_dim, [&](auto d) { forward_task<d.value>(p, plan, task, scratch); });
+  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+    forward_task<decltype(size)::value>(p, plan, task, scratch);
+    return ok_status();
+  });
 }
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p);

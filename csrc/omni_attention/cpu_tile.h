@@ -11,6 +11,7 @@
 
 #include "common/simd.h"
 #include "omni_attention/cpu_plan.h"
+#include "omni_attention/head_dim.h"
 #include "omni_attention/mask.h"
 
 namespace showo {
@@ -171,26 +172,6 @@ struct KvRows {
     return to;
   }
 };
-
-template <int D>
-struct HeadDim {
-  static constexpr int value = D;
-};
-
-// Calls f(HeadDim<D>{}) for the head dimension of the call; the launcher has checked that it is one of these.
-template <typename F>
-SHOWO_INLINE void with_head_dim(int64_t head_dim, F f) {
-  switch (head_dim) {
-    case 32:
-      return f(HeadDim<32>{});
-    case 64:
-      return f(HeadDim<64>{});
-    case 96:
-      return f(HeadDim<96>{});
-    case 128:
-      return f(HeadDim<128>{});
-  }
-}
 
 SHOWO_INLINE bool needs_copy(const OmniStrides& strides, DType dtype, int64_t head_dim) {
   return dtype != DType::kF32 || strides.row != head_dim;

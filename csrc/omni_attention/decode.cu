@@ -17,6 +17,7 @@
 // Memory. k and v of visited blocks, q and out cross the bus once; the workspaces are written and read once, 4 D + 8
 // bytes for each row and split that has columns. With one split there is neither workspace nor combine kernel. What a
 // row gets does not depend on the machine, nor on the order in which thread blocks run.
+#include "omni_attention/checks.h"
 #include "omni_attention/decode_tile.cuh"
 
 namespace showo {
@@ -274,7 +275,8 @@ Status launch_combine(const OmniDecodeParams& p, cudaStream_t stream) {
 Status omni_attention_decode_cuda(const OmniDecodeParams& p, void* stream_pointer) {
   const OmniInputs& in = p.in;
   if (in.batch <= 0 || in.heads <= 0 || in.q_length <= 0) return ok_status();
-  SHOWO_RETURN_IF_ERROR(check_forward(in, p.out, p.out_strides));
+  SHOWO_RETURN_IF_ERROR(check_inputs(in));
+  SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
   SHOWO_CHECK_ARGUMENT(in.q_length <= 16, "omni_attention: decode takes up to 16 query rows, got %lld",
                        static_cast<long long>(in.q_length));
   SHOWO_CHECK_ARGUMENT(p.splits >= 1 && p.splits <= kMaxSplits, "omni_attention: %lld splits, expected 1 to %d",
@@ -283,8 +285,7 @@ Status omni_attention_decode_cuda(const OmniDecodeParams& p, void* stream_pointe
                                          p.partial_stats != nullptr && is_aligned(p.partial_stats, 8)),
                        "omni_attention: decode with %lld splits needs aligned workspaces",
                        static_cast<long long>(p.splits));
-  SHOWO_CHECK_ARGUMENT(in.kv_heads >= 1 && in.heads % in.kv_heads == 0 && in.kv_heads <= kMaxGridY &&
-                           in.batch <= kMaxGridY && in.heads * in.q_length * p.splits < kMaxInt,
+  SHOWO_CHECK_ARGUMENT(in.kv_heads <= kMaxGridY && in.batch <= kMaxGridY && in.heads * in.q_length * p.splits < kMaxInt,
                        "omni_attention: batch %lld with %lld heads is too large for one launch",
                        static_cast<long long>(in.batch), static_cast<long long>(in.heads));
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_pointer);

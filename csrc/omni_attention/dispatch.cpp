@@ -7,6 +7,7 @@
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "omni_attention/cpu_plan.h"
+#include "omni_attention/head_dim.h"
 #include "omni_attention/mask.h"
 
 namespace showo {
@@ -44,9 +45,7 @@ Scratch& thread_scratch() {
 }
 
 Status check(const OmniInputs& in) {
-  if (in.head_dim != 32 && in.head_dim != 64 && in.head_dim != 96 && in.head_dim != 128)
-    return unsupported("omni_attention: head size %lld is not one of 32, 64, 96, 128",
-                       static_cast<long long>(in.head_dim));
+  SHOWO_RETURN_IF_ERROR(check_head_dim(in.head_dim));
   if (in.dtype != DType::kF32 && in.dtype != DType::kF16 && in.dtype != DType::kBF16)
     return unsupported("omni_attention: dtype %s is not one of float32, float16, bfloat16", dtype_name(in.dtype));
   SHOWO_CHECK_ARGUMENT(in.batch >= 0 && in.q_length >= 0 && in.kv_length >= 0 && in.num_intervals >= 1,

@@ -2,6 +2,7 @@
 // forward_f32.cu).
 #include <cuda_runtime.h>
 
+#include "omni_attention/checks.h"
 #include "omni_attention/forward.h"
 
 namespace showo {
@@ -9,7 +10,8 @@ namespace showo {
 Status omni_attention_forward_cuda(const OmniForwardParams& p, void* stream) {
   const OmniInputs& in = p.in;
   if (in.batch <= 0 || in.heads <= 0 || in.q_length <= 0) return ok_status();
-  SHOWO_RETURN_IF_ERROR(check_forward(in, p.out, p.out_strides));
+  SHOWO_RETURN_IF_ERROR(check_inputs(in));
+  SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
   SHOWO_CHECK_ARGUMENT(in.heads <= kMaxGridX && p.order_length <= kMaxGridY && in.batch <= kMaxGridY,
                        "omni_attention: batch %lld with %lld query rows is too large for one launch",
                        static_cast<long long>(in.batch), static_cast<long long>(in.q_length));

@@ -1,4 +1,4 @@
-// From a head size at run time to one at compile time. Host side only.
+// From a head size at run time to one at compile time: the list of head sizes that there are kernels for.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +7,7 @@
 
 namespace showo {
 
-// Calls f(integral_constant<int, head_dim>) for the head sizes that there are.
+// Calls f(integral_constant<int, head_dim>) and returns its status; unsupported for a head size without kernels.
 template <class F>
 Status dispatch_head_dim(int64_t head_dim, F&& f) {
   switch (head_dim) {
@@ -20,9 +20,12 @@ Status dispatch_head_dim(int64_t head_dim, F&& f) {
     case 128:
       return f(std::integral_constant<int, 128>());
     default:
-      return unsupported("omni_attention: head size %lld is not one of 32, 64, 96, 128",
-                         static_cast<long long>(head_dim));
+      return unsupported("omni_attention: head_dim %lld, expected 32, 64, 96 or 128", static_cast<long long>(head_dim));
   }
+}
+
+static inline Status check_head_dim(int64_t head_dim) {
+  return dispatch_head_dim(head_dim, [](auto) { return ok_status(); });
 }
 
 }  // namespace showo

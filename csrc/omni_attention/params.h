@@ -97,13 +97,13 @@ struct OmniBackwardCudaParams {
                    // blocks happen to run. Null, and always with float32: dq gets its own kernel, reproducible.
 };
 
-// invalid_argument for an interval outside 0 <= start <= stop <= kv_length; unsupported for other head sizes than
-// 32, 64, 96 and 128. Bitwise reproducible, for any number of threads.
+// invalid_argument for an interval outside 0 <= start <= stop <= kv_length; unsupported for a head size that
+// head_dim.h does not list. Bitwise reproducible, for any number of threads.
 Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
 
 // On the device, columns outside 0..kv_length do not exist, whatever an interval says: nothing is read there.
-// Takes pointers and strides in multiples of 16 bytes only.
+// Takes only the layouts that checks.h describes.
 Status omni_attention_forward_cuda(const OmniForwardParams& params, void* stream);
 Status omni_attention_decode_cuda(const OmniDecodeParams& params, void* stream);
 Status omni_attention_backward_cuda(const OmniBackwardCudaParams& params, void* stream);

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from showo_ext._native import DTYPE_CODES
 
+MAX_ROW_BYTES = 1 << 25  # kMaxRowBytes of csrc/omni_attention/checks.h
+
 
 def rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
@@ -18,13 +20,15 @@ def pairs_contiguous(intervals: Tensor) -> Tensor:
     return intervals if intervals.stride()[2:] == (2, 1) else intervals.contiguous()
 
 
+def strides_fit(x: Tensor) -> bool:
+    """Whether the CUDA kernels take these strides: rows at multiples of 16 bytes, less than MAX_ROW_BYTES apart."""
+    steps = [stride * x.element_size() for stride in x.stride()[:3]]
+    return x.stride(3) == 1 and all(s >= 0 and s % 16 == 0 for s in steps) and steps[2] < MAX_ROW_BYTES
+
+
 def aligned(x: Tensor) -> Tensor:
-    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need: at multiples of 16 bytes,
-    less than 2^24 elements apart.
-    """
-    step = 16 // x.element_size()
-    fits = x.data_ptr() % 16 == 0 and all(s % step == 0 and s >= 0 for s in x.stride()[:3]) and x.stride(2) < 1 << 24
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
+    """x, or a contiguous copy where its rows do not lie as the CUDA kernels' copies need them."""
+    return x if strides_fit(x) and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def launch_arguments(

@@ -18,7 +18,13 @@ from torch import Tensor
 from showo_ext._native import cuda_call, emulated, native
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
-from showo_ext.ops._attention_inputs import aligned, launch_arguments, pairs_contiguous, rows_contiguous
+from showo_ext.ops._attention_inputs import (
+    aligned,
+    launch_arguments,
+    pairs_contiguous,
+    rows_contiguous,
+    strides_fit,
+)
 
 HEAD_DIMS = (32, 64, 96, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -151,8 +157,7 @@ def _empty_out(q: Tensor) -> Tensor:
     """An empty tensor in q's memory order, so that [B, S, H, D] projections come back as such and reshape for free."""
     out = torch.empty_like(q)
     # empty_like keeps any stride of a dim of size 1, also one that the CUDA kernels' 16-byte stores cannot take.
-    fits = out.stride(3) == 1 and all(s * out.element_size() % 16 == 0 for s in out.stride()[:3])
-    return out if fits else torch.empty_like(q, memory_format=torch.contiguous_format)
+    return out if strides_fit(out) else torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 # ---- implementations ------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ The operator's meaning is tested in test_omni_attention.py; here it is what is p
 block states, sub-tiles, layouts that cp.async cannot take, what they cost, and what ptxas made of them.
 """
 
+import mmap
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.ops._attention_inputs import MAX_ROW_BYTES, strides_fit
 from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
 from tests.omni_attention.common import assert_lse, operands
 from tests.ptx import sass
@@ -130,6 +133,34 @@ def test_layouts(device, dtype, layout):
         k, v = (x[:, :1].expand(-1, 2, -1, -1) for x in (k, v))
         expected = omni_attention(q, k.contiguous(), v.contiguous(), mask)
     assert torch.equal(omni_attention(q, k, v, mask), expected)
+
+
+def far_apart(x, step):
+    """The same values with rows `step` elements apart, in a mapping of which nothing but these rows is touched."""
+    _, heads, rows, _ = x.shape
+    strides = (heads * rows * step, rows * step, step, 1)
+    size = x.size(0) * strides[0] * x.element_size()
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=x.dtype).as_strided(x.shape, strides).copy_(x)
+
+
+@dtypes
+@pytest.mark.parametrize("beyond", [False, True])
+def test_rows_far_apart(emulated, dtype, beyond):
+    """Three kinds of kernels, on both sides of the limit beyond which rows are copied; one tensor at a time lies so."""
+    mask = OmniMask.causal(1, 2, kv_length=3)
+    near = [*operands(mask, 32, dtype), randn(1, 1, 2, 32, dtype=dtype, seed=3)]
+    step = (MAX_ROW_BYTES - (0 if beyond else 16)) // dtype.itemsize
+    assert strides_fit(far_apart(near[0], step)) == (not beyond)
+
+    def run(q, k, v, dout):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = omni_attention(*leaves, mask, scale=0.1, deterministic=True)
+        return [out, attend(q, k, v, mask, 0.1, 64)[0], *torch.autograd.grad(out, leaves, dout)]
+
+    expected = run(*near)
+    for i in range(4):
+        inputs = [far_apart(x, step) if i == j else x for j, x in enumerate(near)]
+        assert all(torch.equal(a, e) for a, e in zip(run(*inputs), expected, strict=True))
 
 
 @dims
