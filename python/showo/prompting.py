@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from showo.text import clean_text
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
 
@@ -303,8 +304,8 @@ class Prompting:
 
 
 def question_text(question: str | None) -> str:
-    """The prompt the released model was tuned with; no question at all asks for a caption."""
-    return "" if question is None else f"USER: \n{question} ASSISTANT:"
+    """The prompt the released model was tuned with, the question cleaned; no question at all asks for a caption."""
+    return "" if question is None else f"USER: \n{clean_text(question)} ASSISTANT:"
 
 
 def condition_dropout(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:

@@ -19,6 +19,25 @@ def test_overrides_reach_nested_fields() -> None:
     assert (config.optimizer.lr, config.t2i.batch, config.model.num_layers) == (3e-4, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("value", "patterns"),
+    [
+        ("[d/x-{0000..0009}.tar]", ["d/x-{0000..0009}.tar"]),
+        ("[bundled:x-{0..1}/{00..11}.tar, b.tar]", ["bundled:x-{0..1}/{00..11}.tar", "b.tar"]),
+        ("[\"d/x y-{0..9}.tar\",'z-{0..9}.tar']", ["d/x y-{0..9}.tar", "z-{0..9}.tar"]),
+    ],
+)
+def test_ranges_of_shards_are_overrides_too(value: str, patterns: list[str]) -> None:
+    assert load_config(ShowoTraining, "tiny", [f"texts={value}"]).texts == patterns
+
+
+def test_a_list_given_twice_is_an_error() -> None:
+    """As when a shell makes two words of texts=[{a,b}]."""
+    with pytest.raises(ValueError, match="texts is given 2 times"):
+        load_config(ShowoTraining, "tiny", ["texts=[a]", "texts=[b]"])
+    assert load_config(ShowoTraining, "tiny", ["steps=1", "steps=2"]).steps == 2
+
+
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = load_config(ShowoTraining, "tiny", ["steps=7"])
     (tmp_path / "c.yaml").write_text(to_yaml(config))

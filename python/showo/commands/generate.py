@@ -9,6 +9,7 @@ import typer
 
 from showo.commands import common
 from showo.errors import UserError
+from showo.text import clean_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +46,7 @@ def generate(
     if steps_gif is not None:
         common.check_output("--steps-gif", steps_gif, (".gif",))
     pixels = common.parse_size(size)
+    prompts = [clean_text(prompt) for prompt in prompts]
 
     from showo.engine.schedule import mask_schedule
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,36 +19,69 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files import package_path
+from ..text import clean_text
 from .tar import walk_tar
 
 BUNDLED = "bundled:"
 MAX_PIXELS = 64 * 1024 * 1024  # refuse decompression bombs before decoding
+MAX_SHARDS = 100_000  # that the braces of one pattern may stand for
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Sample:
+    """A picture's file, undecoded, and its caption, cleaned. `origin` names shard and member in messages."""
+
     key: str
     image: bytes
     caption: str
+    origin: str
 
 
 def shard_paths(patterns: Sequence[str]) -> list[Path]:
-    """Expands globs; a pattern that begins with "bundled:" is looked up among the package's own data.
+    """Expands `{0000..0009}`, `{a,b}` and globs; "bundled:" at the beginning means the package's own data.
 
-    Raises FileNotFoundError for a pattern that matches nothing. Only local files: nothing is downloaded or executed.
+    Raises FileNotFoundError where the pattern, or one of those that its braces stand for, matches nothing. Only local
+    files: nothing is downloaded or executed.
     """
     paths: list[Path] = []
     for pattern in patterns:
-        base = pattern
-        if pattern.startswith(BUNDLED):
-            base = str(package_path("assets") / pattern.removeprefix(BUNDLED))
-        found = sorted(Path(p) for p in glob.glob(base))
-        if not found:
-            raise FileNotFoundError(f"data: no file matches {pattern!r}")
-        paths += found
+        for expanded in expand_braces(pattern):
+            base = expanded
+            if base.startswith(BUNDLED):
+                base = str(package_path("assets") / base.removeprefix(BUNDLED))
+            found = [Path(base)] if Path(base).is_file() else sorted(Path(p) for p in glob.glob(base))
+            if not found:
+                also = "" if expanded == pattern else f", which {pattern!r} stands for"
+                raise FileNotFoundError(f"data: no file matches {expanded!r}{also}")
+            paths += found
     return paths
+
+
+_BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """What the braces of a pattern stand for, as in a shell: "x-{08..10}" is x-08, x-09, x-10; "{a,b}x" is ax, bx.
+
+    Raises DataError for a range that runs downwards, and for more than MAX_SHARDS names.
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    ends = expand_braces(pattern[match.end() :])
+    if match[3] is not None:
+        choices = match[3].split(",")
+    else:
+        first, last = int(match[1]), int(match[2])
+        if first > last:
+            raise DataError(f"data: {pattern!r}: the range {match[0]} is empty")
+        if (last - first + 1) * len(ends) > MAX_SHARDS:
+            raise DataError(f"data: {pattern!r} stands for more than {MAX_SHARDS} files")
+        width = max(len(match[1]), len(match[2])) if match[1].startswith("0") else 0
+        choices = [f"{number:0{width}}" for number in range(first, last + 1)]
+    return [pattern[: match.start()] + choice + end for choice in choices for end in ends]
 
 
 def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -73,9 +107,10 @@ def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def read_pairs(patterns: Sequence[str]) -> list[Sample]:
-    """Image-caption pairs of all shards.
+    """Image-caption pairs of all shards, captions cleaned (`clean_text`).
 
-    `key.png|jpg|webp` + `key.txt`, adjacent as WebDataset wants. Incomplete pairs are an error.
+    `key.png|jpg|webp` + `key.txt`, adjacent as WebDataset wants. Raises DataError for incomplete pairs, damaged
+    shards and captions that are not UTF-8.
     """
     samples: list[Sample] = []
     for path in shard_paths(patterns):
@@ -84,21 +119,22 @@ def read_pairs(patterns: Sequence[str]) -> list[Sample]:
             group = dict(members)
             if len(group) < len(members):
                 raise DataError(f"{path}: sample {key!r} has several files of one type: {[e for e, _ in members]}")
-            images = [group[e] for e in IMAGE_TYPES if e in group]
+            images = [e for e in IMAGE_TYPES if e in group]
             if len(images) != 1 or "txt" not in group:
                 raise DataError(f"{path}: sample {key!r} needs one picture and one .txt, has {sorted(group)}")
-            samples.append(Sample(key, images[0], group["txt"].decode("utf-8")))
+            caption = clean_text(_decode(group["txt"], f"{path}: {key}.txt"))
+            samples.append(Sample(key, group[images[0]], caption, f"{path}: {key}.{images[0]}"))
     if not samples:
         raise DataError(f"data: {list(patterns)} hold no samples")
     return samples
 
 
 def read_texts(patterns: Sequence[str]) -> list[str]:
-    """The .txt files of all shards, in order."""
+    """The .txt files of all shards, in order, as they are but for a byte order mark. Raises DataError as read_pairs."""
     texts = [
-        d.decode("utf-8")
+        _decode(data, f"{path}: {key}.{extension}")
         for path in shard_paths(patterns)
-        for _, extension, d in read_files(path)
+        for key, extension, data in read_files(path)
         if extension == "txt"
     ]
     if not texts:
@@ -106,9 +142,22 @@ def read_texts(patterns: Sequence[str]) -> list[str]:
     return texts
 
 
-def open_image(source: bytes | Path) -> Image.Image:
-    """Opens a picture as RGB on white. Raises ValueError when it is unreadable or has more than MAX_PIXELS pixels."""
-    name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}: expected UTF-8, got byte 0x{data[error.start]:02x} at {error.start}; convert the file, for "
+            "example with iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
+    """Opens a picture as RGB on white. Raises ValueError when it is unreadable or has more than MAX_PIXELS pixels.
+
+    source: the file's bytes, which `name` stands for in messages, or its path.
+    """
+    name = str(source) if isinstance(source, Path) else name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
@@ -141,7 +190,7 @@ def to_image(tensor: Tensor) -> Image.Image:
 
 def load_images(samples: Sequence[Sample], size: int) -> Tensor:
     """All pictures of a small set at once: float32 [N, 3, size, size]."""
-    return torch.stack([to_tensor(open_image(sample.image), (size, size)) for sample in samples])
+    return torch.stack([to_tensor(open_image(sample.image, sample.origin), (size, size)) for sample in samples])
 
 
 class Shuffled:

@@ -179,8 +179,9 @@ class _Walk:
 
     def check_end(self, at: int) -> None:
         """Two blocks of zeros, then at most more zeros, with which writers fill a record."""
-        for start in range(at, max(self.length, at + 2 * BLOCK), _CHUNK):
-            data = self.read(start, min(_CHUNK, max(self.length, at + 2 * BLOCK) - start))
+        end = max(self.length, at + 2 * BLOCK)
+        for start in range(at, end, _CHUNK):
+            data = self.read(start, min(_CHUNK, end - start))
             rest = data.lstrip(b"\0")
             if rest:
                 found = start + len(data) - len(rest)

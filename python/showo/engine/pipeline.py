@@ -26,6 +26,7 @@ from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import resolve_folder
 from showo.prompting import Prompting, question_text
+from showo.text import clean_text
 from showo.tokens import TextTokenizer
 
 # A callback gets the number of the batch's first picture and the step.
@@ -103,8 +104,8 @@ class ShowoPipeline:
         return height // factor, width // factor
 
     def text_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Ids of prompts; a prompt too long for the model is cut as in training, with a warning."""
-        ids = self.text_tokenizer.encode_batch(prompts)
+        """Ids of prompts, cleaned as captions are; one too long for the model is cut as in training, with a warning."""
+        ids = self.text_tokenizer.encode_batch([clean_text(prompt) for prompt in prompts])
         for prompt, row in zip(prompts, ids, strict=True):
             if self.prompting.is_cut(row):
                 warnings.warn(f"prompt cut after {self.room} of {len(row)} tokens: {prompt[:60]!r}", stacklevel=3)

@@ -5,6 +5,7 @@ Dataclasses, read from YAML with key=value overrides through OmegaConf (unknown 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,7 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     try:
         schema = OmegaConf.structured(kind)
         OmegaConf.set_readonly(schema, False)
-        merged: Any = OmegaConf.merge(schema, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged: Any = OmegaConf.merge(schema, OmegaConf.load(path), _parsed(overrides))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
@@ -135,6 +136,25 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     assert isinstance(config, kind)
     config.check()
     return config
+
+
+# What is quoted, or a word with a range of shards, x-{0000..0009}.tar, which YAML would read as the start of a mapping.
+_QUOTED_OR_RANGE = re.compile(r"""("[^"]*"|'[^']*')|([^\[\],\s"']*\{\d+\.\.\d+\}[^\[\],\s"']*)""")
+
+
+def _parsed(overrides: Sequence[str]) -> Any:
+    """The overrides as a configuration; of two values of a key the later counts.
+
+    Raises ValueError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words, and one would count.
+    """
+    pairs = [override.partition("=") for override in overrides]
+    lists = [key for key, _, value in pairs if value.startswith("[")]
+    if len(set(lists)) < len(lists):
+        key = next(key for key in lists if lists.count(key) > 1)
+        raise ValueError(f"config: {key} is given {lists.count(key)} times; quote it if a shell expands its braces")
+    return OmegaConf.from_dotlist(
+        [key + sign + _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value) for key, sign, value in pairs]
+    )
 
 
 def to_yaml(config: LoopConfig) -> str:
