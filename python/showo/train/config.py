@@ -145,7 +145,7 @@ _QUOTED_OR_RANGE = re.compile(r"""("[^"]*"|'[^']*')|([^\[\],\s"']*\{\d+\.\.\d+\}
 def _parsed(overrides: Sequence[str]) -> Any:
     """The overrides as a configuration; of two values of a key the later counts.
 
-    Raises ValueError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words, and one would count.
+    Raises ValueError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words; one would count.
     """
     pairs = [override.partition("=") for override in overrides]
     lists = [key for key, _, value in pairs if value.startswith("[")]
