@@ -13,6 +13,15 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
+BUNDLED = "bundled:"
+
+
+def local_path(source: str | Path) -> str | Path:
+    """`source`, or where it lies if it begins with "bundled:", which means the package's own data and models."""
+    if isinstance(source, str) and source.startswith(BUNDLED):
+        return package_path("assets") / source.removeprefix(BUNDLED)
+    return source
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

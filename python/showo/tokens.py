@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from showo.files import atomic_path, local_path
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -160,10 +162,10 @@ class TextTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TextTokenizer:
-        """Load `tokenizer.json`, given as the file or as the folder that holds it."""
+        """Load `tokenizer.json`, given as the file or as the folder that holds it ("bundled:" included)."""
         from tokenizers import Tokenizer
 
-        path = Path(path)
+        path = Path(local_path(path))
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
@@ -176,8 +178,6 @@ class TextTokenizer:
 
     def save(self, path: str | Path) -> Path:
         """Write `tokenizer.json` into a folder (or to a .json path), atomically."""
-        from showo.files import atomic_path
-
         path = Path(path)
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)

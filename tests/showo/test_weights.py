@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from showo.errors import CheckpointError
+from showo.files import package_path
 from showo.model.transformer import Showo
+from showo.model.weights import resolve_folder
 
 
 def same(a: Showo, b: Showo) -> bool:
@@ -149,6 +151,24 @@ def test_missing_pieces(model: Showo, tmp_path: Path) -> None:
         Showo.from_pretrained(tmp_path / "config.json")
 
 
+def test_bundled_models_are_found_wherever_a_folder_is() -> None:
+    assert resolve_folder("bundled:tiny/showo").samefile(resolve_folder(package_path("assets/tiny/showo")))
+    with pytest.raises(CheckpointError, match=r"no checkpoint folder at .*assets/nothing"):
+        resolve_folder("bundled:nothing")
+
+
+def test_the_folder_of_a_run_names_its_newest_checkpoint(model: Showo, tmp_path: Path) -> None:
+    for step in (3, 12):
+        model.save_pretrained(tmp_path / "checkpoints" / f"step-{step:06}")
+    with pytest.raises(CheckpointError, match=r"has no config\.json; it is a run, .* is .*/checkpoints/step-000012$"):
+        Showo.from_pretrained(tmp_path)
+
+
+def test_a_name_too_long_for_a_path_is_no_folder() -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint folder at"):
+        resolve_folder("x" * 5000)
+
+
 def test_hub_ids_are_downloaded(model: Showo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -167,7 +187,9 @@ def test_hub_ids_are_downloaded(model: Showo, tmp_path: Path, monkeypatch: pytes
         raise OSError("no route\nmore")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(CheckpointError, match=r"cannot be had from the hub: no route$"):
+    with pytest.raises(
+        CheckpointError, match=r"no folder .* in the cache, and cannot be had from the hub: no route$"
+    ):
         Showo.from_pretrained("someone/show-o")
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from showo import ShowoPipeline
 from showo.data.make_text_tokenizer import train_text_tokenizer
 from showo.data.streams import PictureStream, Question, TextStream, cosine_mask_ratio
+from showo.errors import CheckpointError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.prompting import IGNORE, Prompting
 from showo.tokens import TextTokenizer
@@ -172,9 +173,25 @@ def test_training_learns_and_its_checkpoint_generates(folders: dict[str, Path], 
     loop = train(small_training(folders, "steps=60", "optimizer.lr=3e-3"), tmp_path)
     assert sum(loop.history[-5:]) < 0.7 * sum(loop.history[:5])
     assert (tmp_path / "pictures" / "generated-000060.png").is_file()
-    pipe = ShowoPipeline.from_pretrained(checkpoints(tmp_path)[-1], image_tokenizer=folders["image_tokenizer"])
+    pipe = ShowoPipeline.from_pretrained(checkpoints(tmp_path)[-1])
     (picture,) = pipe.generate(["red circle"], steps=4)
     assert picture.size == (32, 32)
+
+
+def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["image_tokenizer"].parent)  # named by a relative path, loaded from elsewhere
+    train(small_training(folders, "steps=1", "image_tokenizer=image_tokenizer"), tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    checkpoint = checkpoints(tmp_path / "a")[-1]
+    assert ShowoPipeline.from_pretrained(checkpoint).image_tokenizer.config.codebook_size == 64
+    (checkpoint / "pipeline.json").write_text('{"image_tokenizer": "/gone"}')
+    with pytest.raises(CheckpointError, match=r"pipeline\.json: image_tokenizer: no checkpoint folder at /gone; name"):
+        ShowoPipeline.from_pretrained(checkpoint)
+    (checkpoint / "pipeline.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"pipeline\.json names no image_tokenizer"):
+        ShowoPipeline.from_pretrained(checkpoint)
 
 
 @pytest.mark.parametrize("stream", ["t2i", "lm", "mmu"])

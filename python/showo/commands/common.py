@@ -18,11 +18,15 @@ MAX_SIDE = 4096
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Folder or hub id of a checkpoint.", show_default="the bundled tiny model"),
+    typer.Option(
+        "--model", "-m", help="Folder, hub id or bundled:NAME of a checkpoint.", show_default="the bundled tiny model"
+    ),
 ]
 ImageTokenizerOption = Annotated[
     str | None,
-    typer.Option("--image-tokenizer", help="Folder or hub id, where the model's folder does not hold it."),
+    typer.Option(
+        "--image-tokenizer", help="Folder, hub id or bundled:NAME, where the model's folder neither holds nor names it."
+    ),
 ]
 TextTokenizerOption = Annotated[
     str | None, typer.Option("--text-tokenizer", help="tokenizer.json, where the model's folder does not hold it.")

@@ -18,11 +18,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import DataError
-from ..files import package_path
+from ..files import local_path
 from ..text import clean_text
 from .tar import walk_tar
 
-BUNDLED = "bundled:"
 MAX_PIXELS = 64 * 1024 * 1024  # refuse decompression bombs before decoding
 MAX_SHARDS = 100_000  # that the braces of one pattern may stand for
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
@@ -48,9 +47,7 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for pattern in patterns:
         for expanded in expand_braces(pattern):
-            base = expanded
-            if base.startswith(BUNDLED):
-                base = str(package_path("assets") / base.removeprefix(BUNDLED))
+            base = str(local_path(expanded))
             found = [Path(base)] if Path(base).is_file() else sorted(Path(p) for p in glob.glob(base))
             if not found:
                 also = "" if expanded == pattern else f", which {pattern!r} stands for"

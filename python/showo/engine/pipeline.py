@@ -7,7 +7,9 @@ text = pipe.describe([pictures[0]])[0]
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,18 +18,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from showo.config import ShowoConfig
 from showo.data.shards import to_image, to_tensor
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer
 from showo.errors import CheckpointError, UserError
-from showo.files import package_path
+from showo.files import atomic_write_text, package_path
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
-from showo.model.weights import resolve_folder
+from showo.model.weights import read_config, resolve_folder
 from showo.prompting import Prompting, question_text
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
+
+PIPELINE_NAME = "pipeline.json"  # in the folder of a transformer: names the image tokenizer that belongs to it
 
 # A callback gets the number of the batch's first picture and the step.
 PictureCallback = Callable[[int, GenerationStep], None]
@@ -36,6 +41,29 @@ PictureCallback = Callable[[int, GenerationStep], None]
 def bundled_checkpoint() -> Path:
     """Folder of the model that comes with the package."""
     return package_path("assets/tiny")
+
+
+def name_image_tokenizer(folder: Path, source: str) -> None:
+    """Note in a transformer's folder which image tokenizer (folder, hub id or "bundled:...") its codes are of."""
+    place = os.path.abspath(source) if os.path.isdir(source) else source
+    atomic_write_text(folder / PIPELINE_NAME, json.dumps({"image_tokenizer": place}, indent=2) + "\n")
+
+
+def _named_tokenizer(folder: Path) -> Path:
+    """The folder of the image tokenizer that `name_image_tokenizer` has noted. Raises CheckpointError."""
+    path = folder / PIPELINE_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} does not say which image tokenizer it was trained with; name it (image_tokenizer)"
+        )
+    try:
+        source = json.loads(path.read_text(encoding="utf-8"))["image_tokenizer"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} names no image_tokenizer ({type(error).__name__}: {error})") from error
+    try:
+        return resolve_folder(str(source))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: image_tokenizer: {error}; name another (image_tokenizer)") from error
 
 
 class ShowoPipeline:
@@ -67,24 +95,24 @@ class ShowoPipeline:
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
     ) -> ShowoPipeline:
-        """Load a folder with showo/ and image_tokenizer/, or a transformer's folder or hub id alone.
+        """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
 
-        source: None is the bundled model. In the second form image_tokenizer names the other folder or hub id.
+        source: folder, hub id or "bundled:..."; None is the bundled model.
+        image_tokenizer: likewise; None takes the folder beside showo/, or the one that the transformer's folder names.
         text_tokenizer: folder or file of tokenizer.json; None looks beside the transformer's weights.
         """
-        root = bundled_checkpoint() if source is None else source
-        if Path(root).is_dir() and (Path(root) / "showo").is_dir():
-            image_tokenizer = image_tokenizer or Path(root) / "image_tokenizer"
-            root = Path(root) / "showo"
-        if image_tokenizer is None:
-            raise CheckpointError(f"{root} holds no image_tokenizer folder; name one (image_tokenizer)")
-        folder = resolve_folder(root)
+        folder = resolve_folder(bundled_checkpoint() if source is None else source)
+        if (folder / "showo").is_dir():
+            image_tokenizer = image_tokenizer or folder / "image_tokenizer"
+            folder = folder / "showo"
+        config = read_config(folder, ShowoConfig)
+        image_folder = resolve_folder(image_tokenizer) if image_tokenizer is not None else _named_tokenizer(folder)
         try:
             words = TextTokenizer.from_file(text_tokenizer or folder)
         except (FileNotFoundError, ValueError) as error:
             raise CheckpointError(str(error)) from error
-        model = Showo.from_pretrained(folder, dtype=dtype, device=device)
-        pictures = ImageTokenizer.from_pretrained(image_tokenizer, dtype=dtype, device=device)
+        model = Showo.from_pretrained(folder, config=config, dtype=dtype, device=device)
+        pictures = ImageTokenizer.from_pretrained(image_folder, dtype=dtype, device=device)
         return cls(model, pictures, words)
 
     # ---- pictures ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ all, and pickles (`pytorch_model.bin`, as released) are read with `weights_only=
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from showo.errors import CheckpointError
-from showo.files import atomic_path, atomic_write_text
+from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,13 +101,17 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint, downloaded first if `source` is a hub id."""
-    path = Path(source)
-    if path.is_dir():
+    """The local folder of a checkpoint: one that is here, one of the package ("bundled:..."), or one from the hub.
+
+    A hub id "owner/name" is downloaded first, unless the hub's cache has it. Raises CheckpointError, which tells a
+    missing folder, a file, and an id that neither cache nor hub has from each other.
+    """
+    path = Path(local_path(source))
+    if os.path.isdir(path):
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise CheckpointError(f"{path} is a file; expected a folder with {CONFIG_NAME} and weights")
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith((".", BUNDLED)):
         raise CheckpointError(f"no checkpoint folder at {path}")
     from huggingface_hub import snapshot_download
 
@@ -114,7 +119,9 @@ def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"no folder {source!r} here, and it cannot be had from the hub: {reason}") from error
+        raise CheckpointError(
+            f"no folder {source!r} here; as a hub id it is not in the cache, and cannot be had from the hub: {reason}"
+        ) from error
 
 
 def read_config(folder: Path, config_class: Any) -> Any:
@@ -122,7 +129,9 @@ def read_config(folder: Path, config_class: Any) -> Any:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {CONFIG_NAME}") from None
+        runs = sorted((folder / "checkpoints").glob("step-*/" + CONFIG_NAME))
+        hint = f"; it is a run, whose newest checkpoint is {runs[-1].parent}" if runs else ""
+        raise CheckpointError(f"{folder} has no {CONFIG_NAME}{hint}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     try:

@@ -6,14 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..data.shards import BUNDLED, shard_paths
-
 M = TypeVar("M", bound=nn.Module)
-
-
-def local_folder(source: str) -> str:
-    """Where a checkpoint lies: "bundled:..." is a folder of the package, anything else (folder, hub id) stays."""
-    return str(shard_paths([source])[0]) if source.startswith(BUNDLED) else source
 
 
 def initial_model(kind: type[M], config: Any, source: str) -> M:
@@ -23,7 +16,7 @@ def initial_model(kind: type[M], config: Any, source: str) -> M:
     """
     if not source:
         return kind(config)
-    model: Any = kind.from_pretrained(local_folder(source))  # type: ignore[attr-defined]
+    model: Any = kind.from_pretrained(source)  # type: ignore[attr-defined]
     if model.config != config:
         raise ValueError(f"init_from: {source} has another model configuration than this run")
     return model

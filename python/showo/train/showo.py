@@ -12,14 +12,16 @@ from rich.console import Console
 from ..data.shards import load_images, read_pairs, read_texts, to_image
 from ..data.streams import PictureStream, Question, TextStream, encode_pictures
 from ..engine.generate import generate_codes
+from ..engine.pipeline import name_image_tokenizer
 from ..model.image_tokenizer import ImageTokenizer
 from ..model.losses import multimodal_loss
 from ..model.transformer import Showo
 from ..pictures import sheet
 from ..prompting import Batch, Prompting
+from ..text import clean_text
 from ..tokens import TextTokenizer
 from .config import ShowoTraining
-from .initial import initial_model, local_folder
+from .initial import initial_model
 from .loop import Losses, TrainLoop
 
 
@@ -41,8 +43,8 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
     """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
     torch.manual_seed(config.seed)
     device = torch.device(config.device)
-    image_tokenizer = ImageTokenizer.from_pretrained(local_folder(config.image_tokenizer))
-    text_tokenizer = TextTokenizer.from_file(local_folder(config.text_tokenizer))
+    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
     vocabulary = config.model.vocabulary
     prompting = Prompting(vocabulary, eot=text_tokenizer.eos, max_text_len=config.model.max_text_len)
@@ -82,20 +84,22 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
         losses = multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
-            texts = text_tokenizer.encode_batch(config.validation_prompts)
+            texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
             codes = generate_codes(model, prompting, texts, seed=config.seed)
             images = image_tokenizer.decode(codes.cpu(), side, side)
             sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
         return {name: float(value) for name, value in losses.parts.items()}, sheets
+
+    def attach(folder: Path) -> None:
+        text_tokenizer.save(folder)
+        name_image_tokenizer(folder, config.image_tokenizer)
 
     rows = config.t2i.batch + config.lm.batch + config.mmu.batch
     units = {
         "images": (config.t2i.batch + config.mmu.batch) * config.accumulate,
         "tokens": rows * config.model.sequence_length * config.accumulate,
     }
-    loop = TrainLoop(
-        config, model, run, loss=loss, validate=validate, units=units, attach=text_tokenizer.save, console=console
-    )
+    loop = TrainLoop(config, model, run, loss=loss, validate=validate, units=units, attach=attach, console=console)
     if resume:
         loop.resume()
     model.train()
