@@ -1,15 +1,10 @@
-"""The compiled module: one loader that says why it is missing, and what operators share in calling it.
+"""The compiled module: one loader that says why it is missing, and the one way in which operators call it.
 
-How an operator uses it:
+An operator names a launcher and its arguments, as csrc/bindings declares them:
 
-    def _cpu_impl(x):
-        if (module := emulated()) is not None:      # tests run the CUDA implementation on CPU tensors
-            return _cuda_impl(x, module=module)
-        native().my_op_cpu(x=x.data_ptr(), dtype=DTYPE_CODES[x.dtype], ..., num_threads=torch.get_num_threads())
+    launch("my_op", x, x=x, out=out, dtype=x.dtype, num_rows=x.shape[0])
 
-    def _cuda_impl(x, *, module=None):
-        with cuda_call("my_op", x, module) as (module, stream):
-            module.my_op_cuda(x=x.data_ptr(), ..., stream=stream)
+`launch` takes the CPU or the CUDA launcher, whichever `x` asks for.
 """
 
 from __future__ import annotations
@@ -17,11 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
+
+Argument = Tensor | torch.dtype | float | Sequence[int] | None  # of a launcher
 
 # The numbers of showo::DType (csrc/common/dtype.h).
 DTYPE_CODES: dict[torch.dtype, int] = {
@@ -37,7 +35,7 @@ DTYPE_CODES: dict[torch.dtype, int] = {
 
 _module: ModuleType | None = None
 _module_error: ImportError | None = None
-_emulated: ModuleType | None = None
+_emulated: Any | None = None
 
 try:
     _module = importlib.import_module("showo_ext._C")
@@ -60,14 +58,9 @@ def native() -> Any:
     return _module
 
 
-def emulated() -> Any | None:
-    """The module that stands in for the CUDA kernels on CPU tensors, or None outside `use_emulated`."""
-    return _emulated
-
-
 @contextlib.contextmanager
-def use_emulated(module: ModuleType) -> Iterator[None]:
-    """Inside this context CPU tensors go through the CUDA implementation of every operator, with `module`'s kernels."""
+def use_emulated(module: Any | None) -> Iterator[None]:
+    """Inside this context CPU tensors go to the CUDA kernels of `module`, which run without a GPU; None ends that."""
     global _emulated
     previous, _emulated = _emulated, module
     try:
@@ -76,33 +69,52 @@ def use_emulated(module: ModuleType) -> Iterator[None]:
         _emulated = previous
 
 
-def require_cuda_kernel(op: str, launcher: str, module: Any | None = None) -> Any:
-    """The module that holds `launcher`, a CUDA kernel of operator `op`.
+def runs_on_cuda(tensor: Tensor) -> bool:
+    """Whether operators on `tensor` run their CUDA kernels: on a CUDA device, and on a CPU inside `use_emulated`."""
+    return tensor.is_cuda or _emulated is not None
+
+
+def launch(name: str, tensor: Tensor, **arguments: Argument) -> None:
+    """Runs the launcher `name`_cpu or `name`_cuda, whichever `tensor` asks for, on its device.
+
+    Args:
+        name: of the launcher, without its ending.
+        tensor: its device decides; see `runs_on_cuda`.
+        arguments: what the launcher takes, but for the number of threads and the stream. Tensors, or None for an
+            absent one, are handed over as pointers, and stay alive until the launcher returns.
 
     Raises:
-        NotImplementedError: this build has no such kernel.
+        NotImplementedError: this build has no such CUDA kernel.
+        ValueError, NotImplementedError, RuntimeError: the launcher refuses its arguments, or the launch failed.
     """
-    module = native() if module is None else module
-    if not hasattr(module, launcher):
+    values = {key: _native_value(value) for key, value in arguments.items()}
+    if not runs_on_cuda(tensor):
+        getattr(native(), f"{name}_cpu")(**values, num_threads=torch.get_num_threads())
+    elif tensor.is_cuda:
+        with torch.cuda.device(tensor.device):
+            stream = torch.cuda.current_stream(tensor.device).cuda_stream
+            _cuda_launcher(native(), name)(**values, stream=stream)
+    else:
+        _cuda_launcher(_emulated, name)(**values, stream=0)
+
+
+def _native_value(value: Argument) -> Any:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    if isinstance(value, torch.dtype):
+        return DTYPE_CODES[value]
+    return 0 if value is None else value
+
+
+def _cuda_launcher(module: Any, name: str) -> Any:
+    launcher = getattr(module, f"{name}_cuda", None)
+    if launcher is None:
         why = "has no CUDA kernel for it" if module.build_info()["has_cuda"] else "is CPU-only"
         raise NotImplementedError(
-            f"{op}: this build of showo_ext {why}; for CUDA tensors use showo_ext.reference.{op}, "
+            f"{name}: this build of showo_ext {why}; for CUDA tensors use the operator's twin in showo_ext.reference, "
             "or move them to the CPU"
         )
-    return module
-
-
-@contextlib.contextmanager
-def cuda_call(
-    op: str, tensor: torch.Tensor, module: Any | None = None, *, launcher: str | None = None
-) -> Iterator[tuple[Any, int]]:
-    """Yields (module, stream) for a launch on `tensor`'s device, which is made the current one meanwhile."""
-    module = require_cuda_kernel(op, launcher or f"{op}_cuda", module)
-    if tensor.device.type != "cuda":  # the emulated device
-        yield module, 0
-        return
-    with torch.cuda.device(tensor.device):
-        yield module, torch.cuda.current_stream(tensor.device).cuda_stream
+    return launcher
 
 
 def build_info() -> dict[str, Any]:

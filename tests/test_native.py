@@ -79,9 +79,9 @@ def test_launch_without_a_gpu_is_an_error_that_says_so():
 @pytest.mark.parametrize(("has_cuda", "why"), [(False, "is CPU-only"), (True, "has no CUDA kernel for it")])
 def test_missing_cuda_kernel_is_explained(has_cuda, why):
     module = SimpleNamespace(build_info=lambda: {"has_cuda": has_cuda})
-    expected = f"remask: this build of showo_ext {why}; for CUDA tensors use showo_ext.reference.remask"
-    with pytest.raises(NotImplementedError, match=expected):
-        _native.require_cuda_kernel("remask", "remask_cuda", module)
+    expected = f"lfq_encode: this build of showo_ext {why}; for CUDA tensors use .* showo_ext.reference"
+    with _native.use_emulated(module), pytest.raises(NotImplementedError, match=expected):
+        showo_ext.lfq_encode(randn(1, 2, 1, 1))
 
 
 def test_emulated_module_takes_the_place_of_the_cuda_kernels():
@@ -89,6 +89,7 @@ def test_emulated_module_takes_the_place_of_the_cuda_kernels():
     module = SimpleNamespace(lfq_encode_cuda=lambda **arguments: calls.append(arguments))
     z = randn(2, 3, 4, 5)
     with _native.use_emulated(module):
+        assert _native.runs_on_cuda(z)
         ids = showo_ext.lfq_encode(z, offset=1)
-    assert _native.emulated() is None
+    assert not _native.runs_on_cuda(z)
     assert calls == [{**lfq_arguments(z, ids), "offset": 1, "stream": 0}]

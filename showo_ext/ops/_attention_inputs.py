@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from showo_ext._native import DTYPE_CODES
+from showo_ext._native import Argument
 
 MAX_ROW_BYTES = 1 << 25  # kMaxRowBytes of csrc/omni_attention/checks.h
 
@@ -33,20 +31,20 @@ def aligned(x: Tensor) -> Tensor:
 
 def launch_arguments(
     q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, scale: float
-) -> dict[str, Any]:
+) -> dict[str, Argument]:
     """What forward, decode and backward launchers have in common."""
     return {
-        "q": q.data_ptr(),
-        "k": k.data_ptr(),
-        "v": v.data_ptr(),
-        "intervals": intervals.data_ptr(),
+        "q": q,
+        "k": k,
+        "v": v,
+        "intervals": intervals,
         "sizes": (*q.shape[:2], k.size(1), q.size(2), k.size(2), q.size(3), intervals.size(2)),
         "q_strides": q.stride()[:3],
         "k_strides": k.stride()[:3],
         "v_strides": v.stride()[:3],
         "intervals_strides": intervals.stride()[:2],
-        "block_states": 0 if states is None else states.data_ptr(),
+        "block_states": states,
         "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
         "scale": scale,
-        "dtype": DTYPE_CODES[q.dtype],
+        "dtype": q.dtype,
     }

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated
+from showo_ext._native import launch, runs_on_cuda
+from showo_ext.ops._attention_inputs import pairs_contiguous
 
 BLOCK = 64  # kQBlock and kKvBlock of csrc/omni_attention/mask.h
 EMPTY, PARTIAL, FULL = 0, 1, 2
@@ -34,34 +35,32 @@ def _empty(intervals: Tensor, kv_length: int) -> Tensor:
     return intervals.new_empty((batch, -(-rows // BLOCK), -(-kv_length // BLOCK)), dtype=torch.uint8)
 
 
-def _cuda(intervals: Tensor, kv_length: int) -> Tensor:
+def _block_table(intervals: Tensor, kv_length: int) -> Tensor:
     states = _empty(intervals, kv_length)
-    if intervals.stride()[2:] != (2, 1):
-        intervals = intervals.contiguous()
-    with cuda_call("omni_attention", intervals, emulated(), launcher="omni_block_table_cuda") as (module, stream):
-        module.omni_block_table_cuda(
-            intervals=intervals.data_ptr(),
-            states=states.data_ptr(),
-            sizes=(*intervals.shape[:2], kv_length, intervals.size(2)),
-            intervals_strides=intervals.stride()[:2],
-            stream=stream,
-        )
+    if not runs_on_cuda(intervals):
+        _fill(states, intervals, kv_length)
+        return states
+    intervals = pairs_contiguous(intervals)
+    launch(
+        "omni_block_table",
+        intervals,
+        intervals=intervals,
+        states=states,
+        sizes=(*intervals.shape[:2], kv_length, intervals.size(2)),
+        intervals_strides=intervals.stride()[:2],
+    )
     return states
 
 
-def _cpu(intervals: Tensor, kv_length: int) -> Tensor:
+def _fill(states: Tensor, intervals: Tensor, kv_length: int) -> None:
     """The definition, block by block, from the dense mask: for tests, the CPU kernels have a plan of their own."""
-    if emulated() is not None:
-        return _cuda(intervals, kv_length)
     columns = torch.arange(kv_length)
     start, stop = intervals[..., 0, None], intervals[..., 1, None]
     dense = ((columns >= start) & (columns < stop)).any(2)  # [B, S_q, S_kv]
-    states = _empty(intervals, kv_length)
     for i, rows in enumerate(dense.split(BLOCK, dim=1)):
         for j, block in enumerate(rows.split(BLOCK, dim=2)):
             full = block.flatten(1).all(1) & (block.size(2) == BLOCK)
             states[:, i, j] = torch.where(full, FULL, torch.where(block.flatten(1).any(1), PARTIAL, EMPTY))
-    return states
 
 
 def tile_order(states: Tensor, tile_rows: int) -> Tensor:
@@ -78,6 +77,6 @@ def tile_order(states: Tensor, tile_rows: int) -> Tensor:
     return torch.stack([places // tiles, places % tiles], 1).int()
 
 
-_LIBRARY.impl("omni_block_table", _cpu, "CPU")
-_LIBRARY.impl("omni_block_table", _cuda, "CUDA")
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("omni_block_table", _block_table, _key)
 torch.library.register_fake("showo_ext::omni_block_table", _empty, lib=_LIBRARY)

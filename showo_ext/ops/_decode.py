@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated
+from showo_ext._native import launch
 from showo_ext.ops._attention_inputs import aligned, launch_arguments, pairs_contiguous
 
 MAX_ROWS = 16  # query rows; one m16 tile of the tensor cores
@@ -47,14 +47,14 @@ def decode(
     if num_splits > 1:
         partial = torch.empty((*q.shape[:3], num_splits, q.size(3)), dtype=torch.float32, device=q.device)
         stats = torch.empty((*q.shape[:3], num_splits, 2), dtype=torch.float32, device=q.device)
-    with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_decode_cuda") as (module, stream):
-        module.omni_attention_decode_cuda(
-            **launch_arguments(q, k, v, intervals, None, scale),
-            out=out.data_ptr(),
-            lse=lse.data_ptr(),
-            out_strides=out.stride()[:3],
-            splits=num_splits,
-            partial_out=0 if partial is None else partial.data_ptr(),
-            partial_stats=0 if stats is None else stats.data_ptr(),
-            stream=stream,
-        )
+    launch(
+        "omni_attention_decode",
+        q,
+        **launch_arguments(q, k, v, intervals, None, scale),
+        out=out,
+        lse=lse,
+        out_strides=out.stride()[:3],
+        splits=num_splits,
+        partial_out=partial,
+        partial_stats=stats,
+    )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext._native import Argument
 
 LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_ROWS = 2**24  # room for the batch row in a Philox counter
@@ -129,23 +127,19 @@ def check_sampling(
 # for the implementations
 
 
-def pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
 def sample_arguments(
     cond: Tensor, uncond: Tensor | None, guidance: float, temperature: float, top_k: int, top_p: float
-) -> dict[str, Any]:
+) -> dict[str, Argument]:
     """The native arguments that say how to sample from logits `[B, N, V]`."""
     batch, length, vocab = cond.shape
     return {
-        "cond": cond.data_ptr(),
-        "uncond": pointer(uncond),
-        "dtype": DTYPE_CODES[cond.dtype],
+        "cond": cond,
+        "uncond": uncond,
+        "dtype": cond.dtype,
         "batch": batch,
         "length": length,
         "vocab": vocab,
@@ -163,34 +157,17 @@ def sample_arguments(
 
 def noise_arguments(
     noise: Tensor | None, seed: int, seeds: Tensor | None, step: int, step_tensor: Tensor | None
-) -> dict[str, Any]:
-    """The native arguments of one noise source; the tensors must be contiguous and outlive the call."""
+) -> dict[str, Argument]:
+    """The native arguments of one noise source."""
     return {
-        "noise": pointer(noise),
+        "noise": contiguous(noise),
         "seed": seed,
-        "seed_data": pointer(seeds),
+        "seed_data": contiguous(seeds),
         "seed_stride": row_stride(seeds),
         "step": step,
-        "step_data": pointer(step_tensor),
+        "step_data": step_tensor,
     }
 
 
 def row_stride(tensor: Tensor | None) -> int:
     return 0 if tensor is None or tensor.dim() == 0 else 1
-
-
-def register_implementations(library: torch.library.Library, op: str, run: Callable[..., Any]) -> None:
-    """Registers `run(launcher, *arguments)` for CPU and CUDA tensors with the launchers <op>_cpu and <op>_cuda."""
-
-    def cuda(first: Tensor, *arguments: Any, module: Any = None) -> Any:
-        with cuda_call(op, first, module) as (module, stream):
-            return run(functools.partial(getattr(module, f"{op}_cuda"), stream=stream), first, *arguments)
-
-    def cpu(first: Tensor, *arguments: Any) -> Any:
-        if (module := emulated()) is not None:
-            return cuda(first, *arguments, module=module)
-        launcher = getattr(native(), f"{op}_cpu")
-        return run(functools.partial(launcher, num_threads=torch.get_num_threads()), first, *arguments)
-
-    library.impl(op, cpu, "CPU")
-    library.impl(op, cuda, "CUDA")

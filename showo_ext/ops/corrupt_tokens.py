@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from showo_ext._native import launch
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -16,8 +16,6 @@ from showo_ext.ops._sampling import (
     check_tensor,
     contiguous,
     noise_arguments,
-    pointer,
-    register_implementations,
     split_seed,
 )
 
@@ -82,8 +80,7 @@ _lib.define(
 # implementations
 
 
-def _run(
-    launcher: Callable[..., None],
+def _corrupt_tokens(
     ids: Tensor,
     mask_ratio: float,
     mask_ratios: Tensor | None,
@@ -93,17 +90,17 @@ def _run(
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs, labels, masked = _corrupt_tokens_fake(ids)
-    ids, mask_ratios = ids.contiguous(), contiguous(mask_ratios)
-    noise, seeds = contiguous(noise), contiguous(seeds)
-    launcher(
-        inputs=inputs.data_ptr(),
-        labels=labels.data_ptr(),
-        masked=masked.data_ptr(),
-        ids=ids.data_ptr(),
+    launch(
+        "corrupt_tokens",
+        ids,
+        inputs=inputs,
+        labels=labels,
+        masked=masked,
+        ids=ids.contiguous(),
         batch=ids.shape[0],
         length=ids.shape[1],
         mask_ratio=mask_ratio,
-        mask_ratios=pointer(mask_ratios),
+        mask_ratios=contiguous(mask_ratios),
         mask_id=mask_id,
         **noise_arguments(noise, seed, seeds, 0, None),
     )
@@ -114,5 +111,6 @@ def _corrupt_tokens_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-register_implementations(_lib, "corrupt_tokens", _run)
+for _key in ("CPU", "CUDA"):
+    _lib.impl("corrupt_tokens", _corrupt_tokens, _key)
 torch.library.register_fake("showo_ext::corrupt_tokens", _corrupt_tokens_fake, lib=_lib)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from showo_ext._checks import require_dtype, require_int, require_rank, require_tensor
-from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext._native import launch
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_BITS = 62
@@ -102,56 +102,36 @@ _LIBRARY.define(
 # ---------------------------------------------------------------- implementations
 
 
-def _arguments(z: Tensor, ids: Tensor, offset: int) -> dict[str, Any]:
+def _launch(name: str, z: Tensor, ids: Tensor, offset: int) -> None:
     batch, bits, height, width = z.shape
     stride_batch, stride_bit, stride_row, stride_column = z.stride()
-    return {
-        "z": z.data_ptr(),
-        "ids": ids.data_ptr(),
-        "dtype": DTYPE_CODES[z.dtype],
-        "batch": batch,
-        "bits": bits,
-        "height": height,
-        "width": width,
-        "stride_batch": stride_batch,
-        "stride_bit": stride_bit,
-        "stride_row": stride_row,
-        "stride_column": stride_column,
-        "offset": offset,
-    }
+    launch(
+        name,
+        z,
+        z=z,
+        ids=ids,
+        dtype=z.dtype,
+        batch=batch,
+        bits=bits,
+        height=height,
+        width=width,
+        stride_batch=stride_batch,
+        stride_bit=stride_bit,
+        stride_row=stride_row,
+        stride_column=stride_column,
+        offset=offset,
+    )
 
 
-def _encode_cpu(z: Tensor, offset: int) -> Tensor:
-    if (module := emulated()) is not None:
-        return _encode_cuda(z, offset, module)
+def _encode(z: Tensor, offset: int) -> Tensor:
     ids = _encode_fake(z, offset)
-    native().lfq_encode_cpu(**_arguments(z, ids, offset), num_threads=torch.get_num_threads())
+    _launch("lfq_encode", z, ids, offset)
     return ids
 
 
-def _encode_cuda(z: Tensor, offset: int, module: Any | None = None) -> Tensor:
-    ids = _encode_fake(z, offset)
-    with cuda_call("lfq_encode", z, module) as (module, stream):
-        module.lfq_encode_cuda(**_arguments(z, ids, offset), stream=stream)
-    return ids
-
-
-def _decode_cpu(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> Tensor:
-    if (module := emulated()) is not None:
-        return _decode_cuda(ids, bits, height, width, offset, dtype, module)
+def _decode(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> Tensor:
     z = _decode_fake(ids, bits, height, width, offset, dtype)
-    ids = ids.contiguous()
-    native().lfq_decode_cpu(**_arguments(z, ids, offset), num_threads=torch.get_num_threads())
-    return z
-
-
-def _decode_cuda(
-    ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype, module: Any | None = None
-) -> Tensor:
-    z = _decode_fake(ids, bits, height, width, offset, dtype)
-    ids = ids.contiguous()
-    with cuda_call("lfq_decode", ids, module) as (module, stream):
-        module.lfq_decode_cuda(**_arguments(z, ids, offset), stream=stream)
+    _launch("lfq_decode", z, ids.contiguous(), offset)
     return z
 
 
@@ -168,12 +148,12 @@ def _decode_fake(ids: Tensor, bits: int, height: int, width: int, offset: int, d
     return torch.empty((ids.shape[0], bits, height, width), dtype=dtype, device=ids.device)
 
 
-for _name, _cpu, _cuda, _fake in (
-    ("lfq_encode", _encode_cpu, _encode_cuda, _encode_fake),
-    ("lfq_decode", _decode_cpu, _decode_cuda, _decode_fake),
+for _name, _implementation, _fake in (
+    ("lfq_encode", _encode, _encode_fake),
+    ("lfq_decode", _decode, _decode_fake),
 ):
-    _LIBRARY.impl(_name, _cpu, "CPU")
-    _LIBRARY.impl(_name, _cuda, "CUDA")
+    _LIBRARY.impl(_name, _implementation, "CPU")
+    _LIBRARY.impl(_name, _implementation, "CUDA")
     torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
 
 # ---------------------------------------------------------------- autograd: integers carry no gradient

@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from showo_ext._native import cuda_call, emulated, native
+from showo_ext._native import Argument, launch, native, runs_on_cuda
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
 from showo_ext.ops._attention_inputs import (
@@ -91,7 +91,7 @@ def omni_attention(
     if intervals.size(0) != q.size(0):
         intervals = intervals.expand(q.size(0), -1, -1, -1)
     states = order = None
-    if (q.device.type == "cuda" or emulated() is not None) and q.size(2) > _decode.MAX_ROWS:
+    if runs_on_cuda(q) and q.size(2) > _decode.MAX_ROWS:
         states, order = mask.block_states(), mask.tile_order(_block_table.tile_rows(q))
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -178,24 +178,23 @@ def _forward(
     if out.numel() == 0:
         return out, lse
     intervals = pairs_contiguous(intervals)
-    results = {"out": out.data_ptr(), "lse": lse.data_ptr(), "out_strides": out.stride()[:3]}
-    if q.device.type == "cpu" and emulated() is None:
-        arguments = launch_arguments(q, k, v, intervals, states, scale)
-        native().omni_attention_forward_cpu(**arguments, **results, num_threads=torch.get_num_threads())
+    results: dict[str, Argument] = {"out": out, "lse": lse, "out_strides": out.stride()[:3]}
+    if not runs_on_cuda(q):
+        launch("omni_attention_forward", q, **launch_arguments(q, k, v, intervals, states, scale), **results)
     elif states is None:
         _decode.decode(q, k, v, intervals, scale, out, lse)
     else:
         assert order is not None
         q, k, v = aligned(q), aligned(k), aligned(v)
-        arguments = {
+        launch(
+            "omni_attention_forward",
+            q,
             **launch_arguments(q, k, v, intervals, states, scale),
             **results,
-            "tile_rows": 64 if order.size(0) == states.size(0) * states.size(1) else 128,
-            "order": order.data_ptr(),
-            "order_length": order.size(0),
-        }
-        with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_forward_cuda") as (module, stream):
-            module.omni_attention_forward_cuda(**arguments, stream=stream)
+            tile_rows=64 if order.size(0) == states.size(0) * states.size(1) else 128,
+            order=order,
+            order_length=order.size(0),
+        )
     return out, lse
 
 
@@ -217,46 +216,38 @@ def _backward(
     dout, out, lse = rows_contiguous(dout), rows_contiguous(out), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
     intervals = pairs_contiguous(intervals)
-    on_cpu = q.device.type == "cpu" and emulated() is None
-    if not on_cpu:
+    on_cuda = runs_on_cuda(q)
+    if on_cuda:
         if states is None:  # forward was a decode, which needs none
             states = torch.ops.showo_ext.omni_block_table(intervals, k.size(2))
         q, k, v, out, dout = (aligned(x) for x in (q, k, v, out, dout))
-    arguments = {
+    arguments: dict[str, Argument] = {
         **launch_arguments(q, k, v, intervals, states, scale),
-        "out": out.data_ptr(),
-        "lse": lse.data_ptr(),
-        "dout": dout.data_ptr(),
-        "dlse": 0 if dlse is None else dlse.data_ptr(),
+        "out": out,
+        "lse": lse,
+        "dout": dout,
+        "dlse": dlse,
         "out_strides": out.stride()[:3],
         "dout_strides": dout.stride()[:3],
     }
-    return _backward_cpu(q, k, arguments) if on_cpu else _backward_cuda(q, k, arguments, deterministic)
+    return _backward_cuda(q, k, arguments, deterministic) if on_cuda else _backward_cpu(q, k, arguments)
 
 
-def _backward_cpu(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cpu(q: Tensor, k: Tensor, arguments: dict[str, Argument]) -> tuple[Tensor, Tensor, Tensor]:
     """dk and dv are summands, so that few heads can still keep many threads busy."""
-    module = native()
-    parts = module.omni_attention_backward_parts(
+    parts = native().omni_attention_backward_parts(
         batch=q.size(0), heads=q.size(1), kv_heads=k.size(1), q_length=q.size(2)
     )
     dq = torch.empty(q.shape, dtype=torch.float32)
     dk = torch.empty((parts, *k.shape), dtype=torch.float32)
     dv = torch.empty_like(dk)
-    module.omni_attention_backward_cpu(
-        **arguments,
-        dq=dq.data_ptr(),
-        dk=dk.data_ptr(),
-        dv=dv.data_ptr(),
-        parts=parts,
-        num_threads=torch.get_num_threads(),
-    )
+    launch("omni_attention_backward", q, **arguments, dq=dq, dk=dk, dv=dv, parts=parts)
     summed = [x[0] if parts == 1 else x.sum(0) for x in (dk, dv)]
     return dq.to(q.dtype), summed[0].to(k.dtype), summed[1].to(k.dtype)
 
 
 def _backward_cuda(
-    q: Tensor, k: Tensor, arguments: dict[str, Any], deterministic: bool
+    q: Tensor, k: Tensor, arguments: dict[str, Argument], deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where bits may differ, dq is summed by atomic additions in fp32: a workspace of four bytes per element of q."""
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, k))
@@ -265,16 +256,7 @@ def _backward_cuda(
     sums = None
     if not deterministic and q.dtype != torch.float32:
         sums = torch.zeros((tiles, _block_table.BLOCK * q.size(3)), dtype=torch.float32, device=q.device)
-    with cuda_call("omni_attention", q, emulated(), launcher="omni_attention_backward_cuda") as (module, stream):
-        module.omni_attention_backward_cuda(
-            **arguments,
-            dq=dq.data_ptr(),
-            dk=dk.data_ptr(),
-            dv=dv.data_ptr(),
-            stats=stats.data_ptr(),
-            dq_sums=0 if sums is None else sums.data_ptr(),
-            stream=stream,
-        )
+    launch("omni_attention_backward", q, **arguments, dq=dq, dk=dk, dv=dv, stats=stats, dq_sums=sums)
     return dq, dk, dv
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from showo_ext._native import launch
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -16,8 +16,6 @@ from showo_ext.ops._sampling import (
     check_tensor,
     contiguous,
     noise_arguments,
-    pointer,
-    register_implementations,
     row_stride,
     split_mask_len,
     split_seed,
@@ -96,8 +94,7 @@ _lib.define(
 # implementations
 
 
-def _run(
-    launcher: Callable[..., None],
+def _remask(
     ids: Tensor,
     logprob: Tensor,
     known: Tensor,
@@ -112,18 +109,18 @@ def _run(
     noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     out, masked = _remask_fake(ids)
-    ids, logprob, known = ids.contiguous(), logprob.contiguous(), known.contiguous()
-    noise, seeds, mask_lens = contiguous(noise), contiguous(seeds), contiguous(mask_lens)
-    launcher(
-        ids_out=out.data_ptr(),
-        masked=masked.data_ptr(),
-        ids=ids.data_ptr(),
-        logprob=logprob.data_ptr(),
-        known=known.data_ptr(),
+    launch(
+        "remask",
+        ids,
+        ids_out=out,
+        masked=masked,
+        ids=ids.contiguous(),
+        logprob=logprob.contiguous(),
+        known=known.contiguous(),
         batch=ids.shape[0],
         length=ids.shape[1],
         mask_len=mask_len,
-        mask_len_data=pointer(mask_lens),
+        mask_len_data=contiguous(mask_lens),
         mask_len_stride=row_stride(mask_lens),
         temperature=temperature,
         mask_id=mask_id,
@@ -136,5 +133,6 @@ def _remask_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-register_implementations(_lib, "remask", _run)
+for _key in ("CPU", "CUDA"):
+    _lib.impl("remask", _remask, _key)
 torch.library.register_fake("showo_ext::remask", _remask_fake, lib=_lib)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from showo_ext._native import launch
 from showo_ext.ops._sampling import (
     SEED_LIMIT,
     check_float,
@@ -17,8 +17,6 @@ from showo_ext.ops._sampling import (
     check_tensor,
     contiguous,
     noise_arguments,
-    pointer,
-    register_implementations,
     row_stride,
     sample_arguments,
     split_mask_len,
@@ -131,8 +129,7 @@ _lib.define(
 _Output = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _run(
-    launcher: Callable[..., None],
+def _resample(
     logits: Tensor,
     uncond: Tensor | None,
     ids: Tensor,
@@ -154,22 +151,22 @@ def _run(
     remask_noise: Tensor | None,
 ) -> _Output:
     out, masked, sampled, logprob = _resample_fake(logits)
-    ids, known, noise, remask_noise = ids.contiguous(), contiguous(known), contiguous(noise), contiguous(remask_noise)
-    seeds, mask_lens = contiguous(seeds), contiguous(mask_lens)
-    launcher(
-        ids_out=out.data_ptr(),
-        masked=masked.data_ptr(),
-        sampled=sampled.data_ptr(),
-        logprob=logprob.data_ptr(),
-        canvas=ids.data_ptr(),
-        known=pointer(known),
+    launch(
+        "resample",
+        logits,
+        ids_out=out,
+        masked=masked,
+        sampled=sampled,
+        logprob=logprob,
+        canvas=ids.contiguous(),
+        known=contiguous(known),
         mask_len=mask_len,
-        mask_len_data=pointer(mask_lens),
+        mask_len_data=contiguous(mask_lens),
         mask_len_stride=row_stride(mask_lens),
         mask_id=mask_id,
         offset=offset,
         remask_temperature=remask_temperature,
-        remask_noise=pointer(remask_noise),
+        remask_noise=contiguous(remask_noise),
         **sample_arguments(logits, uncond, guidance, temperature, top_k, top_p),
         **noise_arguments(noise, seed, seeds, step, step_tensor),
     )
@@ -186,5 +183,6 @@ def _resample_fake(logits: Tensor, *_: Any) -> _Output:
     )
 
 
-register_implementations(_lib, "resample", _run)
+for _key in ("CPU", "CUDA"):
+    _lib.impl("resample", _resample, _key)
 torch.library.register_fake("showo_ext::resample", _resample_fake, lib=_lib)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext._native import Argument, launch, native
 from showo_ext.ops._rope_inputs import (
     Projection,
     Rotary,
@@ -151,14 +151,6 @@ def _rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _launch(name: str, qkv: Tensor, arguments: dict[str, Any]) -> None:
-    if qkv.device.type == "cpu" and emulated() is None:
-        getattr(native(), f"{name}_cpu")(**arguments, num_threads=torch.get_num_threads())
-        return
-    with cuda_call("rope_qkv", qkv, emulated(), launcher=f"{name}_cuda") as (module, stream):
-        getattr(module, f"{name}_cuda")(**arguments, stream=stream)
-
-
 def _call(
     name: str,
     projection: tuple[Tensor, Tensor | None, Tensor | None],
@@ -168,40 +160,44 @@ def _call(
     bias: Tensor | None,
     norm: Tensor | None,
     eps: float,
-    **more: Any,
+    **more: Argument,
 ) -> None:
-    """Launches on tensors that stay alive until it returns; `heads` are q, k, v or their gradients."""
+    """Launches what forward and backward share; `heads` are q, k, v or their gradients."""
     qkv = projection[0]
     if qkv.numel() == 0:
         return
     parts = [_rows_contiguous(x) for x in projection if x is not None]
     if len(parts) == 1:
         parts = list(parts[0].split([x.shape[1] * x.shape[3] for x in heads], dim=2))
+    q_in, k_in, v_in = parts
     cos, sin = cos.contiguous(), sin.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    norm = None if norm is None else norm.contiguous()
     q, k, v = heads
-    arguments = {
-        **{f"{n}_in": x.data_ptr() for n, x in zip("qkv", parts, strict=True)},
-        **{f"{n}_in_strides": x.stride()[:2] for n, x in zip("qkv", parts, strict=True)},
-        "q": q.data_ptr(),
-        "k": k.data_ptr(),
-        "v": v.data_ptr(),
-        "cos": cos.data_ptr(),
-        "sin": sin.data_ptr(),
-        "bias": 0 if bias is None else bias.data_ptr(),
-        "norm": 0 if norm is None else norm.data_ptr(),
-        "sizes": (*qkv.shape[:2], q.shape[1], k.shape[1], q.shape[3], 2 * cos.shape[2]),
-        "q_strides": q.stride()[:3],
-        "k_strides": k.stride()[:3],
-        "v_strides": v.stride()[:3],
-        "table_batch_stride": 0 if cos.shape[0] == 1 else cos.stride(0),
-        "eps": eps,
-        "dtype": DTYPE_CODES[qkv.dtype],
-        "bias_dtype": DTYPE_CODES[qkv.dtype if bias is None else bias.dtype],
+    launch(
+        name,
+        qkv,
+        q_in=q_in,
+        k_in=k_in,
+        v_in=v_in,
+        q_in_strides=q_in.stride()[:2],
+        k_in_strides=k_in.stride()[:2],
+        v_in_strides=v_in.stride()[:2],
+        q=q,
+        k=k,
+        v=v,
+        q_strides=q.stride()[:3],
+        k_strides=k.stride()[:3],
+        v_strides=v.stride()[:3],
+        cos=cos,
+        sin=sin,
+        table_batch_stride=0 if cos.shape[0] == 1 else cos.stride(0),
+        bias=None if bias is None else bias.contiguous(),
+        norm=None if norm is None else norm.contiguous(),
+        sizes=(*qkv.shape[:2], q.shape[1], k.shape[1], q.shape[3], 2 * cos.shape[2]),
+        eps=eps,
+        dtype=qkv.dtype,
+        bias_dtype=qkv.dtype if bias is None else bias.dtype,
         **more,
-    }
-    _launch(name, qkv, arguments)
+    )
 
 
 def _forward(
@@ -218,7 +214,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads = _forward_fake(qkv, k_in, v_in, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
     projection = (qkv, k_in, v_in)
-    _call("rope_qkv_forward", projection, heads, cos, sin, bias, norm, eps, slots=0, slots_batch_stride=0, num_slots=0)
+    _call(
+        "rope_qkv_forward", projection, heads, cos, sin, bias, norm, eps, slots=None, slots_batch_stride=0, num_slots=0
+    )
     return heads
 
 
@@ -248,7 +246,7 @@ def _into_cache(
         bias,
         norm,
         eps,
-        slots=slots.data_ptr(),
+        slots=slots,
         slots_batch_stride=0 if slots.shape[0] == 1 else slots.stride(0),
         num_slots=k_cache.shape[2],
     )
@@ -288,10 +286,10 @@ def _backward(
         bias,
         norm,
         eps,
-        dqkv=dqkv.data_ptr(),
+        dqkv=dqkv,
         in_three=k_in is not None,
-        dbias=0 if bias is None else bias_parts.data_ptr(),
-        dnorm=0 if norm is None else norm_parts.data_ptr(),
+        dbias=None if bias is None else bias_parts,
+        dnorm=None if norm is None else norm_parts,
     )
     return dqkv, bias_parts.sum(0), norm_parts.sum(0)
 

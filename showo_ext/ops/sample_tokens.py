@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from showo_ext._native import launch
 from showo_ext.ops._sampling import (
     check_noise,
     check_sampling,
-    contiguous,
     noise_arguments,
-    register_implementations,
     sample_arguments,
     split_seed,
     split_step,
@@ -117,8 +115,7 @@ def as_rows(logits: Tensor) -> Tensor:
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
-def _run(
-    launcher: Callable[..., None],
+def _sample_tokens(
     logits: Tensor,
     uncond: Tensor | None,
     guidance: float,
@@ -134,10 +131,11 @@ def _run(
     ids, logprob = _sample_tokens_fake(logits)
     cond = as_rows(logits)
     free = None if uncond is None else as_rows(uncond)
-    noise, seeds = contiguous(noise), contiguous(seeds)
-    launcher(
-        ids=ids.data_ptr(),
-        logprob=logprob.data_ptr(),
+    launch(
+        "sample_tokens",
+        cond,
+        ids=ids,
+        logprob=logprob,
         **sample_arguments(cond, free, guidance, temperature, top_k, top_p),
         **noise_arguments(noise, seed, seeds, step, step_tensor),
     )
@@ -149,5 +147,6 @@ def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 
 
-register_implementations(_lib, "sample_tokens", _run)
+for _key in ("CPU", "CUDA"):
+    _lib.impl("sample_tokens", _sample_tokens, _key)
 torch.library.register_fake("showo_ext::sample_tokens", _sample_tokens_fake, lib=_lib)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from showo_ext._checks import (
     require_same_dtype,
     require_tensor,
 )
-from showo_ext._native import DTYPE_CODES, cuda_call, emulated, native
+from showo_ext._native import DTYPE_CODES, Argument, launch, native, runs_on_cuda
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CODES = 2**31 - 2
@@ -134,128 +133,98 @@ def _aligned(rows: Tensor) -> Tensor:
     return rows
 
 
-def _encode_arguments(z: Tensor, codebook: Tensor, ids: Tensor) -> dict[str, Any]:
-    return {
-        "z": z.data_ptr(),
-        "codebook": codebook.data_ptr(),
-        "ids": ids.data_ptr(),
-        "dtype": DTYPE_CODES[z.dtype],
-        "num_rows": z.shape[0],
-        "num_codes": codebook.shape[0],
-        "dim": codebook.shape[1],
-        "z_stride": z.stride(0),
-        "codebook_stride": codebook.stride(0),
-    }
-
-
-def _encode_cpu(z: Tensor, codebook: Tensor) -> Tensor:
-    if (module := emulated()) is not None:
-        return _encode_cuda(z, codebook, module)
-    ids = _encode_fake(z, codebook)
-    z, codebook = _rows(z), _rows(codebook)
-    size = native().vq_encode_workspace_size(num_codes=codebook.shape[0], dim=codebook.shape[1])
-    workspace = torch.empty(size, dtype=torch.float32)
-    native().vq_encode_cpu(
-        **_encode_arguments(z, codebook, ids), workspace=workspace.data_ptr(), num_threads=torch.get_num_threads()
-    )
-    return ids
-
-
-def _encode_cuda(z: Tensor, codebook: Tensor, module: Any | None = None) -> Tensor:
+def _encode(z: Tensor, codebook: Tensor) -> Tensor:
     ids = _encode_fake(z, codebook)
     if ids.numel() == 0:
         return ids
-    z, codebook = _aligned(_rows(z)), _aligned(_rows(codebook))
-    arguments = _encode_arguments(z, codebook, ids)
-    with cuda_call("vq_encode", z, module) as (module, stream):
-        shape = {name: arguments[name] for name in ("dtype", "num_rows", "num_codes", "dim")}
-        splits, offset_bytes = module.vq_encode_cuda_sizes(**shape)
-        workspace = functools.partial(torch.empty, dtype=torch.int32, device=z.device)
-        offsets = workspace(offset_bytes // 4)
-        halves = workspace(codebook.shape if z.dtype == torch.float32 else 0)
-        tops, candidates = (workspace(splits, z.shape[0], 4) for _ in range(2))
-        module.vq_encode_cuda(
-            **arguments,
-            offsets=offsets.data_ptr(),
-            halves=halves.data_ptr(),
-            tops=tops.data_ptr(),
-            candidates=candidates.data_ptr(),
-            stream=stream,
-        )
+    z, codebook = _rows(z), _rows(codebook)
+    on_cuda = runs_on_cuda(z)
+    if on_cuda:
+        z, codebook = _aligned(z), _aligned(codebook)
+    launch(
+        "vq_encode",
+        z,
+        z=z,
+        codebook=codebook,
+        ids=ids,
+        dtype=z.dtype,
+        num_rows=z.shape[0],
+        num_codes=codebook.shape[0],
+        dim=codebook.shape[1],
+        z_stride=z.stride(0),
+        codebook_stride=codebook.stride(0),
+        **(_encode_workspaces_cuda if on_cuda else _encode_workspaces_cpu)(z, codebook),
+    )
     return ids
 
 
-def _lookup_arguments(ids: Tensor, codebook: Tensor, out: Tensor) -> dict[str, Any]:
+def _encode_workspaces_cpu(z: Tensor, codebook: Tensor) -> dict[str, Argument]:
+    size = native().vq_encode_workspace_size(num_codes=codebook.shape[0], dim=codebook.shape[1])
+    return {"workspace": torch.empty(size, dtype=torch.float32)}
+
+
+def _encode_workspaces_cuda(z: Tensor, codebook: Tensor) -> dict[str, Argument]:
+    num_codes, dim = codebook.shape
+    splits, offset_bytes = native().vq_encode_cuda_sizes(
+        dtype=DTYPE_CODES[z.dtype], num_rows=z.shape[0], num_codes=num_codes, dim=dim
+    )
+    f32, device = torch.float32, z.device
     return {
-        "codebook": codebook.data_ptr(),
-        "ids": ids.data_ptr(),
-        "out": out.data_ptr(),
-        "dtype": DTYPE_CODES[codebook.dtype],
-        "num_rows": ids.numel(),
-        "num_codes": codebook.shape[0],
-        "dim": codebook.shape[1],
-        "codebook_stride": codebook.stride(0),
+        "offsets": torch.empty(offset_bytes, dtype=torch.uint8, device=device),
+        "halves": torch.empty(codebook.shape, dtype=f32, device=device) if z.dtype == f32 else None,
+        "tops": torch.empty((splits, z.shape[0], 4), dtype=f32, device=device),
+        "candidates": torch.empty((splits, z.shape[0], 4), dtype=torch.int32, device=device),
     }
 
 
-def _lookup_cpu(ids: Tensor, codebook: Tensor) -> Tensor:
-    if (module := emulated()) is not None:
-        return _lookup_cuda(ids, codebook, module)
+def _lookup(ids: Tensor, codebook: Tensor) -> Tensor:
     out = _lookup_fake(ids, codebook)
-    ids, codebook = ids.contiguous(), _rows(codebook)
-    native().codebook_lookup_forward_cpu(**_lookup_arguments(ids, codebook, out), num_threads=torch.get_num_threads())
+    codebook = _rows(codebook)
+    launch(
+        "codebook_lookup_forward",
+        codebook,
+        codebook=codebook,
+        ids=ids.contiguous(),
+        out=out,
+        dtype=codebook.dtype,
+        num_rows=ids.numel(),
+        num_codes=codebook.shape[0],
+        dim=codebook.shape[1],
+        codebook_stride=codebook.stride(0),
+    )
     return out
 
 
-def _lookup_cuda(ids: Tensor, codebook: Tensor, module: Any | None = None) -> Tensor:
-    out = _lookup_fake(ids, codebook)
-    ids, codebook = ids.contiguous(), _rows(codebook)
-    with cuda_call("codebook_lookup", ids, module, launcher="codebook_lookup_forward_cuda") as (module, stream):
-        module.codebook_lookup_forward_cuda(**_lookup_arguments(ids, codebook, out), stream=stream)
-    return out
-
-
-def _lookup_backward_arguments(grad: Tensor, grad_codebook: Tensor) -> dict[str, Any]:
-    return {
-        "grad": grad.data_ptr(),
-        "grad_codebook": grad_codebook.data_ptr(),
-        "dtype": DTYPE_CODES[grad.dtype],
-        "num_rows": grad.shape[0],
-        "num_codes": grad_codebook.shape[0],
-        "dim": grad_codebook.shape[1],
-        "grad_stride": grad.stride(0),
-    }
-
-
-def _lookup_backward_cpu(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
-    if (module := emulated()) is not None:
-        return _lookup_backward_cuda(grad, ids, num_codes, module)
+def _lookup_backward(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
     grad_codebook = _lookup_backward_fake(grad, ids, num_codes)
-    grad, ids = _rows(grad), ids.contiguous()
-    workspace = grad_codebook if grad.dtype == torch.float32 else torch.empty_like(grad_codebook, dtype=torch.float32)
-    native().codebook_lookup_backward_cpu(
-        **_lookup_backward_arguments(grad, grad_codebook),
-        ids=ids.data_ptr(),
-        workspace=workspace.data_ptr(),
-        num_threads=torch.get_num_threads(),
+    grad = _rows(grad)
+    launch(
+        "codebook_lookup_backward",
+        grad,
+        grad=grad,
+        grad_codebook=grad_codebook,
+        dtype=grad.dtype,
+        num_rows=grad.shape[0],
+        num_codes=num_codes,
+        dim=grad.shape[1],
+        grad_stride=grad.stride(0),
+        **(_positions_by_id(ids, num_codes) if runs_on_cuda(grad) else _sums(ids, grad_codebook)),
     )
     return grad_codebook
 
 
-def _lookup_backward_cuda(grad: Tensor, ids: Tensor, num_codes: int, module: Any | None = None) -> Tensor:
-    grad_codebook = _lookup_backward_fake(grad, ids, num_codes)
-    grad = _rows(grad)
-    # Positions grouped by id, in a fixed order: one warp then adds the rows of one entry.
+def _sums(ids: Tensor, grad_codebook: Tensor) -> dict[str, Argument]:
+    """What the CPU's backward adds in: the result itself, or a workspace where its floats are too short."""
+    in_place = grad_codebook.dtype == torch.float32
+    workspace = grad_codebook if in_place else torch.empty_like(grad_codebook, dtype=torch.float32)
+    return {"ids": ids.contiguous(), "workspace": workspace}
+
+
+def _positions_by_id(ids: Tensor, num_codes: int) -> dict[str, Argument]:
+    """What CUDA's backward reads: positions grouped by id, in a fixed order; one warp adds the rows of an entry."""
     sorted_ids, order = torch.sort(ids.flatten(), stable=True)
-    starts = torch.searchsorted(sorted_ids, torch.arange(num_codes + 1, device=ids.device))
-    with cuda_call("codebook_lookup", ids, module, launcher="codebook_lookup_backward_cuda") as (module, stream):
-        module.codebook_lookup_backward_cuda(
-            **_lookup_backward_arguments(grad, grad_codebook),
-            order=order.data_ptr(),
-            starts=starts.data_ptr(),
-            stream=stream,
-        )
-    return grad_codebook
+    starts = torch.searchsorted(sorted_ids, torch.arange(num_codes + 1, dtype=torch.int64, device=ids.device))
+    return {"order": order, "starts": starts}
 
 
 # ---------------------------------------------------------------- fake: validates and allocates, for real tensors too
@@ -276,13 +245,13 @@ def _lookup_backward_fake(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
     return torch.empty((num_codes, grad.shape[-1]), dtype=grad.dtype, device=grad.device)
 
 
-for _name, _cpu, _cuda, _fake in (
-    ("vq_encode", _encode_cpu, _encode_cuda, _encode_fake),
-    ("codebook_lookup", _lookup_cpu, _lookup_cuda, _lookup_fake),
-    ("codebook_lookup_backward", _lookup_backward_cpu, _lookup_backward_cuda, _lookup_backward_fake),
+for _name, _implementation, _fake in (
+    ("vq_encode", _encode, _encode_fake),
+    ("codebook_lookup", _lookup, _lookup_fake),
+    ("codebook_lookup_backward", _lookup_backward, _lookup_backward_fake),
 ):
-    _LIBRARY.impl(_name, _cpu, "CPU")
-    _LIBRARY.impl(_name, _cuda, "CUDA")
+    _LIBRARY.impl(_name, _implementation, "CPU")
+    _LIBRARY.impl(_name, _implementation, "CUDA")
     torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
 
 # ---------------------------------------------------------------- autograd: lookup is linear in the codebook

@@ -163,7 +163,7 @@ def emulated_device() -> Iterator[EmulatedDevice]:
         replacement = functools.partial(device._empty, original)
         setattr(owner, name, _method(replacement) if owner is torch.Tensor else replacement)
     try:
-        with use_emulated(device):  # type: ignore[arg-type]
+        with use_emulated(device):
             yield device
     finally:
         for owner, name, original in patched:

@@ -37,7 +37,7 @@ FILTERS = [{"top_k": 1}, {"top_k": 40}, {"top_p": 0.6}, {"top_k": 300, "top_p": 
 def on_cpu(operator, *tensors, **arguments):
     """The CPU backend's answer."""
     moved = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    with use_emulated(None):  # type: ignore[arg-type]
+    with use_emulated(None):
         return operator(*(t.cpu() for t in tensors), **moved)
 
 
@@ -360,5 +360,5 @@ def test_the_cpu_paths_choose_what_the_kernels_choose(emulated):
     logits = randn(2, 10, 2050, seed=1, scale=3.0)
     expected = sample_tokens(logits, seed=6)[0]
     for isa in available_isas():
-        with use_isa(isa), use_emulated(None):  # type: ignore[arg-type]
+        with use_isa(isa), use_emulated(None):
             assert torch.equal(sample_tokens(logits, seed=6)[0], expected)
