@@ -301,7 +301,7 @@ class OmniMask:
             return OmniMask(self.intervals[:, index], self.kv_length)
         if index.dim() != 2 or index.size(0) != self.batch_size:
             raise ValueError(f"index must be [N] or [{self.batch_size}, N], got shape {tuple(index.shape)}")
-        batch = torch.arange(self.batch_size, device=index.device).unsqueeze(1)
+        batch = torch.arange(self.batch_size, dtype=torch.int64, device=index.device).unsqueeze(1)
         return OmniMask(self.intervals[batch, index], self.kv_length)
 
     def columns(self, start: int, stop: int) -> OmniMask:

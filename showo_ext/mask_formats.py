@@ -74,7 +74,7 @@ def _stack(start: Tensor, stop: Tensor) -> Tensor:
 
 
 def _place(length: int, device: torch.device) -> Tensor:
-    return torch.arange(length, device=device)
+    return torch.arange(length, dtype=torch.int64, device=device)
 
 
 # ---- formats that need lengths only ---------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def packed(
         raise ValueError(f"formats has unknown names {sorted(unknown)}; known are {list(FORMATS)}")
     batch, length = ids.shape
     samples = samples.long()
-    counts = torch.tensor([len(row) for row in formats], device=ids.device).unsqueeze(1)
+    counts = torch.tensor([len(row) for row in formats], dtype=torch.int64, device=ids.device).unsqueeze(1)
     if bool(((samples < -1) | (samples >= counts)).any()):
         raise ValueError("samples must lie in -1..len(formats[b]) - 1 for every row b")
 
@@ -194,7 +194,8 @@ def packed(
 
     layout = _Layout(ids == pad_id, ids == soi_id, ids == eoi_id, lo, hi)
     widest = max((len(f) for f in formats), default=0)
-    codes = torch.tensor([[_CODE[n] for n in f] + [-1] * (widest + 1 - len(f)) for f in formats], device=ids.device)
+    listed = [[_CODE[n] for n in f] + [-1] * (widest + 1 - len(f)) for f in formats]
+    codes = torch.tensor(listed, dtype=torch.int64, device=ids.device)
     code = codes.reshape(batch, widest + 1).gather(1, samples.clamp(min=0)).masked_fill(samples < 0, -1)
     present = sorted({name for f in formats for name in f}, key=FORMATS.index)
     parts = {n: layout.intervals(n, code == _CODE[n]) for n in present}
@@ -300,7 +301,7 @@ class _Layout:
         table[..., 0].scatter_(1, torch.where(first, begun - 1, runs), self.row)
         table[..., 1].scatter_(1, torch.where(last, begun - 1, runs), self.row + 1)
 
-        run = before.unsqueeze(2) + torch.arange(most, device=column.device)  # [B, S, K]
+        run = before.unsqueeze(2) + torch.arange(most, dtype=torch.int64, device=column.device)  # [B, S, K]
         valid = (run < begun.unsqueeze(2)) & text_row.unsqueeze(2)
         flat = torch.where(valid, run, runs).flatten(1).unsqueeze(-1).expand(-1, -1, 2)
         spans = table.gather(1, flat).reshape(*run.shape, 2)

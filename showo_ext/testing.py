@@ -32,7 +32,7 @@ def randn(
 ) -> Tensor:
     """Normal numbers that depend on (shape, seed) alone, drawn in fp32 on the CPU and then converted."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator) * scale).to(dtype=dtype, device=device)
+    return (torch.randn(shape, dtype=torch.float32, generator=generator) * scale).to(dtype=dtype, device=device)
 
 
 def randint(low: int, high: int, shape: Sequence[int], *, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:

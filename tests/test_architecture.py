@@ -151,6 +151,19 @@ def test_no_environment_variable_changes_behaviour(folder):
         assert not found, f"{name(path)} reads the environment: {found}"
 
 
+FACTORIES = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "scalar_tensor", "tensor", "zeros"}
+
+
+@pytest.mark.parametrize("path", sources("showo_ext", ".py"), ids=name)
+def test_no_tensor_takes_the_default_dtype(path):
+    # torch.set_default_dtype belongs to the caller; kernels read pointers as what was meant
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FACTORIES:
+            of_torch = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+            stated = any(keyword.arg == "dtype" for keyword in node.keywords)
+            assert stated or not of_torch, f"{name(path)}:{node.lineno}: torch.{node.func.attr} without dtype="
+
+
 def test_files_stay_short():
     limits = {".py": 400, ".pyi": 400, ".cpp": 600, ".h": 600, ".cu": 600, ".cuh": 600}
     too_long = []

@@ -54,7 +54,7 @@ def _block_table(intervals: Tensor, kv_length: int) -> Tensor:
 
 def _fill(states: Tensor, intervals: Tensor, kv_length: int) -> None:
     """The definition, block by block, from the dense mask: for tests, the CPU kernels have a plan of their own."""
-    columns = torch.arange(kv_length)
+    columns = torch.arange(kv_length, dtype=torch.int64)
     start, stop = intervals[..., 0, None], intervals[..., 1, None]
     dense = ((columns >= start) & (columns < stop)).any(2)  # [B, S_q, S_kv]
     for i, rows in enumerate(dense.split(BLOCK, dim=1)):

@@ -164,7 +164,8 @@ def _pack_norm(qkv: Tensor, norm: tuple[Tensor | None, ...], dims: int) -> Tenso
         return None
     if q_weight is None or k_weight is None:
         raise ValueError(f"{'q' if q_weight is None else 'k'}_weight is None, expected both weights or none")
-    zeros = torch.zeros(dims, device=qkv.device) if q_bias is None or k_bias is None else None
+    missing = q_bias is None or k_bias is None
+    zeros = torch.zeros(dims, dtype=torch.float32, device=qkv.device) if missing else None
     return torch.stack([zeros if x is None else x.float() for x in norm])  # type: ignore[misc]
 
 

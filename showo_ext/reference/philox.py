@@ -45,11 +45,11 @@ def uniforms(
 
     seeds = words(seed).reshape(-1, 1, 1)
     seed_per_row = isinstance(seed, Tensor) and seed.dim() > 0
-    row = torch.zeros(1, dtype=torch.int64, device=device) if seed_per_row else torch.arange(rows, device=device)
+    row = torch.arange(1 if seed_per_row else rows, dtype=torch.int64, device=device)
     out = philox4x32(
         (
-            torch.arange((elements + 3) // 4, device=device).reshape(1, 1, -1),
-            torch.arange(positions, device=device).reshape(1, -1, 1),
+            torch.arange((elements + 3) // 4, dtype=torch.int64, device=device).reshape(1, 1, -1),
+            torch.arange(positions, dtype=torch.int64, device=device).reshape(1, -1, 1),
             words(step).reshape(1, 1, 1) & _MASK,
             (stream << 24 | row).reshape(-1, 1, 1),
         ),

@@ -187,9 +187,7 @@ def test_hub_ids_are_downloaded(model: Showo, tmp_path: Path, monkeypatch: pytes
         raise OSError("no route\nmore")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(
-        CheckpointError, match=r"no folder .* in the cache, and cannot be had from the hub: no route$"
-    ):
+    with pytest.raises(CheckpointError, match=r"no folder .* in the cache, and cannot be had from the hub: no route$"):
         Showo.from_pretrained("someone/show-o")
 
 
