@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 
 from showo import ShowoPipeline
-from showo.data.shards import load_images, open_image, read_pairs, to_tensor
-from showo.pictures import save_image, sheet
+from showo.data.shards import load_images, read_pairs
+from showo.pictures import open_image, save_image, to_tensor
+from showo.sheets import sheet
 from showo.train.image_tokenizer import psnr
 
 THUMBNAIL = 16

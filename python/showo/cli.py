@@ -1,13 +1,21 @@
-"""The `showo` command. Each subcommand lives in `showo.commands`; torch loads only when one runs."""
+"""The `showo` command. Each subcommand lives in `showo.commands`; torch loads only when one runs.
+
+Whatever is wrong with what the user gave is raised as a UserError where it is seen, and printed here as one line. No
+other kind of exception is expected here: one that comes keeps its traceback, and is called what it is, a bug.
+"""
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated
+import traceback as tracebacks
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
 from showo.commands import describe, doctor, generate, train
+from showo.errors import UserError
 
 app = typer.Typer(
     name="showo",
@@ -35,15 +43,42 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 0, 2 for anything wrong with what was given, 130 for Ctrl-C."""
-    try:
-        app(args=arguments, prog_name="showo")
-    except (ValueError, OSError, ImportError) as error:
-        if _show_traceback:
-            raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"showo: {' '.join(line.strip() for line in lines)}", file=sys.stderr)
-        sys.exit(2)
+    """Run the command line.
+
+    Exit code: 0; 2 for anything wrong with what was given; 1 for a bug; 130 for Ctrl-C; 143 for SIGTERM in training.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is printed as \u1234
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            app(args=arguments, prog_name="showo")
+        except UserError as error:
+            if _show_traceback:
+                raise
+            print(f"showo: {_one_line(error)}", file=sys.stderr)
+            sys.exit(2)
+        except Exception:
+            tracebacks.print_exc()
+            print("showo: this is a bug in showo; please report it with the lines above", file=sys.stderr)
+            sys.exit(1)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as the user of a command reads it, without the line of code that it came from."""
+    print(f"showo: warning: {_one_line(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Configuration of the transformer: one frozen dataclass, JSON in and out, presets as functions."""
+"""Configuration of the transformer: one frozen dataclass, JSON in and out, presets as functions.
+
+Also here: the checks that every model's configuration shares.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ import difflib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from showo.errors import ConfigError
 from showo.tokens import SPECIAL_TOKENS, Vocabulary
 
 # Keys of the released config.json. The backbone's sizes are not among them: it names microsoft/phi-1_5 instead.
 _OFFICIAL_KEYS = frozenset(
     {
-        "_class_name",
-        "_diffusers_version",
-        "_name_or_path",
         "w_clip_vit",
         "vocab_size",
         "llm_vocab_size",
@@ -47,6 +48,47 @@ _COUNTS = (
     "max_positions",
     "clip_width",
 )
+_FLOAT_MAX = 10**300  # larger integers, which JSON may hold, have no float
+_MOST_POSITIONS = 2**20  # longer sequences are a slip of the pen: no weight has this size, so nothing else notices
+
+
+def without_bookkeeping(data: Any, kind: type) -> dict[str, Any]:
+    """A config.json's dictionary for `kind` without the keys that begin with "_".
+
+    Those (`_class_name`, `_diffusers_version`, `_name_or_path`) say which class and which version of diffusers or
+    transformers wrote the file, never a size: nothing in a model depends on them.
+
+    Raises:
+        ConfigError: `data` is no dictionary.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{kind.__name__}: expected a dictionary, got {type(data).__name__}")
+    return {key: value for key, value in data.items() if not str(key).startswith("_")}
+
+
+def reject_unknown(data: Mapping[str, Any], known: Collection[str], kind: type) -> None:
+    """ConfigError for keys that are not known, with the likeliest known one."""
+    hints = []
+    for key in sorted(set(data) - set(known)):
+        close = difflib.get_close_matches(key, known, n=1)
+        hints.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    if hints:
+        raise ConfigError(f"{kind.__name__}: unknown keys {', '.join(hints)}")
+
+
+def check_types(config: Any) -> None:
+    """ConfigError where a field of a frozen dataclass is not of its type; ints become floats, lists become tuples.
+
+    Types: int, float, bool, and tuple[int, ...].
+    """
+    for field in dataclasses.fields(config):
+        value, wanted = getattr(config, field.name), str(field.type)
+        if wanted == "float" and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _FLOAT_MAX:
+            object.__setattr__(config, field.name, float(value))
+        elif wanted == "tuple[int, ...]" and isinstance(value, Sequence) and all(type(item) is int for item in value):
+            object.__setattr__(config, field.name, tuple(value))
+        elif wanted != type(value).__name__:
+            raise ConfigError(f"{type(config).__name__}: {field.name} must be {wanted}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -78,32 +120,28 @@ class ShowoConfig:
     clip_width: int = 1024
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            wanted = {"int": int, "float": float, "bool": bool}[str(field.type)]
-            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
-            elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-                raise TypeError(f"ShowoConfig: {field.name} must be {field.type}, got {value!r}")
+        check_types(self)
         for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise ValueError(f"ShowoConfig: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"ShowoConfig: {name} must be at least 1, got {getattr(self, name)}")
         for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"ShowoConfig: {name} must be positive, got {getattr(self, name)}")
+                raise ConfigError(f"ShowoConfig: {name} must be positive, got {getattr(self, name)}")
         if self.max_text_len < 3:
-            raise ValueError(f"ShowoConfig: max_text_len must be at least 3, got {self.max_text_len}")
+            raise ConfigError(f"ShowoConfig: max_text_len must be at least 3, got {self.max_text_len}")
         if self.hidden_size % self.num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f"ShowoConfig: hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
             )
         if not 0 < self.partial_rotary_factor <= 1 or self.rotary_dim < 2 or self.rotary_dim % 2:
-            raise ValueError(
+            raise ConfigError(
                 f"ShowoConfig: partial_rotary_factor {self.partial_rotary_factor} of head size {self.head_dim} gives "
                 f"{self.rotary_dim} rotated dims; expected an even number from 2 to {self.head_dim}"
             )
+        if self.max_positions > _MOST_POSITIONS:
+            raise ConfigError(f"ShowoConfig: max_positions must be at most {_MOST_POSITIONS}, got {self.max_positions}")
         if self.sequence_length > self.max_positions:
-            raise ValueError(
+            raise ConfigError(
                 f"ShowoConfig: max_text_len {self.max_text_len} and num_vq_tokens {self.num_vq_tokens} need "
                 f"{self.sequence_length} places, more than max_positions {self.max_positions}"
             )
@@ -138,17 +176,14 @@ class ShowoConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ShowoConfig:
-        """From our own dictionary or the released config.json's; an unknown key is a ValueError."""
-        if not isinstance(data, Mapping):
-            raise TypeError(f"ShowoConfig: expected a dictionary, got {type(data).__name__}")
+        """From our own dictionary or the released config.json's. Raises ConfigError, for unknown keys too."""
+        data = without_bookkeeping(data, cls)
         if "llm_vocab_size" in data:
             return _from_official(data)
-        data = dict(data)
         model_type = data.pop("model_type", "showo")
         if model_type != "showo":
-            raise ValueError(f"ShowoConfig: model_type is {model_type!r}, expected 'showo'")
-        known = {field.name for field in dataclasses.fields(cls)}
-        _reject_unknown(set(data) - known, known)
+            raise ConfigError(f"ShowoConfig: model_type is {model_type!r}, expected 'showo'")
+        reject_unknown(data, [field.name for field in dataclasses.fields(cls)], cls)
         return cls(**data)
 
     @classmethod
@@ -156,7 +191,7 @@ class ShowoConfig:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"ShowoConfig: not JSON: {error}") from error
+            raise ConfigError(f"ShowoConfig: not JSON: {error}") from error
         return cls.from_dict(data)
 
     @classmethod
@@ -185,10 +220,10 @@ def tiny(text_vocab_size: int = 2048, **changes: Any) -> ShowoConfig:
 
 
 def _from_official(data: Mapping[str, Any]) -> ShowoConfig:
-    _reject_unknown(set(data) - _OFFICIAL_KEYS, set(_OFFICIAL_KEYS))
+    reject_unknown(data, _OFFICIAL_KEYS, ShowoConfig)
     specials = data.get("num_new_special_tokens", len(SPECIAL_TOKENS))
     if specials != len(SPECIAL_TOKENS):
-        raise ValueError(f"ShowoConfig: num_new_special_tokens is {specials}, expected {len(SPECIAL_TOKENS)}")
+        raise ConfigError(f"ShowoConfig: num_new_special_tokens is {specials}, expected {len(SPECIAL_TOKENS)}")
     config = ShowoConfig(
         text_vocab_size=data["llm_vocab_size"],
         codebook_size=data.get("codebook_size", 8192),
@@ -204,12 +239,3 @@ def _from_official(data: Mapping[str, Any]) -> ShowoConfig:
                 stacklevel=3,
             )
     return config
-
-
-def _reject_unknown(unknown: set[str], known: set[str]) -> None:
-    if unknown:
-        hints = []
-        for key in sorted(unknown):
-            close = difflib.get_close_matches(key, known, n=1)
-            hints.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-        raise ValueError(f"ShowoConfig: unknown keys {', '.join(hints)}")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .data.shards import open_image, read_pairs
-from .pictures import save_image
+from .data.shards import read_pairs
+from .pictures import open_image, save_image
 from .train.config import ShowoTraining, load_config
 from .train.showo import train_showo
 

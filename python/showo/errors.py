@@ -1,4 +1,8 @@
-"""Errors whose message is meant for the user; the command line prints them as one line."""
+"""Errors whose message is meant for the user; the command line prints them as one line.
+
+They are raised where the fault is seen, with a message that names what was given and what is expected. Any other
+exception that reaches the user is a bug of this program.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,21 @@ class UserError(ValueError):
     """Something the user gave cannot be used: a file, a size, an option. The message names it and what is expected."""
 
 
+class ConfigError(UserError):
+    """A configuration with an unknown key or a value that makes no sense; the message names the key."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another shape than the model; the message says which file and why."""
 
 
 class DataError(UserError):
     """A data file that is damaged or not as expected; the message names the file and the place in it."""
+
+
+class NotFiniteError(UserError):
+    """Numbers became NaN or infinite: the weights are damaged, too large for the dtype, or were trained too boldly."""
+
+
+class OutputError(UserError):
+    """A file or folder that cannot be written; the message names it and the reason."""

@@ -7,11 +7,14 @@ holds the name is brought to the disk last.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+
+from .errors import OutputError
 
 BUNDLED = "bundled:"
 
@@ -27,19 +30,33 @@ def local_path(source: str | Path) -> str | Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it takes the place of `path`, on failure it goes.
 
-    The suffix is kept, so that libraries which choose a format by suffix still do.
+    The suffix is kept, so that libraries which choose a format by suffix still do. A symbolic link stays: the file
+    that it points to is written, also if there is none yet.
+
+    Raises:
+        OutputError: the operating system refuses (no space, no right, a name too long).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")  # short, unlike some names
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())  # some writers make files that only their owner may read
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises OutputError where the operating system refuses, or a file is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 @contextmanager

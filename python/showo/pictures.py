@@ -1,52 +1,140 @@
-"""Picture sheets: grids with a caption under each picture, and files that appear whole or not at all."""
+"""Pictures in and out: files to upright RGB, RGB to tensors and back, and files that appear whole or not at all.
+
+Resizing, cropping and the conversion to 8 bits are those of the released model's code, so that its weights see and
+give the very pictures that they do there. docs/pictures.md says where other ways would differ.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import io
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+import torch
+from PIL import Image, ImageOps, TiffImagePlugin
+from torch import Tensor
 
-from .files import atomic_path
+from .errors import DataError, NotFiniteError, UserError
+from .files import atomic_path, make_folder
 
+MAX_PIXELS = 64 * 1024 * 1024  # a file may promise more than memory holds: refused before decoding
+MAX_EXCESS = 8  # how many times as long as the wanted shape a picture may be when it is resized
 
-def sheet(
-    pictures: Sequence[Image.Image],
-    captions: Sequence[str] | None = None,
-    columns: int = 8,
-    scale: int = 1,
-    gap: int = 4,
-) -> Image.Image:
-    """Equally large pictures in a grid on white, each enlarged `scale` times, with its caption below."""
-    if not pictures:
-        raise ValueError("pictures: expected at least one")
-    width, height = (side * scale for side in pictures[0].size)
-    font = ImageFont.load_default(size=11)
-    line = 13
-    wrapped = [_wrap(c, font, width) for c in captions] if captions is not None else []
-    footer = line * max((len(w) for w in wrapped), default=0)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    canvas = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + footer + gap) + gap), "white")
-    draw = ImageDraw.Draw(canvas)
-    for i, picture in enumerate(pictures):
-        x = gap + (i % columns) * (width + gap)
-        y = gap + (i // columns) * (height + footer + gap)
-        canvas.paste(picture.resize((width, height), Image.Resampling.NEAREST), (x, y))
-        for number, text in enumerate(wrapped[i] if wrapped else []):
-            draw.text((x + width // 2, y + height + number * line), text, fill="black", font=font, anchor="ma")
-    return canvas
+# The modes that Pillow's `convert` takes to 8-bit RGB by a formula (CMYK: (255 - C)(255 - K) / 255).
+_CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_TIFF_BITS, _TIFF_INTERPRETATION, _WHITE_IS_ZERO = 258, 262, 0  # tags, and a value of the second
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int = 3) -> list[str]:
-    per_line = max(4, int(width / max(1.0, font.getlength("n"))))
-    return textwrap.wrap(text, per_line, max_lines=lines, placeholder="...") or [""]
+def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
+    """Read a picture file as `to_rgb` gives it; of an animation, the first frame.
+
+    source: the file's bytes, which `name` stands for in messages, or its path.
+
+    Raises:
+        DataError: the file is no readable picture, has more than MAX_PIXELS pixels, or `to_rgb` refuses them.
+    """
+    name = str(source) if isinstance(source, Path) else name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's doubts about sizes and tags; the checks here are stricter
+            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+                image.load()  # the whole file, before anything is made of it
+                return to_rgb(image, name)
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError as error:  # its text names a Python object
+        raise DataError(f"{name}: not a readable picture") from error
+    except Exception as error:  # a damaged file makes Pillow's readers raise whatever their parsing runs into
+        raise DataError(f"{name}: not a readable picture ({error or type(error).__name__})") from error
+
+
+def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
+    """`image` as upright 8-bit RGB; `name` stands for it in messages.
+
+    The orientation that a camera notes (EXIF) is applied. Transparent pixels lie on white. 16-bit channels give their
+    high byte. Colour profiles are not applied.
+
+    Raises:
+        DataError: the range of the pixels is not known (floating point, 32 bits, 12 bits, CIELAB).
+    """
+    image = ImageOps.exif_transpose(_eight_bits(image, name))
+    if image.mode not in _CONVERTIBLE:
+        raise DataError(f"{name}: pixels of mode {image.mode}, whose range is unknown; save it with 8 bits a channel")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """`image`, with the high byte of its pixels if they are 16-bit grey (16-bit colours are read so by Pillow)."""
+    wide_png = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, in a mode that has room for 32
+    if not image.mode.startswith("I;16") and not wide_png:
+        return image
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(_TIFF_BITS, (16,)) != (16,) or tags.get(_TIFF_INTERPRETATION) == _WHITE_IS_ZERO:
+        raise DataError(f"{name}: grey of other than 16 bits, or with white as 0; save it with 8 bits a channel")
+    if "transparency" in image.info:
+        raise DataError(f"{name}: 16-bit grey with a transparent value; save it with 8 bits a channel")
+    high = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    high.info = image.info  # the orientation is kept there
+    return high
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`image`, resized to just cover `size` (width, height), and cropped to it around its centre.
+
+    As the released code does (torchvision's Resize of the shorter side, bicubic, then CenterCrop): the longer side is
+    rounded down, the corner of the crop to the nearest pixel, halves to even. What is more than MAX_EXCESS times as
+    long as `size` is first cut to that, so that a thread of pixels does not grow to a giant.
+    """
+    width, height = size
+    kept = (
+        min(image.width, -(-MAX_EXCESS * image.height * width // height)),
+        min(image.height, -(-MAX_EXCESS * image.width * height // width)),
+    )
+    image = _crop_centre(image, kept)
+    if image.width * height >= image.height * width:
+        covering = int(height * image.width / image.height), height
+    else:
+        covering = width, int(width * image.height / image.width)
+    return _crop_centre(image.resize(covering, Image.Resampling.BICUBIC), size)
+
+
+def _crop_centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    left, top = (round((whole - part) / 2) for whole, part in zip(image.size, size))
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> float32 [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """[3, H, W] -> RGB picture: [-1, 1] becomes 0 to 255, what lies outside is clamped, and fractions are cut off.
+
+    Cut off, not rounded, as the released code does: on average the picture is half a level of 255 darker.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite.
+    """
+    pixels = tensor.detach().float().cpu()
+    if not bool(pixels.isfinite().all()):
+        raise NotFiniteError(
+            "a picture came out as NaN or infinity: the weights are damaged, or too large for their dtype (try float32)"
+        )
+    pixels = pixels.add(1).div(2).clamp(0, 1).mul(255).byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def save_image(image: Image.Image, path: Path, **options: Any) -> None:
-    """Writes the picture whole or not at all; the folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a picture whole or not at all; the folder is made if needed."""
+    make_folder(Path(os.path.realpath(path)).parent)
     with atomic_path(path) as temporary:
         image.save(temporary, **options)

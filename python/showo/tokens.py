@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from showo.errors import CheckpointError
 from showo.files import atomic_path, local_path
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         eot = tokenizer.token_to_id(END_OF_TEXT)
         if eot is None:
-            raise ValueError(f"{source}: no {END_OF_TEXT} token in the tokenizer")
+            raise CheckpointError(f"{source}: no {END_OF_TEXT} token in the tokenizer")
         size = tokenizer.get_vocab_size(with_added_tokens=True)
         found = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
         present = [token for token, id_ in found.items() if id_ is not None]
@@ -148,7 +149,7 @@ class TextTokenizer:
             size -= len(SPECIAL_TOKENS)
             expected = {token: size + i for i, token in enumerate(SPECIAL_TOKENS)}
             if found != expected:
-                raise ValueError(
+                raise CheckpointError(
                     f"{source}: the special tokens must be the last ids in the order {', '.join(SPECIAL_TOKENS)}; "
                     f"found {found}"
                 )
@@ -169,11 +170,11 @@ class TextTokenizer:
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
-            raise FileNotFoundError(f"no tokenizer at {path}")
+            raise CheckpointError(f"no tokenizer at {path}")
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises plain Exception
-            raise ValueError(f"{path} is not a tokenizer file: {error}") from error
+            raise CheckpointError(f"{path} is not a tokenizer file: {error}") from error
         return cls(tokenizer, source=str(path))
 
     def save(self, path: str | Path) -> Path:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from showo.errors import CheckpointError
 from showo.tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer, Vocabulary
 
 
@@ -95,7 +96,7 @@ def test_file_round_trip_and_errors(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["tokenizer.json"]
     for source in (path, path.parent):
         assert TextTokenizer.from_file(source).encode("hello") == tokenizer.encode("hello")
-    with pytest.raises(FileNotFoundError, match="no tokenizer at"):
+    with pytest.raises(CheckpointError, match="no tokenizer at"):
         TextTokenizer.from_file(tmp_path)
     path.write_text("{}")
     with pytest.raises(ValueError, match="not a tokenizer file"):

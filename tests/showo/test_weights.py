@@ -205,3 +205,39 @@ def test_an_interrupted_save_leaves_the_old_file(model: Showo, tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 2**20, "num_heads": 2**14}, "many times as large as its weights"),
+        ({"num_layers": 10**9}, "many times as large as its weights"),
+        ({"intermediate_size": 10**15}, "many times as large as its weights"),
+        ({"text_vocab_size": 10**12}, "many times as large as its weights"),
+        ({"hidden_size": 128}, "of another shape"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_they_are_allocated(
+    model: Showo, tmp_path: Path, sizes: dict[str, int], message: str
+) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**model.config.to_dict(), **sizes}))
+    with pytest.raises(CheckpointError, match=message):
+        Showo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"x"', "9" * 5000, "[" * 100_000, "\ud800", '{"num_layers": 1e9}'])
+def test_other_json_is_no_configuration(model: Showo, tmp_path: Path, text: str) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Showo.from_pretrained(tmp_path)
+
+
+def test_integers_are_no_weights(model: Showo, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    state["showo.lm_head.bias"] = state["showo.lm_head.bias"].long()
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head\.bias is torch\.int64, expected a kind of torch\.float32"):
+        Showo.from_pretrained(tmp_path)

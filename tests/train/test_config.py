@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from showo.errors import ConfigError
 from showo.train.config import ShowoTraining, TokenizerTraining, load_config, to_yaml
 
 
@@ -61,5 +62,5 @@ def test_unknown_keys_and_wrong_values_are_errors(override: str, names: str) -> 
 
 
 def test_missing_file_lists_what_there_is() -> None:
-    with pytest.raises(FileNotFoundError, match="tiny-image-tokenizer"):
+    with pytest.raises(ConfigError, match="tiny-image-tokenizer"):
         load_config(ShowoTraining, "nope")

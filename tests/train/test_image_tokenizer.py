@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from showo.errors import ConfigError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.train.checkpoint import checkpoints
 from showo.train.config import TokenizerTraining, load_config
@@ -47,6 +49,16 @@ def test_published_size_has_the_official_names_and_counts() -> None:
         assert tuple(state[name].shape) == shape
 
 
+def test_the_published_config_holds_no_sizes(tmp_path: Path) -> None:
+    """It was written by diffusers' ConfigMixin, whose keys begin with "_"."""
+    published = {"_class_name": "MAGVITv2", "_diffusers_version": "0.30.0.dev0"}
+    assert ImageTokenizerConfig.from_dict(published) == ImageTokenizerConfig()
+    folder = ImageTokenizer(SMALL).save_pretrained(tmp_path)
+    sizes = {**SMALL.to_dict(), **published, "_name_or_path": "showlab/magvitv2"}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    assert ImageTokenizer.from_pretrained(folder).config == SMALL
+
+
 def test_quantizer_gives_signs_and_straight_through_gradient() -> None:
     model = ImageTokenizer(SMALL)
     z = torch.randn(2, 6, 3, 3) * 10 ** torch.randint(0, 9, (2, 6, 3, 3)).float()
@@ -82,11 +94,36 @@ def test_bad_pictures_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bits": 0}, {"channels": 6}, {"encoder_blocks": (1,)}, {"decoder_multipliers": (0, 1)}]
+    "wrong",
+    [
+        {"bits": 0},
+        {"bits": 24},
+        {"bits": "13"},
+        {"channels": 6},
+        {"channels": 0},
+        {"norm_groups": 0},
+        {"encoder_blocks": (1,)},
+        {"encoder_blocks": 3},
+        {"encoder_blocks": (1, 10**9)},
+        {"decoder_blocks": (1, 0)},
+        {"decoder_blocks": (1, 1.5)},
+        {"decoder_multipliers": (0, 1)},
+        {"chanels": 8},
+        {"model_type": "showo"},
+    ],
 )
-def test_bad_sizes_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        ImageTokenizerConfig(**{**SMALL.__dict__, **wrong})
+def test_bad_sizes_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"expected|must be|did you mean"):
+        ImageTokenizerConfig.from_dict({**SMALL.to_dict(), **wrong})
+
+
+def test_infinity_does_not_pass_for_white() -> None:
+    model = ImageTokenizer(SMALL).eval()
+    with torch.no_grad():
+        model.decoder.conv_out.bias[1] = torch.inf
+        images = model.decode(torch.zeros(1, 4, dtype=torch.int64), 2, 2)
+    assert images[:, 1].isnan().all()
+    assert images[:, ::2].isfinite().all()
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def describe(
         raise UserError(f"--top-p must lie in (0, 1], got {top_p}")
     pixels = common.parse_size(size)
 
-    from showo.data.shards import open_image
+    from showo.pictures import open_image
 
     images = [open_image(path) for path in pictures]
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)

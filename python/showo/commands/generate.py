@@ -57,7 +57,8 @@ def generate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from showo.pictures import save_image, sheet
+    from showo.pictures import save_image
+    from showo.sheets import sheet
 
     film: list[list[Image.Image]] = [[] for _ in range(steps)]
     batches = -(-len(prompts) // batch)
@@ -98,8 +99,8 @@ def _watch(
     """Callback that advances the progress bar and, for the animation, keeps every step with masked places grey."""
     import torch
 
-    from showo.data.shards import to_image
     from showo.engine.generate import GenerationStep
+    from showo.pictures import to_image
 
     height, width = pipe.grid(size)
     factor = pipe.image_tokenizer.config.downsampling

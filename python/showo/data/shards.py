@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import glob
-import io
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import DataError
 from ..files import local_path
+from ..pictures import fit, open_image, to_tensor
 from ..text import clean_text
 from .tar import walk_tar
 
-MAX_PIXELS = 64 * 1024 * 1024  # refuse decompression bombs before decoding
 MAX_SHARDS = 100_000  # that the braces of one pattern may stand for
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -41,7 +37,7 @@ class Sample:
 def shard_paths(patterns: Sequence[str]) -> list[Path]:
     """Expands `{0000..0009}`, `{a,b}` and globs; "bundled:" at the beginning means the package's own data.
 
-    Raises FileNotFoundError where the pattern, or one of those that its braces stand for, matches nothing. Only local
+    Raises DataError where the pattern, or one of those that its braces stand for, matches nothing. Only local
     files: nothing is downloaded or executed.
     """
     paths: list[Path] = []
@@ -51,7 +47,7 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
             found = [Path(base)] if Path(base).is_file() else sorted(Path(p) for p in glob.glob(base))
             if not found:
                 also = "" if expanded == pattern else f", which {pattern!r} stands for"
-                raise FileNotFoundError(f"data: no file matches {expanded!r}{also}")
+                raise DataError(f"data: no file matches {expanded!r}{also}")
             paths += found
     return paths
 
@@ -149,45 +145,9 @@ def _decode(data: bytes, name: str) -> str:
         ) from error
 
 
-def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
-    """Opens a picture as RGB on white. Raises ValueError when it is unreadable or has more than MAX_PIXELS pixels.
-
-    source: the file's bytes, which `name` stands for in messages, or its path.
-    """
-    name = str(source) if isinstance(source, Path) else name
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
-            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-            if image.has_transparency_data:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, "white")
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return image.convert("RGB")
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{name}: not a readable picture ({error})") from error
-
-
-def to_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
-    """RGB picture -> float32 [3, H, W] in [-1, 1]; with `size` (width, height), cropped to that shape and resized."""
-    if size is not None:
-        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)  # crops first: a thin picture never grows
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(127.5).sub_(1)
-
-
-def to_image(tensor: Tensor) -> Image.Image:
-    """[3, H, W] in [-1, 1] -> RGB picture, rounded to nearest."""
-    pixels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
 def load_images(samples: Sequence[Sample], size: int) -> Tensor:
     """All pictures of a small set at once: float32 [N, 3, size, size]."""
-    return torch.stack([to_tensor(open_image(sample.image, sample.origin), (size, size)) for sample in samples])
+    return torch.stack([to_tensor(fit(open_image(sample.image, sample.origin), (size, size))) for sample in samples])
 
 
 class Shuffled:

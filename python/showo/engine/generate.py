@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
+from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
 from showo_ext import OmniMask, resample
@@ -104,16 +105,16 @@ def generate_codes(
 def check_options(
     model: Showo, places: int, prompting: Prompting, *, steps: int, guidance: float, temperature: float
 ) -> None:
-    """ValueError for options that make no sense, before any work."""
+    """UserError for options that make no sense, before any work."""
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise UserError(f"steps must be at least 1, got {steps}")
     if not 0 <= guidance < float("inf"):
-        raise ValueError(f"guidance must be 0 or more, got {guidance}")
+        raise UserError(f"guidance must be 0 or more, got {guidance}")
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        raise UserError(f"temperature must be 0 or more, got {temperature}")
     length = prompting.max_text_len + 1 + places + 2
     if places < 1 or length > model.config.max_positions:
-        raise ValueError(
+        raise UserError(
             f"a picture of {places} codes needs {length} positions; this model has {model.config.max_positions}"
         )
 
@@ -211,7 +212,7 @@ def _canvas(model: Showo, batch: int, grid: tuple[int, int] | None, canvas: Tens
     vocab = model.config.vocabulary
     places = grid[0] * grid[1] if grid is not None else model.config.num_vq_tokens
     if grid is not None and min(grid) < 1:
-        raise ValueError(f"grid must be at least 1x1, got {grid[0]}x{grid[1]}")
+        raise UserError(f"grid must be at least 1x1, got {grid[0]}x{grid[1]}")
     if canvas is None:
         return torch.full((batch, places), vocab.mask_id, dtype=torch.int64, device=model.device)
     if canvas.dim() != 2 or canvas.shape[0] != batch or (grid is not None and canvas.shape[1] != places):
@@ -227,6 +228,6 @@ def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
     """int64 [batch] Philox keys: `seed` counting up, or the given ones."""
     values = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
     if len(values) != batch:
-        raise ValueError(f"seed must be one number or {batch}, got {len(values)}")
+        raise UserError(f"seed must be one number or {batch}, got {len(values)}")
     # Philox keys have 64 bits; two's complement holds every one of them.
     return torch.tensor([(value + 2**63) % 2**64 - 2**63 for value in values], dtype=torch.int64)

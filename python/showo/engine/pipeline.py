@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from showo.config import ShowoConfig
-from showo.data.shards import to_image, to_tensor
+from showo.devices import find_device
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer
@@ -28,6 +28,7 @@ from showo.files import atomic_write_text, package_path
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import read_config, resolve_folder
+from showo.pictures import fit, to_image, to_rgb, to_tensor
 from showo.prompting import Prompting, question_text
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
@@ -101,16 +102,14 @@ class ShowoPipeline:
         image_tokenizer: likewise; None takes the folder beside showo/, or the one that the transformer's folder names.
         text_tokenizer: folder or file of tokenizer.json; None looks beside the transformer's weights.
         """
+        device = find_device(device)
         folder = resolve_folder(bundled_checkpoint() if source is None else source)
         if (folder / "showo").is_dir():
             image_tokenizer = image_tokenizer or folder / "image_tokenizer"
             folder = folder / "showo"
         config = read_config(folder, ShowoConfig)
         image_folder = resolve_folder(image_tokenizer) if image_tokenizer is not None else _named_tokenizer(folder)
-        try:
-            words = TextTokenizer.from_file(text_tokenizer or folder)
-        except (FileNotFoundError, ValueError) as error:
-            raise CheckpointError(str(error)) from error
+        words = TextTokenizer.from_file(text_tokenizer or folder)
         model = Showo.from_pretrained(folder, config=config, dtype=dtype, device=device)
         pictures = ImageTokenizer.from_pretrained(image_folder, dtype=dtype, device=device)
         return cls(model, pictures, words)
@@ -216,6 +215,8 @@ class ShowoPipeline:
 
         Pictures are cropped to the shape of `size` (the training size) around their centre and resized.
         """
+        if batch < 1:
+            raise UserError(f"batch must be at least 1, got {batch}")
         if questions is None or isinstance(questions, str):
             questions = [questions] * len(images)
         if len(questions) != len(images):
@@ -243,6 +244,6 @@ class ShowoPipeline:
         """Vocabulary ids [B, N] of RGB pictures, cropped to the grid's shape and resized."""
         factor = self.image_tokenizer.config.downsampling
         pixels = (grid[1] * factor, grid[0] * factor)
-        tensors = [to_tensor(image.convert("RGB"), pixels) for image in images]
+        tensors = [to_tensor(fit(to_rgb(image), pixels)) for image in images]
         batch = torch.stack(tensors).to(self.model.device, self.model.dtype)
         return self.image_tokenizer.encode(batch) + self.model.config.vocabulary.image_offset

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from showo.errors import UserError
+
 Schedule = Callable[[torch.Tensor], torch.Tensor]
 
 _POW = re.compile(r"pow(\d+(\.\d+)?)")
@@ -24,7 +26,7 @@ def mask_schedule(name: str) -> Schedule:
     if (match := _POW.fullmatch(name)) and float(match[1]) > 0:
         exponent = float(match[1])
         return lambda t: (1.0 - t**exponent).clamp(1e-6, 1.0)
-    raise ValueError(f"schedule must be cosine, linear, sigmoid or pow<exponent> (pow2), got {name!r}")
+    raise UserError(f"schedule must be cosine, linear, sigmoid or pow<exponent> (pow2), got {name!r}")
 
 
 def _sigmoid(t: torch.Tensor) -> torch.Tensor:
@@ -55,7 +57,7 @@ def temperatures(start: float, steps: int, rule: str = "official") -> list[float
     half of the start after four steps. "linear": start * (1 - progress), as in MaskGIT. Both end at 0.
     """
     if rule not in ("official", "linear"):
-        raise ValueError(f"temperature rule must be 'official' or 'linear', got {rule!r}")
+        raise UserError(f"temperature rule must be 'official' or 'linear', got {rule!r}")
     values = []
     current = start
     for step in range(steps):

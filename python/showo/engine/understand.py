@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from showo.engine.generate import row_seeds
+from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
 from showo_ext import OmniMask, sample_tokens
@@ -72,7 +73,7 @@ def stream(
     if image_ids.dim() != 2 or image_ids.shape[0] != batch:
         raise ValueError(f"image_ids must be [{batch}, N] for {batch} questions, got {list(image_ids.shape)}")
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if batch == 0:
         return
     device = model.device
@@ -81,7 +82,7 @@ def stream(
     lengths = torch.tensor([head + len(text) for text in texts])
     longest = int(lengths.max())
     if longest >= config.max_positions:
-        raise ValueError(f"picture and question take {longest} positions; this model has {config.max_positions}")
+        raise UserError(f"picture and question take {longest} positions; this model has {config.max_positions}")
     max_new_tokens = min(max_new_tokens, config.max_positions - longest)
     with torch.inference_mode():
         cache = KVCache(config, batch, longest + max_new_tokens, dtype=model.dtype, device=device)

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from showo_ext import lfq_decode, lfq_encode
 
+from ..config import check_types, reject_unknown, without_bookkeeping
+from ..errors import ConfigError
 from .weights import PretrainedMixin
+
+# More are a slip of the pen, which would fill the memory before anything else is noticed. MAGVIT-v2 has up to 18 bits.
+MAX_BITS, MAX_LEVELS, MAX_BLOCKS = 18, 12, 100
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,24 @@ class ImageTokenizerConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
+        check_types(self)
         levels = ("encoder_multipliers", "encoder_blocks", "decoder_multipliers", "decoder_blocks")
-        for name in levels:  # JSON and YAML give lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len({len(getattr(self, name)) for name in levels}) != 1:
-            raise ValueError("encoder_/decoder_ multipliers and blocks: expected one entry a level in each, got "
-                             + ", ".join(f"{name}={getattr(self, name)}" for name in levels))  # fmt: skip
-        if not 1 <= self.bits <= 24:
-            raise ValueError(f"bits: expected 1 to 24, got {self.bits}")
+        lengths = {len(getattr(self, name)) for name in levels}
+        if len(lengths) != 1 or not 1 <= min(lengths) <= MAX_LEVELS:
+            raise ConfigError(
+                f"encoder_/decoder_ multipliers and blocks: expected one entry a level in each, 1 to {MAX_LEVELS} "
+                f"levels, got {', '.join(f'{name}={getattr(self, name)}' for name in levels)}"
+            )
+        if not 1 <= self.bits <= MAX_BITS:
+            raise ConfigError(f"bits: expected 1 to {MAX_BITS}, got {self.bits}")
+        if self.channels < 1 or self.norm_groups < 1:
+            raise ConfigError(f"channels, norm_groups: expected at least 1, got {self.channels}, {self.norm_groups}")
+        for blocks in {*self.encoder_blocks, *self.decoder_blocks}:
+            if not 1 <= blocks <= MAX_BLOCKS:
+                raise ConfigError(f"residual blocks of a level: expected 1 to {MAX_BLOCKS}, got {blocks}")
         for multiplier in {*self.encoder_multipliers, *self.decoder_multipliers}:
             if multiplier < 1 or self.channels * multiplier % self.norm_groups:
-                raise ValueError(
+                raise ConfigError(
                     f"channels x multiplier: expected a multiple of norm_groups={self.norm_groups}, "
                     f"got {self.channels} x {multiplier}"
                 )
@@ -60,11 +72,16 @@ class ImageTokenizerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageTokenizerConfig:
-        """The inverse of to_dict; an unknown key is a ValueError."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := set(data) - known - {"model_type"}:
-            raise ValueError(f"ImageTokenizerConfig: unknown keys {', '.join(sorted(unknown))}")
-        return cls(**{name: value for name, value in data.items() if name in known})
+        """The inverse of to_dict; what is not named has the published size. Raises ConfigError, for unknown keys too.
+
+        The published config.json names no size at all: it holds only the bookkeeping of the library that wrote it.
+        """
+        data = without_bookkeeping(data, cls)
+        model_type = data.pop("model_type", "showo_image_tokenizer")
+        if model_type != "showo_image_tokenizer":
+            raise ConfigError(f"ImageTokenizerConfig: model_type is {model_type!r}, expected 'showo_image_tokenizer'")
+        reject_unknown(data, [field.name for field in dataclasses.fields(cls)], cls)
+        return cls(**data)
 
     @property
     def downsampling(self) -> int:
@@ -250,9 +267,13 @@ class ImageTokenizer(PretrainedMixin, nn.Module):
         return lfq_encode(self.encoder(images))
 
     def decode(self, ids: Tensor, height: int, width: int) -> Tensor:
-        """ids int64 [B, height*width] in [0, 2**bits) -> images [B, 3, height*f, width*f], clamped to [-1, 1]."""
+        """ids int64 [B, height*width] in [0, 2**bits) -> images [B, 3, height*f, width*f], clamped to [-1, 1].
+
+        A pixel that comes out as NaN or infinite is NaN.
+        """
         dtype = self.decoder.conv_in.weight.dtype
-        return self.decoder(lfq_decode(ids, self.config.bits, height, width, dtype=dtype)).clamp(-1, 1)
+        images = self.decoder(lfq_decode(ids, self.config.bits, height, width, dtype=dtype))
+        return torch.where(images.isfinite(), images, torch.nan).clamp(-1, 1)  # infinity would pass for white or black
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """For training: images -> (reconstruction, not clamped; latents z [B, bits, h, w] before the quantizer)."""

@@ -7,6 +7,7 @@ all, and pickles (`pytorch_model.bin`, as released) are read with `weights_only=
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import zipfile
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from showo.errors import CheckpointError
+from showo.errors import CheckpointError, ConfigError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ INDEX_SUFFIX = ".index.json"
 WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+Reader = tuple[tuple[int, ...], Callable[[], Tensor]]  # a tensor's shape, and a function that reads it
 
 
 class PretrainedMixin:
@@ -81,22 +84,37 @@ class PretrainedMixin:
         folder = resolve_folder(source, revision=revision)
         if config is None:
             config = read_config(folder, cls.config_class)
-        with _WithoutInit():
+        readers = dict(open_tensors(folder))
+        stored = sum(math.prod(shape) for shape, _ in readers.values())
+        with _Unwritten(stored, f"{folder}: {CONFIG_NAME}"):
             model = cls(config)  # type: ignore[call-arg]
         assert isinstance(model, nn.Module)
-        load_weights(model, folder, dtype=dtype, device=device)
+        load_weights(model, readers, what=f"{folder}", dtype=dtype, device=device)
         return model.eval()
 
 
-class _WithoutInit(TorchFunctionMode):
-    """Leaves out torch.nn.init: weights that are about to be replaced stay untouched, unwritten memory.
+class _Unwritten(TorchFunctionMode):
+    """Builds a model whose weights are about to be replaced: they stay untouched, unwritten memory.
 
-    (Building on the meta device saves that memory's addresses, but its operators load torch's compiler: 1.5 s.)
+    torch.nn.init is left out. (Building on the meta device saves that memory's addresses too, but its operators load
+    torch's compiler: 1.5 s.) A configuration that asks for far more numbers than the checkpoint has `stored` is
+    refused before they are allocated; what differs less is named by `check_names_and_shapes`.
     """
+
+    def __init__(self, stored: int, what: str) -> None:
+        super().__init__()
+        self.stored, self.what = stored, what
+        self.room = 2 * stored + 2**24
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func is torch.empty and args:
+            self.room -= math.prod(args if isinstance(args[0], int) else args[0])
+            if self.room < 0:
+                raise CheckpointError(
+                    f"{self.what} describes a model many times as large as its weights, {self.stored} numbers"
+                )
         return func(*args, **(kwargs or {}))
 
 
@@ -132,26 +150,35 @@ def read_config(folder: Path, config_class: Any) -> Any:
         runs = sorted((folder / "checkpoints").glob("step-*/" + CONFIG_NAME))
         hint = f"; it is a run, whose newest checkpoint is {runs[-1].parent}" if runs else ""
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}{hint}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also no UTF-8, an integer of too many digits, nested too deep
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     try:
         return config_class.from_dict(data)
-    except (ValueError, TypeError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_weights(
-    model: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    model: nn.Module,
+    readers: Mapping[str, Reader],
+    *,
+    what: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Load the folder's weights into `model` (which may be on the meta device), all names and shapes checked."""
-    readers = dict(open_tensors(folder))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Load what `open_tensors` found in the folder `what` into `model`, all names, shapes and kinds checked."""
+    ours = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in ours.items()}
     check_names_and_shapes(
-        expected, {name: shape for name, (shape, _) in readers.items()}, what=f"{folder}", into=type(model).__name__
+        expected, {name: shape for name, (shape, _) in readers.items()}, what=what, into=type(model).__name__
     )
     state = {}
     for name in expected:
         tensor = readers[name][1]()
+        if tensor.is_floating_point() != ours[name].is_floating_point():
+            raise CheckpointError(f"{what}: {name} is {tensor.dtype}, expected a kind of {ours[name].dtype}")
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         state[name] = tensor.to(device=device, dtype=wanted)
     model.load_state_dict(state, strict=True, assign=True)
@@ -177,9 +204,6 @@ def check_names_and_shapes(
         raise CheckpointError(f"{what} does not fit {into}: " + "; ".join(problems))
 
 
-Reader = tuple[tuple[int, ...], Callable[[], Tensor]]
-
-
 def open_tensors(folder: Path) -> Iterator[tuple[str, Reader]]:
     """Name, shape and a function that reads the tensor, for every tensor of the folder's checkpoint."""
     for name in WEIGHT_FILES:
@@ -197,7 +221,7 @@ def _open_shards(index: Path) -> Iterator[tuple[str, Reader]]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(weight_map.values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of weight shards: {error}") from error
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard:
@@ -224,7 +248,7 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
             file = safe_open(path, framework="pt")
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 yield name, (tuple(file.get_slice(name).get_shape()), _reader(file, name))
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or incomplete: {error}") from error
         return
     try:
@@ -232,9 +256,10 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
     except Exception as error:  # zip, pickle and refused-global errors alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as plain weights: {reason}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+    tensors = state if isinstance(state, Mapping) else {None: state}
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
         raise CheckpointError(f"{path} is not a state dict of tensors")
-    for name, tensor in state.items():
+    for name, tensor in tensors.items():
         yield name, (tuple(tensor.shape), _loaded(tensor))
 
 

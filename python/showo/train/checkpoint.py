@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
 from ..files import atomic_folder, remove_folder
 from .config import LoopConfig, to_yaml
 
@@ -55,14 +56,14 @@ def save_checkpoint(
 def load_checkpoint(run: Path, model: Any, config: LoopConfig) -> dict[str, Any] | None:
     """Loads the newest checkpoint's weights into `model` and returns its training state; None where there is none.
 
-    Raises ValueError when the run was made with another configuration: the continuation would not be the same run.
+    Raises CheckpointError when the run was made with another configuration: the continuation would not be the same run.
     """
     found = checkpoints(run)
     if not found:
         return None
     state: dict[str, Any] = torch.load(found[-1] / "training.pt", weights_only=True)
     if state.pop("config") != _fingerprint(config):
-        raise ValueError(f"resume: {found[-1]} was made with another configuration; see {run / 'config.yaml'}")
+        raise CheckpointError(f"resume: {found[-1]} was made with another configuration; see {run / 'config.yaml'}")
     trained = type(model).from_pretrained(found[-1], dtype=torch.float32)
     model.load_state_dict(trained.state_dict())
     return state

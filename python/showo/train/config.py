@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import ShowoConfig
+from ..errors import ConfigError
 from ..files import package_path
 from ..model.image_tokenizer import ImageTokenizerConfig
 
@@ -57,12 +58,12 @@ class LoopConfig:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises ValueError for values that make no sense together."""
+        """Raises ConfigError for values that make no sense together."""
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision: expected fp32 or bf16, got {self.precision!r}")
+            raise ConfigError(f"precision: expected fp32 or bf16, got {self.precision!r}")
         for name in ("steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 @dataclass
@@ -118,13 +119,13 @@ class ShowoTraining(LoopConfig):
 def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     """Reads a YAML file or the bundled configuration of that name, applies `key=value` overrides, checks everything.
 
-    Raises FileNotFoundError, or ValueError naming the key that is unknown or of the wrong type.
+    Raises ConfigError, which names the file, or the key that is unknown or of the wrong type.
     """
     configs = package_path("configs")
     path = Path(source) if source.endswith((".yaml", ".yml")) else configs / f"{source}.yaml"
     if not path.is_file():
         names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
-        raise FileNotFoundError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
+        raise ConfigError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
     try:
         schema = OmegaConf.structured(kind)
         OmegaConf.set_readonly(schema, False)
@@ -132,7 +133,7 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise ValueError(f"config {source}: {key}{str(error).splitlines()[0]}") from error
+        raise ConfigError(f"config {source}: {key}{str(error).splitlines()[0]}") from error
     assert isinstance(config, kind)
     config.check()
     return config
@@ -145,13 +146,13 @@ _QUOTED_OR_RANGE = re.compile(r"""("[^"]*"|'[^']*')|([^\[\],\s"']*\{\d+\.\.\d+\}
 def _parsed(overrides: Sequence[str]) -> Any:
     """The overrides as a configuration; of two values of a key the later counts.
 
-    Raises ValueError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words; one would count.
+    Raises ConfigError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words; one would count.
     """
     pairs = [override.partition("=") for override in overrides]
     lists = [key for key, _, value in pairs if value.startswith("[")]
     if len(set(lists)) < len(lists):
         key = next(key for key in lists if lists.count(key) > 1)
-        raise ValueError(f"config: {key} is given {lists.count(key)} times; quote it if a shell expands its braces")
+        raise ConfigError(f"config: {key} is given {lists.count(key)} times; quote it if a shell expands its braces")
     return OmegaConf.from_dotlist(
         [key + sign + _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value) for key, sign, value in pairs]
     )

@@ -17,9 +17,11 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ..data.shards import Shuffled, load_images, read_pairs, to_image
+from ..data.shards import Shuffled, load_images, read_pairs
+from ..devices import find_device
 from ..model.image_tokenizer import ImageTokenizer
-from ..pictures import sheet
+from ..pictures import to_image
+from ..sheets import sheet
 from .config import TokenizerTraining
 from .initial import initial_model
 from .loop import Losses, TrainLoop
@@ -97,7 +99,7 @@ def train_tokenizer(
     images = load_images(read_pairs(config.data.train), config.data.size)
     held_out = load_images(read_pairs(config.data.val), config.data.size)
     order = Shuffled(len(images), config.seed)
-    device = torch.device(config.device)
+    device = find_device(config.device)
     model = initial_model(ImageTokenizer, config.model, config.init_from).to(device)
     model.encoder.requires_grad_(config.train_encoder)
     per_step = config.batch * config.accumulate

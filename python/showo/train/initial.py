@@ -6,17 +6,19 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..errors import CheckpointError
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def initial_model(kind: type[M], config: Any, source: str) -> M:
     """A `kind` of this configuration with the weights of the checkpoint `source` unless that is empty.
 
-    Raises ValueError where the checkpoint's configuration is another one.
+    Raises CheckpointError where the checkpoint's configuration is another one.
     """
     if not source:
         return kind(config)
     model: Any = kind.from_pretrained(source)  # type: ignore[attr-defined]
     if model.config != config:
-        raise ValueError(f"init_from: {source} has another model configuration than this run")
+        raise CheckpointError(f"init_from: {source} has another model configuration than this run")
     return model

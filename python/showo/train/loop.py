@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ..errors import NotFiniteError
 from ..files import atomic_write_text
 from ..pictures import save_image
 from .checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
@@ -120,7 +121,7 @@ class TrainLoop:
         limit = config.optimizer.max_grad_norm or math.inf
         metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         if not math.isfinite(metrics["grad_norm"]):
-            raise FloatingPointError(f"step {self.step}: loss {float(total)}, gradient norm {metrics['grad_norm']}")
+            raise NotFiniteError(f"step {self.step}: loss {float(total)}, gradient norm {metrics['grad_norm']}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

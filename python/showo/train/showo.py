@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ..data.shards import load_images, read_pairs, read_texts, to_image
+from ..data.shards import load_images, read_pairs, read_texts
 from ..data.streams import PictureStream, Question, TextStream, encode_pictures
+from ..devices import find_device
 from ..engine.generate import generate_codes
 from ..engine.pipeline import name_image_tokenizer
+from ..errors import ConfigError
 from ..model.image_tokenizer import ImageTokenizer
 from ..model.losses import multimodal_loss
 from ..model.transformer import Showo
-from ..pictures import sheet
+from ..pictures import to_image
 from ..prompting import Batch, Prompting
+from ..sheets import sheet
 from ..text import clean_text
 from ..tokens import TextTokenizer
 from .config import ShowoTraining
@@ -26,7 +29,7 @@ from .loop import Losses, TrainLoop
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
-    """Side of the code grid. Raises ValueError where the tokenizers do not fit the transformer's vocabulary or rows."""
+    """Side of the code grid. Raises ConfigError where the tokenizers do not fit the model's vocabulary or rows."""
     model = config.model
     side = config.pictures.size // images.config.downsampling
     for name, ours, theirs in (
@@ -35,14 +38,14 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
         ("num_vq_tokens", model.num_vq_tokens, side * side),
     ):
         if ours != theirs:
-            raise ValueError(f"model.{name}: expected {theirs}, as the tokenizers and pictures have, got {ours}")
+            raise ConfigError(f"model.{name}: expected {theirs}, as the tokenizers and pictures have, got {ours}")
     return side
 
 
 def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
     """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
     torch.manual_seed(config.seed)
-    device = torch.device(config.device)
+    device = find_device(config.device)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
