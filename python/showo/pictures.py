@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DataError, NotFiniteError, UserError
@@ -47,7 +47,7 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
                 return to_rgb(image, name)
     except UserError:
         raise
-    except Image.UnidentifiedImageError as error:  # its text names a Python object
+    except UnidentifiedImageError as error:  # its text names a Python object
         raise DataError(f"{name}: not a readable picture") from error
     except Exception as error:  # a damaged file makes Pillow's readers raise whatever their parsing runs into
         raise DataError(f"{name}: not a readable picture ({error or type(error).__name__})") from error

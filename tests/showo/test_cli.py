@@ -195,7 +195,7 @@ def test_thin_pictures_are_no_bombs(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_that_do_not_fit(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lone = checkpoint / "showo"
-    assert "which image tokenizer it goes" in failure(capsys, "generate", "a", "-m", lone, "-o", tmp_path / "o.png")
+    assert "does not say which image tokenizer" in failure(capsys, "generate", "a", "-m", lone, "-o", tmp_path / "o.png")
     options = ["--image-tokenizer", checkpoint / "image_tokenizer", "-o", tmp_path / "o.png", "--steps", 1]
     assert run("generate", "a", "-m", lone, *options) == 0
     capsys.readouterr()

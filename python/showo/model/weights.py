@@ -256,7 +256,7 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
     except Exception as error:  # zip, pickle and refused-global errors alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as plain weights: {reason}") from error
-    tensors = state if isinstance(state, Mapping) else {None: state}
+    tensors: Mapping[Any, Any] = state if isinstance(state, Mapping) else {None: state}
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
         raise CheckpointError(f"{path} is not a state dict of tensors")
     for name, tensor in tensors.items():
