@@ -69,6 +69,27 @@ def inside_larger(tensor: Tensor, *, pad: int = 3, offset: int = 1, last_dim_con
     return view
 
 
+def in_random_layout(tensor: Tensor, *, seed: int, multiple: int = 1) -> Tensor:
+    """The same values in memory of a random layout, which depends on (shape, seed): other dims in random order, a gap
+    of random width after each row of every dim, and poison in the gaps. The last dim stays contiguous.
+
+    Gaps and the distance from the start of the allocation are multiples of `multiple` elements: 8 keeps rows of all
+    dtypes at addresses that wide accesses take, if the last dim is a multiple of 8 too.
+    """
+    if tensor.dim() == 0:
+        return tensor
+    generator = torch.Generator().manual_seed(seed)
+    order = [*torch.randperm(tensor.dim() - 1, generator=generator).tolist(), tensor.dim() - 1]
+    gaps = (torch.randint(1, 4, (tensor.dim(),), generator=generator) * multiple).tolist()
+    large = poisoned(
+        [tensor.shape[dim] + gap for dim, gap in zip(order, gaps)], dtype=tensor.dtype, device=tensor.device
+    )
+    inner = large[tuple(slice(gap, None) for gap in gaps)]
+    view = inner.permute([order.index(dim) for dim in range(tensor.dim())])
+    view.copy_(tensor.detach())
+    return view
+
+
 def poison_value(dtype: torch.dtype) -> float | int | bool:
     """NaN for floating types, True for bool, the lowest number for integers: values a kernel must not leave or use."""
     if dtype.is_floating_point:

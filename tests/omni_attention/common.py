@@ -1,4 +1,4 @@
-"""What the tests of the CUDA forward kernels share, those of few query rows included."""
+"""What the tests of the attention kernels share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def operands(
         randn(mask.batch_size, h, n, dim, dtype=dtype, seed=seed + i, device=mask.device)
         for i, (h, n) in enumerate(shapes)
     ]
+
+
+def full_but_one_row(rows: int, columns: int) -> OmniMask:
+    """Batch entry r of `rows`: every row sees all columns, but row r misses the last."""
+    intervals = torch.zeros(rows, rows, 1, 2, dtype=torch.int32)
+    intervals[..., 1] = columns - torch.eye(rows, dtype=torch.int32).unsqueeze(-1)
+    return OmniMask(intervals, columns)
 
 
 def assert_lse(lse: Tensor, oracle_lse: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, scale: float) -> None:

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
+from tests.omni_attention.common import full_but_one_row
 from tests.ptx import sass
 
 OPS = torch.ops.showo_ext
@@ -86,8 +87,16 @@ def check(inputs, mask, *, scale=None, use_dlse=True, deterministic=False, arran
 @dtypes
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_every_instantiation(device, dtype, dim, deterministic):
-    mask = random_mask(1, 90, 150, 2, seed=dim, device=device)
-    check(operands(1, 2, 1, mask, dim, dtype, device), mask, deterministic=deterministic)
+    mask = random_mask(1, 70, 130, 2, seed=dim, device=device)
+    check(operands(1, 4, 2, mask, dim, dtype, device), mask, deterministic=deterministic)
+
+
+@dtypes
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_tile_whose_rows_are_full_but_one(device, dtype, deterministic):
+    """In every batch entry another row of the tile misses the last column: no block of theirs is full."""
+    mask = full_but_one_row(64, 64).to(device)
+    check(operands(64, 1, 1, mask, 32, dtype, device), mask, deterministic=deterministic)
 
 
 SWEEP = given(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.ops._attention_inputs import MAX_ROW_BYTES, strides_fit
 from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
-from tests.omni_attention.common import assert_lse, operands
+from tests.omni_attention.common import assert_lse, full_but_one_row, operands
 from tests.ptx import sass
 from tests.ptx.emulated import emulated_device, module_path
 
@@ -63,8 +63,8 @@ def random_mask(batch, rows, columns, count, seed, device="cpu"):
 @dims
 @pytest.mark.parametrize("tile_rows", [64, 128])
 def test_every_instantiation(device, dtype, dim, tile_rows):
-    mask = random_mask(2, 129, 140, 2, seed=dim, device=device)
-    check(*operands(mask, dim, dtype, heads=2), mask, tile_rows=tile_rows)
+    mask = random_mask(1, 129, 140, 2, seed=dim, device=device)
+    check(*operands(mask, dim, dtype, heads=4, kv_heads=2), mask, tile_rows=tile_rows)
 
 
 @pytest.mark.parametrize("rows", [1, 15, 17, 63, 64, 65, 127, 128, 129])
@@ -73,6 +73,14 @@ def test_tile_edges(device, rows, columns):
     mask = OmniMask.full(1, rows, kv_length=columns, device=device)
     check(*operands(mask, 64, BF16, seed=rows), mask)
     check(*operands(mask, 128, torch.float16, seed=rows), mask)
+
+
+@dtypes
+@pytest.mark.parametrize("tile_rows", [64, 128])
+def test_a_tile_whose_rows_are_full_but_one(device, dtype, tile_rows):
+    """In every batch entry another row of the tile misses the last column: no block of theirs is full."""
+    mask = full_but_one_row(tile_rows, 64).to(device)
+    check(*operands(mask, 32, dtype), mask, tile_rows=tile_rows)
 
 
 LAYOUTS = {

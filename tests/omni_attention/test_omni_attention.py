@@ -21,6 +21,7 @@ from showo_ext.testing import (
     use_isa,
     use_threads,
 )
+from tests.omni_attention.common import full_but_one_row
 
 OPS = torch.ops.showo_ext
 
@@ -172,8 +173,14 @@ FORMATS = {
 def test_formats(mask):
     for isa in available_isas():
         with use_isa(isa):
-            check(mask.batch_size, 2, 1, mask, 64, torch.float32, order="bshd", seed=5)
-    check(mask.batch_size, 2, 1, mask, 64, torch.bfloat16, order="bshd", seed=6)
+            check(mask.batch_size, 4, 2, mask, 64, torch.float32, order="bshd", seed=5)
+    check(mask.batch_size, 4, 2, mask, 64, torch.bfloat16, order="bshd", seed=6)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_a_tile_whose_rows_are_full_but_one(dtype):
+    mask = full_but_one_row(64, 64)
+    check(64, 1, 1, mask, 32, dtype)
 
 
 def test_forbidden_columns_do_not_matter():

@@ -1,0 +1,185 @@
+"""Every operator, with every tensor of a call in a memory layout of its own, drawn at random.
+
+A kernel that takes one tensor's strides for another's passes tests in which all tensors lie alike. Results must be
+those of contiguous tensors: bit for bit, but where the width of accesses decides the order of a sum.
+"""
+
+import pytest
+import torch
+
+from showo_ext import (
+    OmniMask,
+    codebook_lookup,
+    corrupt_tokens,
+    lfq_decode,
+    lfq_encode,
+    omni_attention,
+    remask,
+    resample,
+    rope_qkv,
+    rope_qkv_into_cache,
+    rotary_tables,
+    sample_tokens,
+    vq_encode,
+)
+from showo_ext.testing import FLOAT_DTYPES, in_random_layout, poisoned, randint, randn, uniforms
+
+dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+# 1: addresses that allow single elements only; 8: the widest accesses, so that no operator copies its inputs
+multiples = pytest.mark.parametrize("multiple", [1, 8])
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
+def device(request):
+    """The device to put tensors on; inside the test its kernels run."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return "cpu"
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return request.param
+
+
+def scattered(tensors, multiple, seed=0):
+    """Each tensor in a layout of its own."""
+    return [in_random_layout(x, seed=100 * seed + i, multiple=multiple) for i, x in enumerate(tensors)]
+
+
+def assert_equal(actual, expected):
+    assert len(actual) == len(expected)
+    for i, (a, e) in enumerate(zip(actual, expected)):
+        assert not (e.is_floating_point() and e.isnan().any()), f"result {i} has NaN"
+        assert torch.equal(a, e), f"result {i} differs"
+
+
+def random_mask(batch, rows, columns, device):
+    ends = randint(0, columns + 1, (batch, rows, 2, 2), seed=rows).sort(-1).values.int()
+    ends[:, rows // 2 :, 0] = torch.tensor([0, columns], dtype=torch.int32)  # full blocks as well
+    return OmniMask(ends.to(device), columns)
+
+
+@dtypes
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize(
+    ("rows", "columns", "multiple", "deterministic"),
+    [(7, 130, 8, False), (66, 70, 8, False), (66, 70, 8, True), (66, 70, 1, True)],
+    ids=["few rows", "atomic", "deterministic", "narrow"],
+)
+def test_omni_attention(device, dtype, dim, rows, columns, multiple, deterministic):
+    """Forward and backward with 2 kv heads for 4 query heads; on CUDA few rows take kernels of their own."""
+    mask = random_mask(2, rows, columns, device)
+    shapes = ((4, rows), (2, columns), (2, columns), (4, rows))
+    tensors = [randn(2, h, n, dim, dtype=dtype, seed=dim + i, device=device) for i, (h, n) in enumerate(shapes)]
+    dlse = randn(2, 4, rows, seed=5, device=device)
+
+    def run(q, k, v, dout, dlse, intervals):
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        mask = OmniMask(intervals, columns)
+        out, lse = omni_attention(q, k, v, mask, return_lse=True, deterministic=deterministic)
+        return [out, *torch.autograd.grad((out, lse), (q, k, v), (dout, dlse.masked_fill(lse.isinf(), 0.0)))]
+
+    expected = run(*tensors, dlse, mask.intervals)
+    actual = run(*scattered([*tensors, dlse, mask.intervals], multiple, seed=rows + dim))
+    if not deterministic:  # on CUDA dq is then a sum in any order
+        torch.testing.assert_close(actual.pop(1), expected.pop(1))
+    assert_equal(actual, expected)
+
+
+@dtypes
+@multiples
+@pytest.mark.parametrize("in_three", [False, True])
+def test_rope_qkv(device, dtype, multiple, in_three):
+    batch, length, heads, kv_heads, dim = 2, 5, 4, 2, 64
+    projection = [randn(batch, length, n * dim, dtype=dtype, seed=n, device=device) for n in (heads, kv_heads)]
+    projection.append(randn(batch, length, kv_heads * dim, dtype=dtype, seed=3, device=device))
+    tables = list(rotary_tables(randint(0, 900, (batch, length), device=device), 32))
+    parameters = {"bias": randn((heads + 2 * kv_heads) * dim, dtype=dtype, device=device)}
+    for i, name in enumerate(("q_weight", "q_bias", "k_weight", "k_bias")):
+        parameters[name] = randn(dim, dtype=dtype, seed=10 + i, device=device)
+    cotangents = [randn(batch, n, length, dim, dtype=dtype, seed=n, device=device) for n in (heads, kv_heads)]
+    cotangents.append(randn(batch, kv_heads, length, dim, dtype=dtype, seed=30, device=device))
+    if not in_three:
+        projection = [torch.cat(projection, -1)]
+    count = len(projection)
+    slots = torch.stack([torch.randperm(9, generator=torch.Generator().manual_seed(b))[:length] for b in range(batch)])
+
+    def run(tensors, caches, slots):
+        leaves = [x.detach().requires_grad_() for x in tensors[:count]]
+        given = tuple(leaves) if in_three else leaves[0]
+        cos, sin, *rest = tensors[count : count + 7]
+        weights = dict(zip(parameters, (x.detach().requires_grad_() for x in rest)))
+        options = {"num_heads": heads, "num_kv_heads": kv_heads, **weights}
+        out = rope_qkv(given, (cos, sin), **options)
+        gradients = torch.autograd.grad(out, [*leaves, *weights.values()], tensors[count + 7 :])
+        with torch.no_grad():
+            q = rope_qkv_into_cache(given, (cos, sin), tuple(caches), slots, **options)
+        return [*out, *gradients, q]
+
+    tensors = [*projection, *tables, *parameters.values(), *cotangents]
+    caches = [torch.zeros(batch, kv_heads, 9, dim, dtype=dtype, device=device) for _ in range(2)]
+    other_caches = scattered(caches, multiple, seed=7)
+    slots = slots.to(device)
+    expected = run(tensors, caches, slots)
+    actual = run(scattered(tensors, multiple), other_caches, in_random_layout(slots, seed=50))
+    for a, e in zip([*actual, *other_caches], [*expected, *caches], strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@dtypes
+@multiples
+def test_codebook(device, dtype, multiple):
+    z = randn(2, 13, 3, 24, dtype=dtype, device=device)
+    rows, codebook = randn(2, 40, 64, dtype=dtype, device=device), randn(90, 64, dtype=dtype, seed=1, device=device)
+    ids, cotangent = randint(0, 90, (2, 40), device=device), randn(2, 40, 64, dtype=dtype, seed=2, device=device)
+
+    def run(z, rows, codebook, ids, cotangent):
+        codes = lfq_encode(z)
+        codebook = codebook.detach().requires_grad_()
+        looked_up = codebook_lookup(ids, codebook)
+        (gradient,) = torch.autograd.grad(looked_up, codebook, cotangent)
+        return [codes, lfq_decode(ids % 8192, 13, 4, 10), vq_encode(rows, codebook.detach()), looked_up, gradient]
+
+    tensors = [z, rows, codebook, ids, cotangent]
+    expected = run(*tensors)
+    *actual, gradient = run(*scattered(tensors, multiple))
+    torch.testing.assert_close(gradient, expected.pop())  # on CUDA a sum in any order
+    assert_equal(actual, expected)
+
+
+@dtypes
+@multiples
+def test_resample(device, dtype, multiple):
+    logits, uncond = (randn(3, 7, 64, dtype=dtype, seed=s, device=device) for s in range(2))
+    noise, remask_noise = uniforms(3, 7, 64, device=device), uniforms(3, 7, seed=1, device=device)
+    ids = randint(0, 64, (3, 7), device=device)
+    known, logprob = ids % 3 == 0, randn(3, 7, seed=4, device=device)
+    counts, seeds = (randint(0, 5, (3,), seed=s, device=device) for s in range(2))
+    ratios = uniforms(3, seed=9, device=device)
+
+    def run(logits, uncond, noise, remask_noise, ids, known, logprob, counts, seeds, ratios):
+        drawn = {"uncond": uncond, "guidance": 1.5, "top_k": 20, "top_p": 0.9}
+        return [
+            *sample_tokens(logits, noise=noise, seed=0, **drawn),
+            *sample_tokens(logits, seed=seeds, **drawn),
+            *remask(ids, logprob, known, counts, 1.0, 99, seed=0, noise=remask_noise),
+            *remask(ids, logprob, known, counts, 1.0, 99, seed=seeds),
+            *resample(logits, ids, counts, 99, known=known, seed=0, noise=noise, remask_noise=remask_noise, **drawn),
+            *resample(logits, ids, counts, 99, known=known, seed=seeds, **drawn),
+            *corrupt_tokens(ids, ratios, 99, seed=0, noise=remask_noise),
+            *corrupt_tokens(ids, ratios, 99, seed=seeds),
+        ]
+
+    tensors = [logits, uncond, noise, remask_noise, ids, known, logprob, counts, seeds, ratios]
+    assert_equal(run(*scattered(tensors, multiple)), run(*tensors))
+
+
+def test_a_random_layout_differs_from_every_other():
+    """What the tests above rest on: other strides and start for every tensor, the same values, poison between."""
+    x = randn(2, 4, 6, 8)
+    views = scattered([x] * 6, 8)
+    assert len({view.stride() for view in views}) > 3
+    assert all(torch.equal(view, x) for view in views)
+    base = views[0]._base
+    assert base is not None
+    assert bool(base.isnan().any())
+    assert poisoned((2,)).isnan().all()
