@@ -70,3 +70,14 @@ def without_new_threads() -> Callable[[Callable[[], None]], None]:
         assert code == 0, f"the child ended with {code}"
 
     return run
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
+def any_device(request):
+    """As `device`, and the CPU with its own kernels."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return "cpu"
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return request.param

@@ -29,17 +29,6 @@ dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 multiples = pytest.mark.parametrize("multiple", [1, 8])
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
-def device(request):
-    """The device to put tensors on; inside the test its kernels run."""
-    if request.param == "emulated":
-        request.getfixturevalue("emulated")
-        return "cpu"
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    return request.param
-
-
 def scattered(tensors, multiple, seed=0):
     """Each tensor in a layout of its own."""
     return [in_random_layout(x, seed=100 * seed + i, multiple=multiple) for i, x in enumerate(tensors)]
@@ -65,12 +54,12 @@ def random_mask(batch, rows, columns, device):
     [(7, 130, 8, False), (66, 70, 8, False), (66, 70, 8, True), (66, 70, 1, True)],
     ids=["few rows", "atomic", "deterministic", "narrow"],
 )
-def test_omni_attention(device, dtype, dim, rows, columns, multiple, deterministic):
+def test_omni_attention(any_device, dtype, dim, rows, columns, multiple, deterministic):
     """Forward and backward with 2 kv heads for 4 query heads; on CUDA few rows take kernels of their own."""
-    mask = random_mask(2, rows, columns, device)
+    mask = random_mask(2, rows, columns, any_device)
     shapes = ((4, rows), (2, columns), (2, columns), (4, rows))
-    tensors = [randn(2, h, n, dim, dtype=dtype, seed=dim + i, device=device) for i, (h, n) in enumerate(shapes)]
-    dlse = randn(2, 4, rows, seed=5, device=device)
+    tensors = [randn(2, h, n, dim, dtype=dtype, seed=dim + i, device=any_device) for i, (h, n) in enumerate(shapes)]
+    dlse = randn(2, 4, rows, seed=5, device=any_device)
 
     def run(q, k, v, dout, dlse, intervals):
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
@@ -88,16 +77,16 @@ def test_omni_attention(device, dtype, dim, rows, columns, multiple, determinist
 @dtypes
 @multiples
 @pytest.mark.parametrize("in_three", [False, True])
-def test_rope_qkv(device, dtype, multiple, in_three):
+def test_rope_qkv(any_device, dtype, multiple, in_three):
     batch, length, heads, kv_heads, dim = 2, 5, 4, 2, 64
-    projection = [randn(batch, length, n * dim, dtype=dtype, seed=n, device=device) for n in (heads, kv_heads)]
-    projection.append(randn(batch, length, kv_heads * dim, dtype=dtype, seed=3, device=device))
-    tables = list(rotary_tables(randint(0, 900, (batch, length), device=device), 32))
-    parameters = {"bias": randn((heads + 2 * kv_heads) * dim, dtype=dtype, device=device)}
+    projection = [randn(batch, length, n * dim, dtype=dtype, seed=n, device=any_device) for n in (heads, kv_heads)]
+    projection.append(randn(batch, length, kv_heads * dim, dtype=dtype, seed=3, device=any_device))
+    tables = list(rotary_tables(randint(0, 900, (batch, length), device=any_device), 32))
+    parameters = {"bias": randn((heads + 2 * kv_heads) * dim, dtype=dtype, device=any_device)}
     for i, name in enumerate(("q_weight", "q_bias", "k_weight", "k_bias")):
-        parameters[name] = randn(dim, dtype=dtype, seed=10 + i, device=device)
-    cotangents = [randn(batch, n, length, dim, dtype=dtype, seed=n, device=device) for n in (heads, kv_heads)]
-    cotangents.append(randn(batch, kv_heads, length, dim, dtype=dtype, seed=30, device=device))
+        parameters[name] = randn(dim, dtype=dtype, seed=10 + i, device=any_device)
+    cotangents = [randn(batch, n, length, dim, dtype=dtype, seed=n, device=any_device) for n in (heads, kv_heads)]
+    cotangents.append(randn(batch, kv_heads, length, dim, dtype=dtype, seed=30, device=any_device))
     if not in_three:
         projection = [torch.cat(projection, -1)]
     count = len(projection)
@@ -116,9 +105,9 @@ def test_rope_qkv(device, dtype, multiple, in_three):
         return [*out, *gradients, q]
 
     tensors = [*projection, *tables, *parameters.values(), *cotangents]
-    caches = [torch.zeros(batch, kv_heads, 9, dim, dtype=dtype, device=device) for _ in range(2)]
+    caches = [torch.zeros(batch, kv_heads, 9, dim, dtype=dtype, device=any_device) for _ in range(2)]
     other_caches = scattered(caches, multiple, seed=7)
-    slots = slots.to(device)
+    slots = slots.to(any_device)
     expected = run(tensors, caches, slots)
     actual = run(scattered(tensors, multiple), other_caches, in_random_layout(slots, seed=50))
     for a, e in zip([*actual, *other_caches], [*expected, *caches], strict=True):
@@ -127,10 +116,16 @@ def test_rope_qkv(device, dtype, multiple, in_three):
 
 @dtypes
 @multiples
-def test_codebook(device, dtype, multiple):
-    z = randn(2, 13, 3, 24, dtype=dtype, device=device)
-    rows, codebook = randn(2, 40, 64, dtype=dtype, device=device), randn(90, 64, dtype=dtype, seed=1, device=device)
-    ids, cotangent = randint(0, 90, (2, 40), device=device), randn(2, 40, 64, dtype=dtype, seed=2, device=device)
+def test_codebook(any_device, dtype, multiple):
+    z = randn(2, 13, 3, 24, dtype=dtype, device=any_device)
+    rows, codebook = (
+        randn(2, 40, 64, dtype=dtype, device=any_device),
+        randn(90, 64, dtype=dtype, seed=1, device=any_device),
+    )
+    ids, cotangent = (
+        randint(0, 90, (2, 40), device=any_device),
+        randn(2, 40, 64, dtype=dtype, seed=2, device=any_device),
+    )
 
     def run(z, rows, codebook, ids, cotangent):
         codes = lfq_encode(z)
@@ -148,13 +143,13 @@ def test_codebook(device, dtype, multiple):
 
 @dtypes
 @multiples
-def test_resample(device, dtype, multiple):
-    logits, uncond = (randn(3, 7, 64, dtype=dtype, seed=s, device=device) for s in range(2))
-    noise, remask_noise = uniforms(3, 7, 64, device=device), uniforms(3, 7, seed=1, device=device)
-    ids = randint(0, 64, (3, 7), device=device)
-    known, logprob = ids % 3 == 0, randn(3, 7, seed=4, device=device)
-    counts, seeds = (randint(0, 5, (3,), seed=s, device=device) for s in range(2))
-    ratios = uniforms(3, seed=9, device=device)
+def test_resample(any_device, dtype, multiple):
+    logits, uncond = (randn(3, 7, 64, dtype=dtype, seed=s, device=any_device) for s in range(2))
+    noise, remask_noise = uniforms(3, 7, 64, device=any_device), uniforms(3, 7, seed=1, device=any_device)
+    ids = randint(0, 64, (3, 7), device=any_device)
+    known, logprob = ids % 3 == 0, randn(3, 7, seed=4, device=any_device)
+    counts, seeds = (randint(0, 5, (3,), seed=s, device=any_device) for s in range(2))
+    ratios = uniforms(3, seed=9, device=any_device)
 
     def run(logits, uncond, noise, remask_noise, ids, known, logprob, counts, seeds, ratios):
         drawn = {"uncond": uncond, "guidance": 1.5, "top_k": 20, "top_p": 0.9}

@@ -59,6 +59,7 @@ def library() -> ctypes.CDLL:
         "ptx_add_tensor": (None, [text, u64, u64, i32, i32]),
         "ptx_remove_tensor": (None, [u64]),
         "ptx_clear_tensors": (None, []),
+        "ptx_add_piece": (None, [u64, u64, u64]),
         "ptx_mark_written": (None, [u64, u64]),
         "ptx_is_tensor": (i32, [u64, u64]),
         "ptx_take_records": (text, []),

@@ -81,6 +81,21 @@ class EmulatedDevice:
         """Counters of every launch so far."""
         return self._records
 
+    def register_sparse(self, tensor: torch.Tensor) -> None:
+        """Makes known a tensor whose strides leave gaps of gigabytes: each row of its last dim is its own piece."""
+        size = tensor.element_size()
+        offsets = [0]
+        for length, stride in zip(tensor.shape[:-1], tensor.stride()):
+            offsets = [offset + i * stride for offset in offsets for i in range(length)]
+        pieces = [tensor.data_ptr() + offset * size for offset in offsets]
+        row = tensor.shape[-1] * size
+        library().ptx_add_tensor(_name(tensor).encode(), pieces[0], row, True, 0)
+        for piece in pieces[1:]:
+            library().ptx_add_piece(pieces[0], piece, row)
+        storage = tensor.untyped_storage()
+        self._storages[storage.data_ptr()] = storage
+        self._fresh[storage.data_ptr()] = (pieces[0], row, _name(tensor))
+
     def _call(self, launcher: Callable[..., Any], **arguments: Any) -> Any:
         self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
         library().ptx_clear_finding()

@@ -26,15 +26,9 @@ dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 NAMES = ("q", "k", "v")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu), "emulated"])
-def device(request):
-    """The device to put tensors on; inside the test its kernels run."""
-    if request.param == "emulated":
-        request.getfixturevalue("emulated")
-        return "cpu"
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    return request.param
+@pytest.fixture
+def device(any_device):
+    return any_device
 
 
 def problem(batch, length, heads, kv_heads, dim, dtype=torch.float32, seed=0, device="cpu", parameters=None):

@@ -94,6 +94,10 @@ EXPORT void ptx_add_tensor(const char* name, uint64_t base, uint64_t bytes, int 
 }
 EXPORT void ptx_remove_tensor(uint64_t base) { RegionTable::instance().remove(base); }
 EXPORT void ptx_clear_tensors() { RegionTable::instance().clear_tensors(); }
+EXPORT void ptx_add_piece(uint64_t first, uint64_t base, uint64_t bytes) {
+  RegionTable::instance().add_piece(first, base, bytes);
+}
+
 EXPORT void ptx_mark_written(uint64_t base, uint64_t bytes) { RegionTable::instance().mark_written(base, bytes); }
 EXPORT int ptx_is_tensor(uint64_t base, uint64_t bytes) { return RegionTable::instance().contains(base, bytes); }
 

@@ -20,6 +20,7 @@ void RegionTable::add(const std::string& name, uint64_t base, uint64_t bytes, bo
   region->name = name;
   region->base = base;
   region->bytes = bytes;
+  region->first_piece = base;
   region->read_only = read_only;
   region->module_variable = module_variable;
   region->written.assign(bytes + 16, initialised ? kWrittenBefore : kNeverWritten);
@@ -29,10 +30,19 @@ void RegionTable::add(const std::string& name, uint64_t base, uint64_t bytes, bo
   regions_.insert(place, std::move(region));
 }
 
+void RegionTable::add_piece(uint64_t first, uint64_t base, uint64_t bytes) {
+  add("piece of a tensor with gaps", base, bytes, true, false);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& r : regions_) {
+    if (r->base == base) r->first_piece = first;
+  }
+}
+
 void RegionTable::remove(uint64_t base) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  regions_.erase(std::remove_if(regions_.begin(), regions_.end(), [&](const auto& r) { return r->base == base; }),
-                 regions_.end());
+  regions_.erase(
+      std::remove_if(regions_.begin(), regions_.end(), [&](const auto& r) { return r->first_piece == base; }),
+      regions_.end());
 }
 
 void RegionTable::clear_tensors() {
@@ -58,12 +68,17 @@ std::vector<Region*> RegionTable::of_call(const std::vector<uint8_t>& params) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<uint64_t> words(params.size() / 8);
   if (!words.empty()) std::memcpy(words.data(), params.data(), words.size() * 8);
-  std::vector<Region*> used;
+  std::vector<uint64_t> named;
   for (const auto& r : regions_) {
-    const bool named = std::any_of(words.begin(), words.end(), [&](uint64_t v) {
+    const bool pointed_into = std::any_of(words.begin(), words.end(), [&](uint64_t v) {
       return v >= r->base && v < r->base + std::max<uint64_t>(r->bytes, 1);
     });
-    if (named || r->module_variable) used.push_back(r.get());
+    if (pointed_into) named.push_back(r->first_piece);
+  }
+  std::vector<Region*> used;
+  for (const auto& r : regions_) {
+    const bool wanted = std::find(named.begin(), named.end(), r->first_piece) != named.end();
+    if (wanted || r->module_variable) used.push_back(r.get());
   }
   return used;
 }

@@ -15,6 +15,7 @@ struct Region {
   std::string name;
   uint64_t base = 0;
   uint64_t bytes = 0;
+  uint64_t first_piece = 0;  // base of the region that a launch names; another one's where a tensor is in pieces
   bool read_only = false;
   bool module_variable = false;  // part of every launch, unlike tensors
   std::vector<uint8_t> written;  // kNeverWritten, kWrittenBefore, kWrittenNow (by the launch in flight)
@@ -36,11 +37,14 @@ class RegionTable {
   // Replaces regions that overlap. `initialised` says whether the bytes have a value already.
   void add(const std::string& name, uint64_t base, uint64_t bytes, bool initialised, bool read_only,
            bool module_variable = false);
-  void remove(uint64_t base);
+  // One more piece of the tensor whose first piece lies at `first`: of a tensor with huge strides, only the bytes that
+  // hold elements are known, and an access between them is out of bounds.
+  void add_piece(uint64_t first, uint64_t base, uint64_t bytes);
+  void remove(uint64_t base);  // with all its pieces
   void clear_tensors();
   void mark_written(uint64_t base, uint64_t bytes);  // by the host (memset, memcpy)
   bool contains(uint64_t address, uint64_t bytes);
-  // Regions that some 8-byte word of the parameters points into, and all module variables.
+  // Tensors that some 8-byte word of the parameters points into, all pieces of them, and all module variables.
   std::vector<Region*> of_call(const std::vector<uint8_t>& params);
   std::string describe(uint64_t address, uint64_t bytes);  // "4 bytes past the end of 'out' (64 bytes)"
 
