@@ -118,14 +118,8 @@ def test_rope_qkv(any_device, dtype, multiple, in_three):
 @multiples
 def test_codebook(any_device, dtype, multiple):
     z = randn(2, 13, 3, 24, dtype=dtype, device=any_device)
-    rows, codebook = (
-        randn(2, 40, 64, dtype=dtype, device=any_device),
-        randn(90, 64, dtype=dtype, seed=1, device=any_device),
-    )
-    ids, cotangent = (
-        randint(0, 90, (2, 40), device=any_device),
-        randn(2, 40, 64, dtype=dtype, seed=2, device=any_device),
-    )
+    rows, cotangent = (randn(2, 40, 64, dtype=dtype, seed=s, device=any_device) for s in range(2))
+    codebook, ids = randn(90, 64, dtype=dtype, device=any_device), randint(0, 90, (2, 40), device=any_device)
 
     def run(z, rows, codebook, ids, cotangent):
         codes = lfq_encode(z)
