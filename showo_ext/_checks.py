@@ -1,12 +1,27 @@
-"""Argument checks shared by the operators. Each names the argument, what it is and what was expected."""
+"""The checks of arguments: each operator's public function makes them once, in Python, before anything is launched.
+
+Every message has one grammar, "<argument> has (or is) <what was found>, expected <what is needed>". A wrong type or
+dtype is a TypeError; a value, shape, stride or device that does not fit is a ValueError.
+
+An int is any integer (also a NumPy one, or a symbolic one under torch.compile), a number is any real one (also a NumPy
+one); a bool is neither.
+"""
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+HEAD_DIMS = (32, 64, 96, 128)  # head sizes that the kernels of omni_attention and rope_qkv have
+INT64_END = 2**63  # one past the largest int64
+
+# ---------------------------------------------------------------- tensors
 
 
 def short_name(dtype: torch.dtype) -> str:
@@ -14,40 +29,82 @@ def short_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def require_tensor(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+def check_type(name: str, value: object, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} has type {type(value).__name__}, expected {expected}")
+
+
+def check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> None:
+    """A dense tensor of one of the dtypes."""
+    check_type(name, value, Tensor, "a torch.Tensor")
     if value.layout != torch.strided:
         raise TypeError(f"{name} has layout {value.layout}, expected a dense tensor")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {short_name(value.dtype)}, expected {' or '.join(map(short_name, dtypes))}")
 
 
-def require_dtype(name: str, tensor: Tensor, allowed: Sequence[torch.dtype]) -> None:
-    if tensor.dtype not in allowed:
-        expected = " or ".join(short_name(dtype) for dtype in allowed)
+def check_same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.dtype != other.dtype:
+        expected = f"{short_name(other.dtype)}, the dtype of {other_name}"
         raise TypeError(f"{name} has dtype {short_name(tensor.dtype)}, expected {expected}")
 
 
-def require_same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.dtype != other.dtype:
-        raise TypeError(
-            f"{name} has dtype {short_name(tensor.dtype)}, but {other_name} has {short_name(other.dtype)}; "
-            "expected the same"
-        )
+def check_same_device(name: str, device: torch.device, other_name: str, other: Tensor) -> None:
+    if device != other.device:
+        raise ValueError(f"{name} is on {device}, expected {other.device}, the device of {other_name}")
 
 
-def require_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.device != other.device:
+def check_same_shape(name: str, tensor: Tensor, other_name: str, shape: Sequence[int]) -> None:
+    if tensor.shape != torch.Size(shape):
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}, the shape of {other_name}")
+
+
+def check_shape(name: str, tensor: Tensor, *sizes: int | str) -> None:
+    """`sizes`: a number for a dimension of that size, a word for a dimension of any size."""
+    fits = tensor.dim() == len(sizes)
+    for size, expected in zip(tensor.shape, sizes, strict=False):
+        fits = fits and (isinstance(expected, str) or size == expected)
+    if not fits:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{', '.join(str(size) for size in sizes)}]")
+
+
+def check_contiguous_rows(name: str, tensor: Tensor) -> None:
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1 and tensor.numel() > 0:
         raise ValueError(
-            f"{name} is on {tensor.device}, but {other_name} is on {other.device}; expected the same device"
+            f"{name} has strides {list(tensor.stride())}, expected a contiguous last dimension; call .contiguous()"
         )
 
 
-def require_rank(name: str, tensor: Tensor, rank: int, meaning: str) -> None:
-    if tensor.dim() != rank:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {rank} dimensions {meaning}")
+def in_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device. Meta has no autocast, and torch raises where one asks for it."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def require_int(name: str, value: Any) -> None:
-    # torch.compile hands over symbolic integers, which are no subclass of int
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+# ---------------------------------------------------------------- numbers
+
+
+def check_int(name: str, value: Any, low: int | None = None, high: int = INT64_END - 1) -> int:
+    """`value` as an int, if low <= value <= high."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected an int")
+    number = cast(int, value) if isinstance(value, (int, torch.SymInt)) else int(value)
+    if low is not None and not low <= number <= high:
+        raise ValueError(f"{name} is {number}, expected an int {_range(low, high)}")
+    return number
+
+
+def _range(low: int, high: int) -> str:
+    return f"of at least {low}" if high == INT64_END - 1 else f"from {low} to {high}"
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, expected: str = "a finite number"
+) -> float:
+    """`value` as a float, if it is finite and low <= value <= high; `expected` says so in words."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, numbers.Real)):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected a number")
+    number = float(value)
+    if not low <= number <= high or math.isinf(number):
+        raise ValueError(f"{name} is {number}, expected {expected}")
+    return number

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from showo_ext import mask_formats
+from showo_ext._checks import check_int, check_shape, check_tensor
 
 MAX_INTERVALS = 8
 
@@ -44,18 +45,10 @@ class OmniMask:
     kv_length: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.intervals, Tensor):
-            raise TypeError(f"intervals must be a torch.Tensor, got {type(self.intervals).__name__}")
-        if self.intervals.dtype != torch.int32:
-            raise TypeError(f"intervals must be int32, got {self.intervals.dtype}")
-        if self.intervals.dim() != 4 or self.intervals.size(3) != 2 or not 1 <= self.intervals.size(2) <= MAX_INTERVALS:
-            raise ValueError(
-                f"intervals must be [batch, rows, 1..{MAX_INTERVALS}, 2], got shape {tuple(self.intervals.shape)}"
-            )
-        if isinstance(self.kv_length, bool) or not isinstance(self.kv_length, (int, torch.SymInt)):
-            raise TypeError(f"kv_length must be an int, got {type(self.kv_length).__name__}")
-        if self.kv_length < 0:
-            raise ValueError(f"kv_length must not be negative, got {self.kv_length}")
+        check_tensor("intervals", self.intervals, (torch.int32,))
+        check_shape("intervals", self.intervals, "B", "rows", f"1 to {MAX_INTERVALS}", 2)
+        check_int("intervals.shape[2]", self.intervals.size(2), 1, MAX_INTERVALS)
+        check_int("kv_length", self.kv_length, 0)
 
     # ---- shape ------------------------------------------------------------------------------------------------------
 
@@ -134,8 +127,8 @@ class OmniMask:
         if bool(bad.any()):
             b, r, k = (int(x) for x in bad.nonzero()[0])
             raise ValueError(
-                f"intervals[{b}, {r}, {k}] = {intervals[b, r, k].tolist()} must satisfy "
-                f"0 <= start <= stop <= kv_length = {kv_length}"
+                f"intervals[{b}, {r}, {k}] is {intervals[b, r, k].tolist()}, expected [start, stop] with "
+                f"0 <= start <= stop <= kv_length, {kv_length}"
             )
         merged = mask_formats.merge(mask.intervals)
         used = int((merged[..., 1] > merged[..., 0]).sum(-1).max()) if merged.numel() else 1
@@ -147,12 +140,11 @@ class OmniMask:
 
         ValueError if a row needs more than 8 intervals.
         """
-        if not isinstance(dense, Tensor) or dense.dtype != torch.bool:
-            raise TypeError(f"dense must be a bool tensor, got {getattr(dense, 'dtype', type(dense).__name__)}")
+        check_tensor("dense", dense, (torch.bool,))
         if dense.dim() == 4 and dense.size(1) == 1:
             dense = dense[:, 0]
         if dense.dim() != 3:
-            raise ValueError(f"dense must be [B, S_q, S_kv] or [B, 1, S_q, S_kv], got shape {tuple(dense.shape)}")
+            raise ValueError(f"dense has shape {list(dense.shape)}, expected [B, S_q, S_kv] or [B, 1, S_q, S_kv]")
         batch, rows, columns = dense.shape
         edge = dense.new_zeros((batch, rows, 1))
         before, after = torch.cat([edge, dense], -1), torch.cat([dense, edge], -1)
@@ -164,9 +156,7 @@ class OmniMask:
         used = int(count.max()) if count.numel() else 0
         if used > MAX_INTERVALS:
             b, r = (int(x) for x in (count > MAX_INTERVALS).nonzero()[0])
-            raise ValueError(
-                f"dense[{b}, {r}] needs {int(count[b, r])} intervals; a row can have at most {MAX_INTERVALS}"
-            )
+            raise ValueError(f"dense[{b}, {r}] has {int(count[b, r])} intervals, expected at most {MAX_INTERVALS}")
         intervals = torch.zeros((batch, rows, max(used, 1), 2), dtype=torch.int32, device=dense.device)
         for side, flags in enumerate((starts, stops)):
             place = flags.nonzero(as_tuple=True)
@@ -293,14 +283,11 @@ class OmniMask:
 
     def take_rows(self, index: Tensor) -> OmniMask:
         """The mask of the query rows named by index: integer [N], the same of every sample, or [B, N]."""
-        if not isinstance(index, Tensor) or index.dtype not in (torch.int32, torch.int64):
-            raise TypeError(
-                f"index must be an int32 or int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"
-            )
+        check_tensor("index", index, (torch.int32, torch.int64))
         if index.dim() == 1:
             return OmniMask(self.intervals[:, index], self.kv_length)
         if index.dim() != 2 or index.size(0) != self.batch_size:
-            raise ValueError(f"index must be [N] or [{self.batch_size}, N], got shape {tuple(index.shape)}")
+            raise ValueError(f"index has shape {list(index.shape)}, expected [N] or [{self.batch_size}, N]")
         batch = torch.arange(self.batch_size, dtype=torch.int64, device=index.device).unsqueeze(1)
         return OmniMask(self.intervals[batch, index], self.kv_length)
 
@@ -310,9 +297,7 @@ class OmniMask:
         ValueError unless 0 <= start <= stop <= kv_length.
         """
         if not 0 <= start <= stop <= self.kv_length:
-            raise ValueError(
-                f"columns({start}, {stop}) must satisfy 0 <= start <= stop <= kv_length = {self.kv_length}"
-            )
+            raise ValueError(f"columns is {start}, {stop}, expected 0 <= start <= stop <= kv_length, {self.kv_length}")
         return OmniMask(self.intervals.clamp(start, stop) - start, stop - start)
 
     def samples(self, start: int | None, stop: int | None = None) -> OmniMask:
@@ -322,17 +307,17 @@ class OmniMask:
     def expand(self, batch: int) -> OmniMask:
         """The same mask for `batch` samples (batch_size must be 1 or batch); shares memory."""
         if self.batch_size not in (1, batch):
-            raise ValueError(f"a mask of batch {self.batch_size} cannot expand to {batch}")
+            raise ValueError(f"batch is {batch}, expected {self.batch_size}; only a mask of batch 1 can expand")
         return OmniMask(self.intervals.expand(batch, -1, -1, -1), self.kv_length)
 
     @staticmethod
     def cat(masks: Sequence[OmniMask]) -> OmniMask:
         """Masks of equal row and column numbers, one batch after the other."""
         if not masks:
-            raise ValueError("masks must hold at least one OmniMask")
+            raise ValueError("masks has no entry, expected at least one OmniMask")
         shapes = [m.shape[1:] for m in masks]
         if any(s != shapes[0] for s in shapes):
-            raise ValueError(f"masks must agree in rows and columns to be concatenated, got {shapes}")
+            raise ValueError(f"masks has (rows, columns) of {shapes}, expected the same of all")
         most = max(m.num_intervals for m in masks)
         parts = [mask_formats.widen(m.intervals, most) for m in masks]
         return OmniMask(torch.cat(parts), masks[0].kv_length)
@@ -344,14 +329,14 @@ class OmniMask:
         length: length of the packed rows (default: the longest); places behind the last sample see nothing.
         """
         if not rows or not any(rows):
-            raise ValueError("rows must hold at least one mask")
+            raise ValueError("rows has no entry, expected at least one OmniMask")
         parts = [m for row in rows for m in row]
         if any(m.batch_size != 1 or m.q_length != m.kv_length for m in parts):
-            raise ValueError(f"every packed mask must have shape (1, S, S), got {[m.shape for m in parts]}")
+            raise ValueError(f"rows has masks of shape {[m.shape for m in parts]}, expected (1, S, S) of all")
         totals = [sum(m.kv_length for m in row) for row in rows]
         size = max(totals) if length is None else length
         if size < max(totals):
-            raise ValueError(f"length {size} is too short for a row of {max(totals)} places")
+            raise ValueError(f"length is {size}, expected at least {max(totals)}, the places of the longest row")
         most = max(m.num_intervals for m in parts)
         out = torch.zeros((len(rows), size, most, 2), dtype=torch.int32, device=parts[0].device)
         for b, row in enumerate(rows):

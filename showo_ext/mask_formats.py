@@ -30,6 +30,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_int, check_same_shape, check_shape, check_tensor
+
+INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FORMATS = ("causal", "lm", "full", "t2i", "mmu", "mmu_vit", "lvg", "lvg_v2")
 _CODE = {name: code for code, name in enumerate(FORMATS)}
 
@@ -63,10 +66,8 @@ def merge(intervals: Tensor) -> Tensor:
 
 
 def check_ids(ids: Tensor, name: str = "ids") -> None:
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{name} must be an int32 or int64 tensor, got {getattr(ids, 'dtype', type(ids).__name__)}")
-    if ids.dim() != 2:
-        raise ValueError(f"{name} must be [batch, length], got shape {tuple(ids.shape)}")
+    check_tensor(name, ids, (torch.int32, torch.int64))
+    check_shape(name, ids, "B", "S")
 
 
 def _stack(start: Tensor, stop: Tensor) -> Tensor:
@@ -82,14 +83,12 @@ def _place(length: int, device: torch.device) -> Tensor:
 
 def _check_size(**sizes: int) -> None:
     for name, value in sizes.items():
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
+        check_int(name, value, 0)
 
 
 def causal(batch: int, length: int, kv_length: int, device: torch.device) -> Tensor:
     _check_size(batch=batch, length=length)
-    if kv_length < length:
-        raise ValueError(f"kv_length {kv_length} must be at least the number of rows {length} of a causal mask")
+    check_int("kv_length", kv_length, length)
     stop = _place(length, device) + (kv_length - length + 1)
     return _stack(torch.zeros_like(stop), stop).expand(batch, length, 1, 2)
 
@@ -102,20 +101,18 @@ def full(batch: int, length: int, kv_length: int, device: torch.device) -> Tenso
 
 def prefix(prefix: Tensor, length: int) -> Tensor:
     _check_size(length=length)
-    if not isinstance(prefix, Tensor) or prefix.dim() != 1 or prefix.is_floating_point():
-        raise ValueError("prefix must be an integer tensor [B]")
+    check_tensor("prefix", prefix, INTEGER_DTYPES)
+    check_shape("prefix", prefix, "B")
     stop = torch.maximum(_place(length, prefix.device) + 1, prefix.clamp(0, length).unsqueeze(1))
     return _stack(torch.zeros_like(stop), stop)
 
 
 def t2i_padded(padding: Tensor, text_length: int, image_length: int) -> Tensor:
     _check_size(text_length=text_length, image_length=image_length)
-    if padding.dim() != 1 or padding.is_floating_point() or padding.dtype == torch.bool:
-        raise ValueError(
-            f"padding must hold one integer per sample, got {padding.dtype} of shape {tuple(padding.shape)}"
-        )
+    check_tensor("padding", padding, INTEGER_DTYPES)
+    check_shape("padding", padding, "B")
     if padding.numel() and not 0 <= int(padding.min()) <= int(padding.max()) <= text_length:
-        raise ValueError(f"padding must lie in 0..text_length = {text_length}, got {padding.tolist()}")
+        raise ValueError(f"padding is {padding.tolist()}, expected 0 to text_length, {text_length}")
     pads = padding.unsqueeze(1)
     length = text_length + image_length
     row = _place(length, padding.device).expand(padding.size(0), -1)
@@ -129,10 +126,14 @@ def mmu_vit(
 ) -> Tensor:
     _check_size(batch=batch, length=length, image_tokens=image_tokens)
     first = torch.as_tensor(image_start, device=device)
-    if first.dim() > 1 or first.is_floating_point() or (first.dim() == 1 and first.size(0) != batch):
-        raise ValueError(f"image_start must be an int or an integer tensor [{batch}], got shape {tuple(first.shape)}")
+    check_tensor("image_start", first, INTEGER_DTYPES)
+    if first.dim() > 0:
+        check_shape("image_start", first, batch)
     if first.numel() and not 0 <= int(first.min()) <= int(first.max()) <= length - image_tokens:
-        raise ValueError(f"image_start {image_start} with {image_tokens} image tokens does not fit {length} places")
+        raise ValueError(
+            f"image_start is {first.tolist()}, expected 0 to {length - image_tokens}, "
+            f"where {image_tokens} image tokens fit a length of {length}"
+        )
     first = first.reshape(-1, 1).expand(batch, 1)
     row = _place(length, first.device).expand(batch, length)
     return _two(torch.zeros_like(row), row + 1, first, first + image_tokens)
@@ -166,18 +167,20 @@ def packed(
     """Mixed samples in one row; see OmniMask.packed."""
     check_ids(ids)
     check_ids(samples, "samples")
-    if samples.shape != ids.shape:
-        raise ValueError(f"samples must have the shape of ids {tuple(ids.shape)}, got {tuple(samples.shape)}")
+    check_same_shape("samples", samples, "ids", ids.shape)
     if len(formats) != ids.size(0):
-        raise ValueError(f"formats must have one entry per row ({ids.size(0)}), got {len(formats)}")
+        raise ValueError(f"formats has {len(formats)} entries, expected {ids.size(0)}, one per row of ids")
     unknown = {name for row in formats for name in row} - set(FORMATS)
     if unknown:
-        raise ValueError(f"formats has unknown names {sorted(unknown)}; known are {list(FORMATS)}")
+        raise ValueError(f"formats has unknown names {sorted(unknown)}, expected names among {list(FORMATS)}")
     batch, length = ids.shape
     samples = samples.long()
     counts = torch.tensor([len(row) for row in formats], dtype=torch.int64, device=ids.device).unsqueeze(1)
     if bool(((samples < -1) | (samples >= counts)).any()):
-        raise ValueError("samples must lie in -1..len(formats[b]) - 1 for every row b")
+        raise ValueError(
+            f"samples has numbers from {int(samples.min())} to {int(samples.max())}, expected -1 to "
+            "len(formats[b]) - 1 in every row b"
+        )
 
     # A sample's run of places: where its number begins and ends.
     row = _place(length, ids.device).expand(batch, length)
@@ -186,7 +189,7 @@ def packed(
     for b in range(batch):
         begun = samples[b][change[b] & (samples[b] >= 0)].tolist()
         if len(begun) != len(set(begun)):
-            raise ValueError(f"samples[{b}] must hold each sample in one contiguous run")
+            raise ValueError(f"samples[{b}] has a sample in several runs, expected one contiguous run each")
     lo = torch.where(change, row, 0).cummax(1).values
     final = torch.ones_like(change)  # last place of a run
     final[:, :-1] = change[:, 1:]
@@ -291,7 +294,7 @@ class _Layout:
         most = int(count.max()) if count.numel() else 1
         if most > 8:
             b = int(count.max(1).values.argmax())
-            raise ValueError(f"lvg_v2: row {b} has a sample with {most} runs of text; at most 8 are possible")
+            raise ValueError(f"ids[{b}] has a sample with {most} runs of text, expected at most 8 for lvg_v2")
 
         # Tables of the runs of each row, one spare entry for places that begin none.
         runs = int(begun.max()) if begun.numel() else 0

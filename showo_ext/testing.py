@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import FLOAT_DTYPES as FLOAT_DTYPES  # for tests
 from showo_ext._native import native
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ISAS = ("baseline", "avx2", "avx512")
 ENOUGH_ROWS = 256  # of one head, for a root mean square error that is not luck
 

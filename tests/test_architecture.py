@@ -164,6 +164,15 @@ def test_no_tensor_takes_the_default_dtype(path):
             assert stated or not of_torch, f"{name(path)}:{node.lineno}: torch.{node.func.attr} without dtype="
 
 
+@pytest.mark.parametrize("path", sources("showo_ext", ".py"), ids=name)
+def test_refusals_have_one_grammar(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            kind, message = ast.unparse(node.exc.func), ast.unparse(node.exc)
+            if kind in {"TypeError", "ValueError"}:
+                assert re.search(r" (is|has) .*, expected ", message), f"{name(path)}, line {node.lineno}: {message}"
+
+
 def test_files_stay_short():
     limits = {".py": 400, ".pyi": 400, ".cpp": 600, ".h": 600, ".cu": 600, ".cuh": 600}
     too_long = []

@@ -138,7 +138,7 @@ Status decode(const LfqParams& p, int num_threads) {
   });
   if (bad_position < 0) return ok_status();
   const int64_t positions = p.height * p.width;
-  return invalid_argument("ids[%lld, %lld] is %lld, expected a value in [%lld, %lld) (offset %lld, %lld bits)",
+  return invalid_argument("ids[%lld, %lld] is %lld, expected values in [%lld, %lld) (offset %lld, %lld bits)",
                           static_cast<long long>(bad_position / positions),
                           static_cast<long long>(bad_position % positions), static_cast<long long>(p.ids[bad_position]),
                           static_cast<long long>(p.offset), static_cast<long long>(p.offset + (int64_t{1} << p.bits)),
@@ -146,7 +146,7 @@ Status decode(const LfqParams& p, int num_threads) {
 }
 
 Status check(const LfqParams& p) {
-  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.height >= 0 && p.width >= 0, "sizes must not be negative");
+  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.height >= 0 && p.width >= 0, "a size is negative, expected none below 0");
   SHOWO_CHECK_ARGUMENT(p.bits >= 1 && p.bits <= kMaxLfqBits, "bits is %lld, expected 1 to %lld",
                        static_cast<long long>(p.bits), static_cast<long long>(kMaxLfqBits));
   return ok_status();

@@ -145,7 +145,7 @@ Status encode(const VqEncodeParams& p, int num_threads) {
 }
 
 Status id_out_of_range(const CodebookLookupParams& p, int64_t row) {
-  return invalid_argument("ids has %lld at flat position %lld, expected a value in [0, %lld)",
+  return invalid_argument("ids has %lld at flat position %lld, expected values in [0, %lld)",
                           static_cast<long long>(p.ids[row]), static_cast<long long>(row),
                           static_cast<long long>(p.num_codes));
 }

@@ -200,7 +200,7 @@ Status choose_vector(const LfqParams& p, cudaStream_t stream) {
 
 template <bool kEncode>
 Status lfq_cuda(const LfqParams& p, void* stream) {
-  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.height >= 0 && p.width >= 0, "sizes must not be negative");
+  SHOWO_CHECK_ARGUMENT(p.batch >= 0 && p.height >= 0 && p.width >= 0, "a size is negative, expected none below 0");
   SHOWO_CHECK_ARGUMENT(p.bits >= 1 && p.bits <= kMaxLfqBits, "bits is %lld, expected 1 to %lld",
                        static_cast<long long>(p.bits), static_cast<long long>(kMaxLfqBits));
   if (p.batch * p.height * p.width == 0) return ok_status();

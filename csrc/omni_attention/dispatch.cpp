@@ -71,8 +71,8 @@ Status fill_block_table(const OmniInputs& in, int64_t q_block, int64_t num_q_blo
         for (int64_t i = 0; i < in.num_intervals; ++i, pair += 2) {
           const int64_t start = pair[0], stop = pair[1];
           SHOWO_CHECK_ARGUMENT(0 <= start && start <= stop && stop <= in.kv_length,
-                               "mask: intervals[%lld, %lld, %lld] = [%lld, %lld] must satisfy 0 <= start <= stop <= "
-                               "%lld (the number of keys)",
+                               "intervals[%lld, %lld, %lld] is [%lld, %lld], expected [start, stop] with "
+                               "0 <= start <= stop <= kv_length, %lld",
                                static_cast<long long>(b), static_cast<long long>(row), static_cast<long long>(i),
                                static_cast<long long>(start), static_cast<long long>(stop),
                                static_cast<long long>(in.kv_length));

@@ -24,15 +24,15 @@ constexpr int64_t kTaskElements = 32768;  // logits of one task: some tens of mi
 const char* fault_text(RowFault fault) {
   switch (fault) {
     case RowFault::kNan:
-      return "logits hold NaN";
+      return "logits has NaN, expected none";
     case RowFault::kPositiveInfinity:
-      return "logits hold +inf";
+      return "logits has +inf, expected none";
     case RowFault::kOverflow:
-      return "guidance overflows fp32: (1 + guidance) * logits - guidance * uncond is not finite";
+      return "guidance is too high, expected (1 + guidance) * logits - guidance * uncond to be finite in fp32";
     case RowFault::kNothingAllowed:
-      return "every logit of a row is -inf, so there is nothing to choose";
+      return "logits has only -inf in a row, expected something to choose";
     case RowFault::kNoiseRange:
-      return "noise must lie strictly between 0 and 1, found another value";
+      return "noise has a value outside, expected numbers strictly between 0 and 1";
     case RowFault::kNone:
       break;
   }

@@ -49,13 +49,13 @@ enum Fault : int { kNone = 0, kNanLogprob, kNoiseRange, kMaskLen, kRatio };
 Status fault_status(int fault) {
   switch (fault) {
     case kNanLogprob:
-      return invalid_argument("logprob holds NaN at an unknown place");
+      return invalid_argument("logprob has NaN at an unknown place, expected none");
     case kNoiseRange:
-      return invalid_argument("noise must lie strictly between 0 and 1, found another value");
+      return invalid_argument("noise has a value outside, expected numbers strictly between 0 and 1");
     case kMaskLen:
-      return invalid_argument("mask_len must not be negative");
+      return invalid_argument("mask_len has a negative entry, expected none below 0");
     case kRatio:
-      return invalid_argument("mask_ratio must lie in [0, 1]");
+      return invalid_argument("mask_ratio has a value outside, expected numbers from 0 to 1");
     default:
       return ok_status();
   }

@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(kThreads) corrupt_kernel(CorruptParams p) {
 // -------------------------------------------------------------------------------------------------------- launchers
 
 Status check_sizes(const char* op, int64_t batch, int64_t length) {
-  SHOWO_CHECK_ARGUMENT(batch >= 0 && length >= 0, "%s: sizes must not be negative", op);
-  SHOWO_CHECK_ARGUMENT(length <= INT32_MAX, "%s: rows must have fewer than 2^31 places, got %" PRId64, op, length);
+  SHOWO_CHECK_ARGUMENT(batch >= 0 && length >= 0, "%s: a size is negative, expected none below 0", op);
+  SHOWO_CHECK_ARGUMENT(length <= INT32_MAX, "%s: length is %" PRId64 ", expected fewer than 2^31 places", op, length);
   return ok_status();
 }
 

@@ -7,10 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from showo_ext._checks import require_dtype, require_int, require_same_device, require_same_dtype, require_tensor
+from showo_ext._checks import (
+    FLOAT_DTYPES,
+    HEAD_DIMS,
+    check_contiguous_rows,
+    check_int,
+    check_number,
+    check_same_device,
+    check_same_dtype,
+    check_same_shape,
+    check_shape,
+    check_tensor,
+)
 
-HEAD_DIMS = (32, 64, 96, 128)
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Rotary = Tensor | tuple[Tensor, Tensor]
 Projection = Tensor | tuple[Tensor, Tensor, Tensor]
 
@@ -25,15 +34,13 @@ def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0)
     Returns:
         cos, sin: fp32 [B or 1, S, rotary_dim / 2], exact angles of positions below 2^24.
     """
-    require_tensor("positions", positions)
-    require_dtype("positions", positions, (torch.int64,))
+    check_tensor("positions", positions, (torch.int64,))
     if positions.dim() not in (1, 2):
-        raise ValueError(f"positions has shape {tuple(positions.shape)}, expected [B, S], [1, S] or [S]")
-    require_int("rotary_dim", rotary_dim)
-    if rotary_dim < 0 or rotary_dim % 2:
-        raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number of at least 0")
-    if not theta > 0:
-        raise ValueError(f"theta is {theta}, expected a positive number")
+        raise ValueError(f"positions has shape {list(positions.shape)}, expected [B, S], [1, S] or [S]")
+    rotary_dim = check_int("rotary_dim", rotary_dim, 0)
+    if rotary_dim % 2:
+        raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number")
+    theta = check_number("theta", theta, math.ulp(0.0), expected="a positive number")
     rows = positions[None] if positions.dim() == 1 else positions
     exponent = torch.arange(rotary_dim // 2, device=positions.device, dtype=torch.float32) * (2 / max(rotary_dim, 1))
     angles = rows[..., None].float() * torch.exp(exponent * -math.log(theta))
@@ -56,13 +63,10 @@ def prepare(
     norm: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor, int, Tensor | None]:
     """The operator's cos, sin [B or 1, S, rotary_dim / 2], number of kv heads and norm [4, D] in fp32."""
-    require_int("num_heads", num_heads)
-    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-    require_int("num_kv_heads", kv_heads)
-    if num_heads < 1 or kv_heads < 1 or num_heads % kv_heads:
-        raise ValueError(
-            f"num_heads is {num_heads} and num_kv_heads {kv_heads}, expected the second to divide the first"
-        )
+    num_heads = check_int("num_heads", num_heads, 1)
+    kv_heads = num_heads if num_kv_heads is None else check_int("num_kv_heads", num_kv_heads, 1)
+    if num_heads % kv_heads:
+        raise ValueError(f"num_kv_heads is {kv_heads}, expected a divisor of num_heads, {num_heads}")
     first, dims = _validate_projection(qkv, num_heads, kv_heads)
     if bias is not None:
         _validate_parameter("bias", bias, first, (num_heads + 2 * kv_heads) * dims)
@@ -79,20 +83,17 @@ def _validate_projection(qkv: Projection, heads: int, kv_heads: int) -> tuple[Te
     else:
         named = {"qkv": (qkv, heads + 2 * kv_heads)}
     for name, (x, count) in named.items():
-        require_tensor(name, x)
-        require_dtype(name, x, FLOAT_DTYPES)
+        check_tensor(name, x, FLOAT_DTYPES)
         if x.dim() != 3 or x.shape[2] % count:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [B, S, {count} * head_dim]")
+            raise ValueError(f"{name} has shape {list(x.shape)}, expected [B, S, {count} * head_dim]")
     (first_name, (first, count)), *others = named.items()
     dims = first.shape[2] // count
     if dims not in HEAD_DIMS:
-        raise ValueError(f"{first_name} has heads of {dims} dims, expected one of {HEAD_DIMS}")
+        raise ValueError(f"{first_name} has heads of {dims} numbers, expected one of {HEAD_DIMS}")
     for name, (x, count) in others:
-        require_same_dtype(name, x, first_name, first)
-        require_same_device(name, x, first_name, first)
-        expected = (*first.shape[:2], count * dims)
-        if x.shape != expected:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(expected)}")
+        check_same_dtype(name, x, first_name, first)
+        check_same_device(name, x.device, first_name, first)
+        check_shape(name, x, *first.shape[:2], count * dims)
     return first, dims
 
 
@@ -101,54 +102,46 @@ def head_dim(qkv: Tensor, k_in: Tensor | None, heads: int, kv_heads: int) -> int
 
 
 def _validate_parameter(name: str, value: Tensor, qkv: Tensor, size: int) -> None:
-    require_tensor(name, value)
-    require_dtype(name, value, (torch.float32,) if qkv.dtype == torch.float32 else (qkv.dtype, torch.float32))
-    require_same_device(name, value, "qkv", qkv)
-    if value.shape != (size,):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({size},)")
+    check_tensor(name, value, (torch.float32,) if qkv.dtype == torch.float32 else (qkv.dtype, torch.float32))
+    check_same_device(name, value.device, "qkv", qkv)
+    check_shape(name, value, size)
 
 
 def rows_of_batch(name: str, value: Tensor, qkv: Tensor) -> Tensor:
     """int64 [B, S], [1, S] or [S] as [B or 1, S]."""
-    require_tensor(name, value)
-    require_dtype(name, value, (torch.int64,))
-    require_same_device(name, value, "qkv", qkv)
+    check_tensor(name, value, (torch.int64,))
+    check_same_device(name, value.device, "qkv", qkv)
     batch, length = qkv.shape[:2]
     rows = value[None] if value.dim() == 1 else value
     if rows.dim() != 2 or rows.shape[1] != length or rows.shape[0] not in (1, batch):
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, expected ({batch}, {length}), (1, {length}) or ({length},)"
+            f"{name} has shape {list(value.shape)}, expected [{batch}, {length}], [1, {length}] or [{length}]"
         )
     return rows
 
 
 def _tables(qkv: Tensor, positions: Rotary, rotary_dim: int | None, dims: int, theta: float) -> tuple[Tensor, Tensor]:
     if rotary_dim is not None:
-        require_int("rotary_dim", rotary_dim)
+        rotary_dim = check_int("rotary_dim", rotary_dim, 0, dims)
     if isinstance(positions, tuple):
         cos, sin = positions
         for name, table in (("cos", cos), ("sin", sin)):
-            require_tensor(name, table)
-            require_dtype(name, table, (torch.float32,))
-            require_same_device(name, table, "qkv", qkv)
+            check_tensor(name, table, (torch.float32,))
+            check_same_device(name, table.device, "qkv", qkv)
             if table.dim() != 3 or table.shape[1] != qkv.shape[1] or table.shape[0] not in (1, qkv.shape[0]):
                 raise ValueError(
-                    f"{name} has shape {tuple(table.shape)}, expected "
+                    f"{name} has shape {list(table.shape)}, expected "
                     f"[{qkv.shape[0]} or 1, {qkv.shape[1]}, rotary_dim / 2]"
                 )
-        if cos.shape != sin.shape:
-            raise ValueError(f"sin has shape {tuple(sin.shape)}, expected that of cos, {tuple(cos.shape)}")
+        check_same_shape("sin", sin, "cos", cos.shape)
         held = 2 * cos.shape[2]
         if rotary_dim is not None and rotary_dim != held:
-            raise ValueError(f"rotary_dim is {rotary_dim}, but the tables hold {held}")
+            raise ValueError(f"rotary_dim is {rotary_dim}, expected {held}, twice what the tables hold")
         if held > dims:
-            raise ValueError(f"cos has shape {tuple(cos.shape)}, expected at most {dims // 2} angles")
+            raise ValueError(f"cos has shape {list(cos.shape)}, expected at most {dims // 2} angles")
         return cos, sin
     rows = rows_of_batch("positions", positions, qkv)
-    rotary_dim = dims if rotary_dim is None else rotary_dim
-    if rotary_dim < 0 or rotary_dim > dims or rotary_dim % 2:
-        raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number from 0 to {dims}")
-    return rotary_tables(rows, rotary_dim, theta=theta)
+    return rotary_tables(rows, dims if rotary_dim is None else rotary_dim, theta=theta)
 
 
 def _pack_norm(qkv: Tensor, norm: tuple[Tensor | None, ...], dims: int) -> Tensor | None:
@@ -160,7 +153,7 @@ def _pack_norm(qkv: Tensor, norm: tuple[Tensor | None, ...], dims: int) -> Tenso
     q_weight, q_bias, k_weight, k_bias = norm
     if q_weight is None and k_weight is None:
         if q_bias is not None or k_bias is not None:
-            raise ValueError("q_bias or k_bias is given, expected q_weight and k_weight with it")
+            raise ValueError("q_weight is None, expected q_weight and k_weight where q_bias or k_bias is given")
         return None
     if q_weight is None or k_weight is None:
         raise ValueError(f"{'q' if q_weight is None else 'k'}_weight is None, expected both weights or none")
@@ -171,13 +164,8 @@ def _pack_norm(qkv: Tensor, norm: tuple[Tensor | None, ...], dims: int) -> Tenso
 
 def validate_cache(qkv: Tensor, k_cache: Tensor, v_cache: Tensor, kv_heads: int, dims: int) -> None:
     for name, value in (("k_cache", k_cache), ("v_cache", v_cache)):
-        require_tensor(name, value)
-        require_same_dtype(name, value, "qkv", qkv)
-        require_same_device(name, value, "qkv", qkv)
-        expected = f"({qkv.shape[0]}, {kv_heads}, slots, {dims})"
-        if value.dim() != 4 or (value.shape[0], value.shape[1], value.shape[3]) != (qkv.shape[0], kv_heads, dims):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {expected}")
-        if value.stride(3) != 1:
-            raise ValueError(f"{name} has strides {tuple(value.stride())}, expected a contiguous last dimension")
-    if k_cache.shape != v_cache.shape:
-        raise ValueError(f"v_cache has shape {tuple(v_cache.shape)}, expected that of k_cache, {tuple(k_cache.shape)}")
+        check_tensor(name, value, (qkv.dtype,))
+        check_same_device(name, value.device, "qkv", qkv)
+        check_shape(name, value, qkv.shape[0], kv_heads, "slots", dims)
+        check_contiguous_rows(name, value)
+    check_same_shape("v_cache", v_cache, "k_cache", k_cache.shape)

@@ -2,125 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
 
+from showo_ext._checks import (
+    FLOAT_DTYPES,
+    INT64_END,
+    check_contiguous_rows,
+    check_int,
+    check_number,
+    check_same_device,
+    check_same_shape,
+    check_shape,
+    check_tensor,
+)
 from showo_ext._native import Argument
 
-LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_ROWS = 2**24  # room for the batch row in a Philox counter
-SEED_LIMIT = 2**63
-STEP_LIMIT = 2**32
+MAX_STEP = 2**32 - 1
+
+# ----------------------------------------------------------------------------------------------------------------
+# checks
 
 
-def check_tensor(
-    name: str,
-    value: object,
-    dtypes: Sequence[torch.dtype],
-    *,
-    like: Tensor | None = None,
-    shape: Sequence[int] | None = None,
-    shape_of: str = "",
-) -> None:
-    """Raises TypeError or ValueError unless `value` is a dense tensor of a dtype, device and shape asked for."""
-    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a {names} tensor, got {type(value).__name__}")
-    if value.dtype not in dtypes:
-        raise TypeError(f"{name} must be {names}, got {str(value.dtype).removeprefix('torch.')}")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
-    if like is not None and value.device != like.device:
-        raise ValueError(f"{name} is on {value.device}, the other tensors are on {like.device}")
-    if shape is not None and tuple(value.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {list(shape)}{shape_of}, got {list(value.shape)}")
+def check_logits(logits: Tensor, uncond: Tensor | None, noise: Tensor | None) -> None:
+    check_tensor("logits", logits, FLOAT_DTYPES)
+    if logits.dim() == 0:
+        raise ValueError("logits has shape [], expected at least one dimension, the vocabulary")
+    if logits.shape[-1] == 0 and logits.shape[:-1].numel() > 0:
+        raise ValueError(f"logits has shape {list(logits.shape)}, expected at least one entry per row")
+    check_contiguous_rows("logits", logits)
+    if uncond is not None:
+        check_places("uncond", uncond, logits.dtype, "logits", logits)
+        check_contiguous_rows("uncond", uncond)
+    if noise is not None:
+        check_places("noise", noise, torch.float32, "logits", logits)
 
 
-def check_last_dim(name: str, value: Tensor) -> None:
-    if value.shape[-1] > 1 and value.stride(-1) != 1:
-        raise ValueError(
-            f"{name} must have a contiguous last dimension, got strides {list(value.stride())}; call .contiguous()"
-        )
+def check_ids(ids: Tensor) -> None:
+    check_tensor("ids", ids, (torch.int64,))
+    check_shape("ids", ids, "B", "N")
 
 
-def check_float(name: str, value: object, low: float, high: float, expectation: str) -> None:
-    """`low <= value <= high`, which NaN fails."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {expectation}, got {value}")
+def check_places(name: str, value: Tensor, dtype: torch.dtype, like_name: str, like: Tensor) -> None:
+    """One entry of `dtype` for every entry of `like`, on its device."""
+    check_tensor(name, value, (dtype,))
+    check_same_device(name, value.device, like_name, like)
+    check_same_shape(name, value, like_name, like.shape)
 
 
-def check_int(name: str, value: object, low: int, high: int, expectation: str) -> None:
-    """`low <= value < high`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not low <= value < high:
-        raise ValueError(f"{name} must be {expectation}, got {value}")
+def check_guidance(guidance: float, uncond: Tensor | None) -> float:
+    guidance = check_number("guidance", guidance, 0.0, 1e30, "a number from 0 to 1e30")
+    if guidance != 0 and uncond is None:
+        raise ValueError(f"uncond is None, expected the logits without the condition for guidance {guidance}")
+    return guidance
 
 
-def split_rows(name: str, value: int | Tensor, like: Tensor, batch: int) -> tuple[int, Tensor | None]:
-    """An int, or an int64 tensor (0-d for all rows, else one entry per row), as (int, None) or (0, tensor)."""
-    if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int or an int64 tensor, got {type(value).__name__}")
-        return value, None
-    shape = () if value.dim() == 0 else (batch,)
-    check_tensor(name, value, (torch.int64,), like=like, shape=shape, shape_of=" (one per row) or none")
-    return 0, value
+def check_sampling_temperature(temperature: float) -> float:
+    number = check_number("temperature", temperature)
+    if not (number == 0 or 1e-30 <= number <= 1e30):
+        raise ValueError(f"temperature is {number}, expected 0 (greedy) or a number from 1e-30 to 1e30")
+    return number
 
 
-def split_seed(seed: int | Tensor, like: Tensor, batch: int) -> tuple[int, Tensor | None]:
-    if batch > MAX_ROWS:
-        raise ValueError(f"the batch must have at most 2^24 rows, got {batch}")
-    value, rows = split_rows("seed", seed, like, batch)
-    if not -SEED_LIMIT <= value < SEED_LIMIT:
-        raise ValueError(f"seed must fit 64 signed bits, got {value}")
-    return value, rows
+def check_noise_temperature(name: str, temperature: float) -> float:
+    return check_number(name, temperature, 0.0, 1e30, "a number from 0 (no noise) to 1e30")
+
+
+def check_top_p(top_p: float) -> float:
+    return check_number("top_p", top_p, math.ulp(0.0), 1.0, "a number above 0 and up to 1")
+
+
+def split_seed(seed: int | Tensor, rows: int, like_name: str, like: Tensor) -> tuple[int, Tensor | None]:
+    """The key of Philox: an int taken modulo 2^64, or a tensor as `split_rows` has it."""
+    if rows > MAX_ROWS:
+        raise ValueError(f"{like_name} has {rows} rows, expected at most 2^24")
+    value, tensor = split_rows("seed", seed, rows, like_name, like)
+    if not -INT64_END <= value < INT64_END:
+        value = (value + INT64_END) % (2 * INT64_END) - INT64_END  # the same 64 bits, as the schema's signed integer
+    return value, tensor
 
 
 def split_mask_len(mask_len: int | Tensor, ids: Tensor) -> tuple[int, Tensor | None]:
-    count, counts = split_rows("mask_len", mask_len, ids, ids.shape[0])
-    if count < 0:
-        raise ValueError(f"mask_len must not be negative, got {count}")
-    return count, counts
+    return split_rows("mask_len", mask_len, ids.shape[0], "ids", ids, low=0)
 
 
-def split_step(step: int | Tensor, like: Tensor) -> tuple[int, Tensor | None]:
-    if isinstance(step, Tensor):
-        check_tensor("step", step, (torch.int64,), like=like, shape=(), shape_of=" (a scalar)")
-        return 0, step
-    check_int("step", step, 0, STEP_LIMIT, "an int in [0, 2^32)")
-    return step, None
+def split_rows(
+    name: str, value: int | Tensor, rows: int, like_name: str, like: Tensor, *, low: int | None = None
+) -> tuple[int, Tensor | None]:
+    """An int, or an int64 tensor (0-d for all rows, else one entry per row), as (int, None) or (0, tensor)."""
+    if not isinstance(value, Tensor):
+        return check_int(name, value, low), None
+    check_tensor(name, value, (torch.int64,))
+    check_same_device(name, value.device, like_name, like)
+    if value.dim() > 0:
+        check_shape(name, value, rows)
+    return 0, value
 
 
-def check_noise(name: str, noise: Tensor | None, like: Tensor, shape: Sequence[int], shape_of: str) -> None:
-    if noise is not None:
-        check_tensor(name, noise, (torch.float32,), like=like, shape=shape, shape_of=shape_of)
-
-
-def check_sampling(
-    logits: Tensor, uncond: Tensor | None, guidance: float, temperature: float, top_k: int, top_p: float
-) -> None:
-    """The arguments that `sample_tokens` and `resample` share, but for their ranks."""
-    check_tensor("logits", logits, LOGIT_DTYPES)
-    if logits.dim() == 0:
-        raise ValueError("logits must have at least one dimension, the vocabulary; got a scalar")
-    if logits.shape[-1] == 0 and logits.shape[:-1].numel() > 0:
-        raise ValueError(f"logits must have at least one entry per row, got shape {list(logits.shape)}")
-    check_last_dim("logits", logits)
-    check_float("guidance", guidance, 0.0, 1e30, "between 0 and 1e30")
-    if uncond is not None:
-        check_tensor("uncond", uncond, (logits.dtype,), like=logits, shape=logits.shape, shape_of=" as logits")
-        check_last_dim("uncond", uncond)
-    elif guidance != 0:
-        raise ValueError(f"guidance {guidance} needs uncond, the logits without the condition")
-    if temperature != 0:
-        check_float("temperature", temperature, 1e-30, 1e30, "0 (greedy) or between 1e-30 and 1e30")
-    check_int("top_k", top_k, 0, SEED_LIMIT, "0 (off) or positive")
-    check_float("top_p", top_p, 5e-324, 1.0, "in (0, 1]")
+def split_step(step: int | Tensor, like_name: str, like: Tensor) -> tuple[int, Tensor | None]:
+    if not isinstance(step, Tensor):
+        return check_int("step", step, 0, MAX_STEP), None
+    check_tensor("step", step, (torch.int64,))
+    check_same_device("step", step.device, like_name, like)
+    check_shape("step", step)
+    return 0, step
 
 
 # ----------------------------------------------------------------------------------------------------------------

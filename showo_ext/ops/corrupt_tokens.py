@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_int, check_number, check_same_device, check_shape, check_tensor
 from showo_ext._native import launch
 from showo_ext.ops._sampling import (
-    SEED_LIMIT,
-    check_float,
-    check_int,
-    check_noise,
-    check_tensor,
+    check_ids,
+    check_places,
     contiguous,
     noise_arguments,
     split_seed,
@@ -45,22 +43,20 @@ def corrupt_tokens(
             tensor outside [0, 1] and noise outside (0, 1). CUDA kernels cannot raise for values: there ratios are
             clamped, NaN to 0, and other noise gives a subset of the right size.
     """
-    check_tensor("ids", ids, (torch.int64,))
-    if ids.dim() != 2:
-        raise ValueError(f"ids must have shape [B, N], got {list(ids.shape)}")
+    check_ids(ids)
     ratio, ratios = 0.0, None
     if isinstance(mask_ratio, Tensor):
-        shape = () if mask_ratio.dim() == 0 else ids.shape[:1]
-        check_tensor(
-            "mask_ratio", mask_ratio, (torch.float32,), like=ids, shape=shape, shape_of=" (one per row) or none"
-        )
+        check_tensor("mask_ratio", mask_ratio, (torch.float32,))
+        check_same_device("mask_ratio", mask_ratio.device, "ids", ids)
+        if mask_ratio.dim() > 0:
+            check_shape("mask_ratio", mask_ratio, ids.shape[0])
         ratios = mask_ratio.detach().expand(ids.shape[0])
     else:
-        check_float("mask_ratio", mask_ratio, 0.0, 1.0, "between 0 and 1")
-        ratio = float(mask_ratio)
-    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
-    check_noise("noise", noise, ids, ids.shape, " as ids")
-    seed, seeds = split_seed(seed, ids, ids.shape[0])
+        ratio = check_number("mask_ratio", mask_ratio, 0.0, 1.0, "a number from 0 to 1")
+    mask_id = check_int("mask_id", mask_id, 0)
+    if noise is not None:
+        check_places("noise", noise, torch.float32, "ids", ids)
+    seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
     inputs, labels, masked = torch.ops.showo_ext.corrupt_tokens(ids, ratio, ratios, mask_id, seed, seeds, noise)
     return inputs, labels, masked
 

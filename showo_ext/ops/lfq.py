@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._checks import require_dtype, require_int, require_rank, require_tensor
+from showo_ext._checks import FLOAT_DTYPES, check_int, check_shape, check_tensor
 from showo_ext._native import launch
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_BITS = 62
 
 # ---------------------------------------------------------------- public functions
@@ -31,9 +30,10 @@ def lfq_encode(z: Tensor, *, offset: int = 0) -> Tensor:
     Returns:
         int64 [B, H * W], each id in [offset, offset + 2**bits).
     """
-    require_tensor("z", z)
-    require_int("offset", offset)
-    return torch.ops.showo_ext.lfq_encode(z, offset)
+    check_tensor("z", z, FLOAT_DTYPES)
+    check_shape("z", z, "B", "bits", "H", "W")
+    check_int("bits", z.shape[1], 1, MAX_BITS)
+    return torch.ops.showo_ext.lfq_encode(z, _check_offset(offset))
 
 
 def lfq_decode(
@@ -54,40 +54,17 @@ def lfq_decode(
         ValueError: on the CPU, if an id is outside [offset, offset + 2**bits). On a CUDA device, where looking would
             stall the stream, the entry of such an id is NaN instead.
     """
-    require_tensor("ids", ids)
-    for name, value in (("bits", bits), ("height", height), ("width", width), ("offset", offset)):
-        require_int(name, value)
-    return torch.ops.showo_ext.lfq_decode(ids, bits, height, width, offset, dtype)
-
-
-# ---------------------------------------------------------------- validation
-
-
-def _validate_encode(z: Tensor, offset: int) -> None:
-    require_dtype("z", z, FLOAT_DTYPES)
-    require_rank("z", z, 4, "[B, bits, H, W]")
-    _validate_bits(z.shape[1], offset)
-
-
-def _validate_decode(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> None:
-    require_dtype("ids", ids, (torch.int64,))
-    require_rank("ids", ids, 2, "[B, height * width]")
+    check_tensor("ids", ids, (torch.int64,))
+    bits = check_int("bits", bits, 1, MAX_BITS)
+    height, width = check_int("height", height, 0), check_int("width", width, 0)
+    check_shape("ids", ids, "B", height * width)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype is {dtype}, expected float32, float16 or bfloat16")
-    if height < 0 or width < 0:
-        raise ValueError(f"height and width are {height} and {width}, expected none below 0")
-    if ids.shape[1] != height * width:
-        raise ValueError(
-            f"ids has shape {tuple(ids.shape)}, expected [B, {height * width}] (height {height} * width {width})"
-        )
-    _validate_bits(bits, offset)
+    return torch.ops.showo_ext.lfq_decode(ids, bits, height, width, _check_offset(offset), dtype)
 
 
-def _validate_bits(bits: int, offset: int) -> None:
-    if not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"bits is {bits}, expected 1 to {MAX_BITS}")
-    if not -(2**62) <= offset <= 2**62:
-        raise ValueError(f"offset is {offset}, expected an absolute value of at most 2**62")
+def _check_offset(offset: int) -> int:
+    return check_int("offset", offset, -(2**62), 2**62)  # an id, which is below 2**62, plus offset fits int64
 
 
 # ---------------------------------------------------------------- schema
@@ -135,16 +112,14 @@ def _decode(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype:
     return z
 
 
-# ---------------------------------------------------------------- fake: validates and allocates, for real tensors too
+# ---------------------------------------------------------------- fake: allocates, for real tensors too
 
 
 def _encode_fake(z: Tensor, offset: int) -> Tensor:
-    _validate_encode(z, offset)
     return torch.empty((z.shape[0], z.shape[2] * z.shape[3]), dtype=torch.int64, device=z.device)
 
 
 def _decode_fake(ids: Tensor, bits: int, height: int, width: int, offset: int, dtype: torch.dtype) -> Tensor:
-    _validate_decode(ids, bits, height, width, offset, dtype)
     return torch.empty((ids.shape[0], bits, height, width), dtype=dtype, device=ids.device)
 
 

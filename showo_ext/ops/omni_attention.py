@@ -15,6 +15,19 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from showo_ext._checks import (
+    FLOAT_DTYPES,
+    HEAD_DIMS,
+    check_contiguous_rows,
+    check_number,
+    check_same_device,
+    check_same_dtype,
+    check_same_shape,
+    check_shape,
+    check_tensor,
+    check_type,
+    in_autocast,
+)
 from showo_ext._native import Argument, launch, native, runs_on_cuda
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
@@ -25,9 +38,6 @@ from showo_ext.ops._attention_inputs import (
     rows_contiguous,
     strides_fit,
 )
-
-HEAD_DIMS = (32, 64, 96, 128)
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @overload
@@ -86,7 +96,7 @@ def omni_attention(
         NotImplementedError: no kernel for this device in this build, or a second derivative is asked for.
     """
     _validate(q, k, v, mask)
-    scale = q.size(-1) ** -0.5 if scale is None else float(scale)
+    scale = q.size(-1) ** -0.5 if scale is None else check_number("scale", scale)
     intervals = mask.intervals
     if intervals.size(0) != q.size(0):
         intervals = intervals.expand(q.size(0), -1, -1, -1)
@@ -103,40 +113,25 @@ def omni_attention(
 
 
 def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
-    if not isinstance(mask, OmniMask):
-        raise TypeError(f"mask must be an OmniMask, got {type(mask).__name__} (see OmniMask.from_dense)")
+    check_type("mask", mask, OmniMask, "an OmniMask (see OmniMask.from_dense)")
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-        if x.dtype not in DTYPES:
-            raise TypeError(
-                f"{name} must be float32, float16 or bfloat16, got {x.dtype}; "
-                "showo_ext.reference.omni_attention takes others"
-            )
-        if x.dim() != 4:
-            raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(x.shape)}")
-        if x.stride(3) != 1 and x.numel() > 0:
-            raise ValueError(f"{name} must have a contiguous last dimension, got strides {tuple(x.stride())}")
-        if x.device != q.device:
-            raise ValueError(f"{name} must be on the device of q, {q.device}, got {x.device}")
-        if x.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
-            raise TypeError(f"{name} must have the dtype of q, {q.dtype}, got {x.dtype}")
+        check_tensor(name, x, FLOAT_DTYPES)
+        check_shape(name, x, "B", "heads", "length", "head_dim")
+        check_contiguous_rows(name, x)
+        check_same_device(name, x.device, "q", q)
+        if not in_autocast(q):
+            check_same_dtype(name, x, "q", q)
     batch, heads, q_length, head_dim = q.shape
     if head_dim not in HEAD_DIMS:
-        raise ValueError(f"q must have a head_dim of {HEAD_DIMS}, got {head_dim}")
-    if k.size(0) != batch or k.size(3) != head_dim:
-        raise ValueError(f"k must be [{batch}, heads, length, {head_dim}] to fit q, got shape {tuple(k.shape)}")
-    if v.shape != k.shape:
-        raise ValueError(f"v must have the shape of k, {tuple(k.shape)}, got {tuple(v.shape)}")
+        raise ValueError(f"q has a head_dim of {head_dim}, expected one of {HEAD_DIMS}")
+    check_shape("k", k, batch, "heads", "length", head_dim)
+    check_same_shape("v", v, "k", k.shape)
     kv_heads = k.size(1)
     if (kv_heads == 0) != (heads == 0) or (kv_heads and heads % kv_heads):
-        raise ValueError(f"k must have a number of heads that divides q's {heads}, got {kv_heads}")
-    if mask.device != q.device:
-        raise ValueError(f"mask must be on the device of q, {q.device}, got {mask.device}")
+        raise ValueError(f"k has {kv_heads} heads, expected a divisor of q's {heads}")
+    check_same_device("mask", mask.device, "q", q)
     if mask.q_length != q_length or mask.kv_length != k.size(2) or mask.batch_size not in (1, batch):
-        raise ValueError(
-            f"mask must have batch {batch} or 1, {q_length} rows (q) and {k.size(2)} columns (k), got {mask.shape}"
-        )
+        raise ValueError(f"mask has shape {list(mask.shape)}, expected [{batch} or 1, {q_length}, {k.size(2)}]")
 
 
 # ---- schema ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_int
 from showo_ext._native import launch
 from showo_ext.ops._sampling import (
-    SEED_LIMIT,
-    check_float,
-    check_int,
-    check_noise,
-    check_tensor,
+    check_ids,
+    check_noise_temperature,
+    check_places,
     contiguous,
     noise_arguments,
     row_stride,
@@ -61,19 +60,18 @@ def remask(
             logprob at an unknown place, noise outside (0, 1), a negative entry of mask_len. CUDA kernels cannot raise
             for values: there a place whose confidence is NaN (noise outside [0, 1] makes it so) is masked first.
     """
-    check_tensor("ids", ids, (torch.int64,))
-    if ids.dim() != 2:
-        raise ValueError(f"ids must have shape [B, N], got {list(ids.shape)}")
-    check_tensor("logprob", logprob, (torch.float32,), like=ids, shape=ids.shape, shape_of=" as ids")
-    check_tensor("known", known, (torch.bool,), like=ids, shape=ids.shape, shape_of=" as ids")
-    check_float("temperature", temperature, 0.0, 1e30, "between 0 and 1e30")
+    check_ids(ids)
+    check_places("logprob", logprob, torch.float32, "ids", ids)
+    check_places("known", known, torch.bool, "ids", ids)
+    if noise is not None:
+        check_places("noise", noise, torch.float32, "ids", ids)
+    temperature = check_noise_temperature("temperature", temperature)
+    mask_id = check_int("mask_id", mask_id, 0)
     count, counts = split_mask_len(mask_len, ids)
-    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
-    check_noise("noise", noise, ids, ids.shape, " as ids")
-    seed, seeds = split_seed(seed, ids, ids.shape[0])
-    step, step_tensor = split_step(step, ids)
+    seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
+    step, step_tensor = split_step(step, "ids", ids)
     out, masked = torch.ops.showo_ext.remask(
-        ids, logprob.detach(), known, count, counts, float(temperature), mask_id, seed, seeds, step, step_tensor, noise
+        ids, logprob.detach(), known, count, counts, temperature, mask_id, seed, seeds, step, step_tensor, noise
     )
     return out, masked
 

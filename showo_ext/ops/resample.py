@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import INT64_END, check_int, check_same_device, check_same_shape, check_shape
 from showo_ext._native import launch
 from showo_ext.ops._sampling import (
-    SEED_LIMIT,
-    check_float,
-    check_int,
-    check_noise,
-    check_sampling,
-    check_tensor,
+    check_guidance,
+    check_ids,
+    check_logits,
+    check_noise_temperature,
+    check_places,
+    check_sampling_temperature,
+    check_top_p,
     contiguous,
     noise_arguments,
     row_stride,
@@ -69,21 +71,19 @@ def resample(
         TypeError, ValueError: as `sample_tokens` and `remask`. On CUDA a row of logits that the CPU refuses gives
             `offset` with logprob NaN, and is masked again before any other place.
     """
-    check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
-    if logits.dim() != 3:
-        raise ValueError(f"logits must have shape [B, N, V], got {list(logits.shape)}")
-    shape = logits.shape[:2]
-    check_tensor("ids", ids, (torch.int64,), like=logits, shape=shape, shape_of=" as logits have")
+    check_logits(logits, uncond, noise)
+    check_shape("logits", logits, "B", "N", "V")
+    check_ids(ids)
+    check_same_device("ids", ids.device, "logits", logits)
+    check_same_shape("ids", ids, "the places of logits", logits.shape[:2])
     if known is not None:
-        check_tensor("known", known, (torch.bool,), like=logits, shape=shape, shape_of=" as ids")
+        check_places("known", known, torch.bool, "ids", ids)
+    if remask_noise is not None:
+        check_places("remask_noise", remask_noise, torch.float32, "ids", ids)
+    guidance = check_guidance(guidance, uncond)
     count, counts = split_mask_len(mask_len, ids)
-    check_int("mask_id", mask_id, 0, SEED_LIMIT, "an id, at least 0")
-    check_int("offset", offset, 0, SEED_LIMIT // 2, "at least 0")
-    check_float("remask_temperature", remask_temperature, 0.0, 1e30, "between 0 and 1e30")
-    check_noise("noise", noise, logits, logits.shape, " as logits")
-    check_noise("remask_noise", remask_noise, logits, shape, " as ids")
-    seed, seeds = split_seed(seed, logits, shape[0])
-    step, step_tensor = split_step(step, logits)
+    seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
+    step, step_tensor = split_step(step, "ids", ids)
     if guidance == 0:
         uncond = None
     out = torch.ops.showo_ext.resample(
@@ -93,13 +93,13 @@ def resample(
         known,
         count,
         counts,
-        mask_id,
-        offset,
-        float(guidance),
-        float(temperature),
-        top_k,
-        float(top_p),
-        float(remask_temperature),
+        check_int("mask_id", mask_id, 0),
+        check_int("offset", offset, 0, INT64_END // 2),
+        guidance,
+        check_sampling_temperature(temperature),
+        check_int("top_k", top_k, 0),
+        check_top_p(top_p),
+        check_noise_temperature("remask_temperature", remask_temperature),
         seed,
         seeds,
         step,

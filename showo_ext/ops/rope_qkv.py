@@ -116,7 +116,7 @@ def rope_qkv_into_cache(
         qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
     )
     if not isinstance(cache, tuple) or len(cache) != 2:
-        raise TypeError(f"cache is a {type(cache).__name__}, expected (k_cache, v_cache)")
+        raise TypeError(f"cache has type {type(cache).__name__}, expected a tuple (k_cache, v_cache)")
     k_cache, v_cache = cache
     first, k_in, v_in = split_projection(qkv)
     validate_cache(first, k_cache, v_cache, kv_heads, head_dim(first, k_in, num_heads, kv_heads))

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_int
 from showo_ext._native import launch
 from showo_ext.ops._sampling import (
-    check_noise,
-    check_sampling,
+    check_guidance,
+    check_logits,
+    check_sampling_temperature,
+    check_top_p,
     noise_arguments,
     sample_arguments,
     split_seed,
@@ -68,19 +71,19 @@ def sample_tokens(
             among the logits, a row of -inf, guidance that overflows fp32, noise outside (0, 1). CUDA kernels cannot
             raise for values: there the row in which they stand gets index 0 and logprob NaN.
     """
-    check_sampling(logits, uncond, guidance, temperature, top_k, top_p)
-    check_noise("noise", noise, logits, logits.shape, " as logits")
-    seed, seeds = split_seed(seed, logits, logits.shape[0] if logits.dim() > 1 else 1)
-    step, step_tensor = split_step(step, logits)
+    check_logits(logits, uncond, noise)
+    guidance = check_guidance(guidance, uncond)
+    seed, seeds = split_seed(seed, logits.shape[0] if logits.dim() > 1 else 1, "logits", logits)
+    step, step_tensor = split_step(step, "logits", logits)
     if guidance == 0:
         uncond = None
     ids, logprob = torch.ops.showo_ext.sample_tokens(
         logits.detach(),
         None if uncond is None else uncond.detach(),
-        float(guidance),
-        float(temperature),
-        top_k,
-        float(top_p),
+        guidance,
+        check_sampling_temperature(temperature),
+        check_int("top_k", top_k, 0),
+        check_top_p(top_p),
         seed,
         seeds,
         step,

@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._checks import (
-    require_dtype,
-    require_rank,
-    require_same_device,
-    require_same_dtype,
-    require_tensor,
-)
+from showo_ext._checks import FLOAT_DTYPES, check_same_device, check_same_dtype, check_shape, check_tensor, in_autocast
 from showo_ext._native import DTYPE_CODES, Argument, launch, native, runs_on_cuda
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CODES = 2**31 - 2
 
 # ---------------------------------------------------------------- public functions
@@ -36,10 +29,16 @@ def vq_encode(z: Tensor, codebook: Tensor) -> Tensor:
     Returns:
         int64 [...]. It carries no gradient.
     """
-    require_tensor("z", z)
-    require_tensor("codebook", codebook)
-    if torch.is_autocast_enabled(z.device.type) and z.is_floating_point() and codebook.is_floating_point():
+    check_tensor("z", z, FLOAT_DTYPES)
+    _check_codebook(codebook)
+    check_same_device("z", z.device, "codebook", codebook)
+    if codebook.shape[1] < 1 or not 1 <= codebook.shape[0] <= MAX_CODES:
+        raise ValueError(f"codebook has shape {list(codebook.shape)}, expected [1 to {MAX_CODES}, 1 or more]")
+    if z.dim() < 1 or z.shape[-1] != codebook.shape[1]:
+        raise ValueError(f"z has shape {list(z.shape)}, expected [..., {codebook.shape[1]}], the size of an entry")
+    if in_autocast(z):
         z, codebook = z.float(), codebook.float()
+    check_same_dtype("z", z, "codebook", codebook)
     return torch.ops.showo_ext.vq_encode(z, codebook)
 
 
@@ -60,48 +59,15 @@ def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
         ValueError: on the CPU, if an id is outside [0, K). On a CUDA device, where looking would stall the stream, the
             entry of such an id is NaN, and its gradient goes nowhere.
     """
-    require_tensor("ids", ids)
-    require_tensor("codebook", codebook)
+    check_tensor("ids", ids, (torch.int64,))
+    _check_codebook(codebook)
+    check_same_device("ids", ids.device, "codebook", codebook)
     return torch.ops.showo_ext.codebook_lookup(ids, codebook)
 
 
-# ---------------------------------------------------------------- validation
-
-
-def _validate_encode(z: Tensor, codebook: Tensor) -> None:
-    _validate_codebook(codebook)
-    require_dtype("z", z, FLOAT_DTYPES)
-    require_same_dtype("z", z, "codebook", codebook)
-    require_same_device("z", z, "codebook", codebook)
-    if codebook.shape[0] < 1 or codebook.shape[1] < 1:
-        raise ValueError(f"codebook has shape {tuple(codebook.shape)}, expected at least one entry of one number")
-    if codebook.shape[0] > MAX_CODES:
-        raise ValueError(f"codebook has {codebook.shape[0]} entries, expected at most {MAX_CODES}")
-    if z.dim() < 1 or z.shape[-1] != codebook.shape[1]:
-        raise ValueError(
-            f"z has shape {tuple(z.shape)}, expected [..., {codebook.shape[1]}] like the codebook's entries"
-        )
-
-
-def _validate_lookup(ids: Tensor, codebook: Tensor) -> None:
-    _validate_codebook(codebook)
-    require_dtype("ids", ids, (torch.int64,))
-    require_same_device("ids", ids, "codebook", codebook)
-
-
-def _validate_codebook(codebook: Tensor) -> None:
-    require_dtype("codebook", codebook, FLOAT_DTYPES)
-    require_rank("codebook", codebook, 2, "[K, D]")
-
-
-def _validate_lookup_backward(grad: Tensor, ids: Tensor, num_codes: int) -> None:
-    require_dtype("grad", grad, FLOAT_DTYPES)
-    require_dtype("ids", ids, (torch.int64,))
-    require_same_device("grad", grad, "ids", ids)
-    if grad.dim() != ids.dim() + 1 or grad.shape[:-1] != ids.shape:
-        raise ValueError(f"grad has shape {tuple(grad.shape)}, expected {tuple(ids.shape)} + (D,)")
-    if num_codes < 0:
-        raise ValueError(f"num_codes is {num_codes}, expected at least 0")
+def _check_codebook(codebook: Tensor) -> None:
+    check_tensor("codebook", codebook, FLOAT_DTYPES)
+    check_shape("codebook", codebook, "K", "D")
 
 
 # ---------------------------------------------------------------- schema
@@ -227,21 +193,18 @@ def _positions_by_id(ids: Tensor, num_codes: int) -> dict[str, Argument]:
     return {"order": order, "starts": starts}
 
 
-# ---------------------------------------------------------------- fake: validates and allocates, for real tensors too
+# ---------------------------------------------------------------- fake: allocates, for real tensors too
 
 
 def _encode_fake(z: Tensor, codebook: Tensor) -> Tensor:
-    _validate_encode(z, codebook)
     return torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
 
 
 def _lookup_fake(ids: Tensor, codebook: Tensor) -> Tensor:
-    _validate_lookup(ids, codebook)
     return torch.empty((*ids.shape, codebook.shape[1]), dtype=codebook.dtype, device=codebook.device)
 
 
 def _lookup_backward_fake(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
-    _validate_lookup_backward(grad, ids, num_codes)
     return torch.empty((num_codes, grad.shape[-1]), dtype=grad.dtype, device=grad.device)
 
 

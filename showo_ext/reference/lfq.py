@@ -18,7 +18,7 @@ def lfq_decode(
     """[B, bits, height, width] of +1 and -1 from int64 [B, height * width]."""
     codes = ids - offset
     if bool(((codes < 0) | (codes >= 2**bits)).any()):
-        raise ValueError(f"ids must lie in [{offset}, {offset + 2**bits}) (offset {offset}, {bits} bits)")
+        raise ValueError(f"ids has an entry out of range, expected values in [{offset}, {offset + 2**bits})")
     shifts = torch.arange(bits - 1, -1, -1, dtype=torch.int64, device=ids.device)
     signs = (codes[:, None, :] >> shifts[None, :, None] & 1) * 2 - 1  # [B, bits, height * width]
     return signs.to(dtype).unflatten(2, (height, width))

@@ -82,7 +82,7 @@ def rope_qkv_into_cache(
     rows = slots.expand(k.shape[0], k.shape[2])[:, None, :, None].expand_as(k)
     for into, new in zip(cache, (k, v), strict=True):
         if bool(((slots < 0) | (slots >= into.shape[2])).any()):
-            raise ValueError(f"slots must lie in [0, {into.shape[2]})")
+            raise ValueError(f"slots has an entry out of range, expected values in [0, {into.shape[2]})")
         into.scatter_(2, rows, new)
     return q
 

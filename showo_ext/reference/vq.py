@@ -23,5 +23,5 @@ def vq_encode(z: Tensor, codebook: Tensor) -> Tensor:
 def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
     """[..., D] from int64 ids [...] and codebook [K, D]."""
     if bool(((ids < 0) | (ids >= codebook.shape[0])).any()):
-        raise ValueError(f"ids must lie in [0, {codebook.shape[0]})")
+        raise ValueError(f"ids has an entry out of range, expected values in [0, {codebook.shape[0]})")
     return codebook[ids]
