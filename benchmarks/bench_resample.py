@@ -39,7 +39,8 @@ def formula(cond: Tensor, uncond: Tensor, ids: Tensor, mask_len: int, top_k: int
     chosen = probabilities.gather(-1, sampled.unsqueeze(-1)).squeeze(-1)
     sampled = torch.where(unknown, sampled, ids)
     chosen = torch.where(unknown, chosen, torch.finfo(chosen.dtype).max)
-    gumbel = -torch.log(-torch.log(torch.rand_like(chosen).clamp(min=1e-20)).clamp(min=1e-20))
+    exponential = -torch.log(torch.rand_like(chosen).clamp(min=1e-20))
+    gumbel = -torch.log(exponential.clamp(min=1e-20))
     confidence = chosen.clamp(min=1e-20).log() + TEMPERATURE * gumbel
     cut = confidence.sort(-1).values[:, mask_len : mask_len + 1]
     return torch.where(confidence < cut, MASK_ID, sampled)

@@ -48,6 +48,15 @@ def uniforms(*shape: int, seed: int = 0, device: torch.device | str = "cpu") -> 
     return ((bits.double() + 0.5) / (1 << 23)).float().to(device)
 
 
+def with_special_values(tensor: Tensor) -> Tensor:
+    """A copy of a floating tensor in which zeros of both signs, infinities, NaN and the least number are sprinkled."""
+    values = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), torch.finfo(tensor.dtype).smallest_normal]
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)
+    places = result.view(-1)[::3]
+    places.copy_(torch.tensor(values, dtype=tensor.dtype).repeat(len(places) // len(values) + 1)[: len(places)])
+    return result
+
+
 def inside_larger(tensor: Tensor, *, pad: int = 3, offset: int = 1, last_dim_contiguous: bool = True) -> Tensor:
     """The same values as a view into a larger tensor whose other elements are poison (NaN, or the lowest integer).
 

@@ -16,6 +16,7 @@ from showo_ext.testing import (
     randn,
     use_isa,
     use_threads,
+    with_special_values,
 )
 
 dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
@@ -91,7 +92,7 @@ def test_special_values(dtype, isa):
 @dtypes
 @pytest.mark.parametrize("last_dim_contiguous", [True, False])
 def test_any_strides(dtype, last_dim_contiguous):
-    z = randn(3, 13, 5, 37, dtype=dtype)
+    z = with_special_values(randn(3, 13, 5, 37, dtype=dtype))
     expected = reference.lfq_encode(z)
     for offset in range(9):
         view = inside_larger(z, offset=offset, last_dim_contiguous=last_dim_contiguous, pad=9)
