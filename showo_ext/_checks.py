@@ -9,8 +9,8 @@ one); a bool is neither.
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from torch import Tensor
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HEAD_DIMS = (32, 64, 96, 128)  # head sizes that the kernels of omni_attention and rope_qkv have
 INT64_END = 2**63  # one past the largest int64
+LARGEST = sys.float_info.max
 
 # ---------------------------------------------------------------- tensors
 
@@ -99,12 +100,12 @@ def _range(low: int, high: int) -> str:
 
 
 def check_number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, expected: str = "a finite number"
+    name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, expected: str = "a finite number"
 ) -> float:
-    """`value` as a float, if it is finite and low <= value <= high; `expected` says so in words."""
+    """`value` as a float, if low <= value <= high, which NaN and infinity fail; `expected` says so in words."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, numbers.Real)):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected a number")
     number = float(value)
-    if not low <= number <= high or math.isinf(number):
+    if not low <= number <= high:
         raise ValueError(f"{name} is {number}, expected {expected}")
     return number

@@ -31,7 +31,7 @@ def corrupt_tokens(
         ids: int64 `[B, N]`.
         mask_ratio: in [0, 1], a float or float32 `[B]` (or 0-d).
         mask_id: the id written to masked places.
-        seed: an int for the batch, or int64 `[B]`, one for each row, as in `sample_tokens`.
+        seed: an integer for the batch, or int64 `[B]`, one for each row, as in `sample_tokens`.
         noise: float32 uniforms in (0, 1), `[B, N]`, instead of Philox.
 
     Returns:

@@ -57,8 +57,9 @@ def sample_tokens(
         temperature: 0, or between 1e-30 and 1e30.
         top_k: 0 for no limit; V or more also keep every token.
         top_p: in (0, 1], 1 for no limit.
-        seed: an int for the batch, or int64 `[logits.shape[0]]`, one for each row: a row then gets the same noise in
-            any batch, namely that of a batch of one with this seed. (A 0-d tensor is like an int.)
+        seed: any integer for the batch, taken modulo 2^64 (-1 is 2^64 - 1), or int64 `[logits.shape[0]]`, one for each
+            row: a row then gets the same noise in any batch, namely that of a batch of one with this seed. (A 0-d
+            tensor is like an int.)
         step: a number below 2^32 that makes the noise of one step of a loop differ from the next; an int, or a 0-d
             int64 tensor, which a captured CUDA graph reads anew at every replay (there its low 32 bits count).
         noise: float32 uniforms in (0, 1) of the shape of `logits`, instead of Philox.

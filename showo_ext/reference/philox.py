@@ -37,10 +37,13 @@ def uniforms(
 ) -> Tensor:
     """fp32 uniforms in (0, 1), ``[rows, positions, elements]``, by the counter layout that philox.h documents.
 
-    ``seed`` is one int for the batch (or a 0-d tensor; rows are told apart by their index) or int64 ``[rows]``.
+    ``seed`` is one int for the batch, taken modulo 2^64 (or a 0-d tensor; rows are told apart by their index), or
+    int64 ``[rows]``.
     """
 
     def words(values: int | Tensor) -> Tensor:
+        if not isinstance(values, Tensor):
+            values = (int(values) + 2**63) % 2**64 - 2**63  # any integer modulo 2^64, as int64 holds it
         return torch.as_tensor(values, dtype=torch.int64, device=device)
 
     seeds = words(seed).reshape(-1, 1, 1)

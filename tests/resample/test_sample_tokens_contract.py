@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 import showo_ext
-from showo_ext import sample_tokens
+from showo_ext import reference, sample_tokens
 from showo_ext._native import DTYPE_CODES, native
 from showo_ext.testing import (
     FLOAT_DTYPES,
@@ -23,6 +24,30 @@ from showo_ext.testing import (
 )
 
 INF = math.inf
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 2**70 + 3, np.int64(-5), np.uint64(2**63 + 1)])
+def test_a_seed_is_any_integer_modulo_two_to_64(seed):
+    logits = randn(3, 4, 20)
+    wrapped = torch.tensor([int(seed) % 2**64], dtype=torch.uint64).view(torch.int64)[0]
+    for function in (sample_tokens, reference.sample_tokens):
+        assert torch.equal(function(logits, seed=seed)[0], sample_tokens(logits, seed=wrapped)[0])
+
+
+def test_numbers_may_be_numpys():
+    logits = randn(3, 4, 20)
+    plain = sample_tokens(logits, logits, guidance=2.0, temperature=0.5, top_k=7, top_p=0.75, seed=1, step=2)
+    numbers = {
+        "guidance": np.float32(2),
+        "temperature": np.float16(0.5),
+        "top_k": np.int8(7),
+        "top_p": np.float64(0.75),
+    }
+    ours = sample_tokens(logits, logits, **numbers, seed=np.int32(1), step=np.uint8(2))
+    assert all(map(torch.equal, ours, plain))
 
 
 # ---------------------------------------------------------------- as a torch operator
@@ -58,6 +83,8 @@ def test_compiles_once_for_many_steps():
     for step in range(5):
         assert torch.equal(run(logits, 10 + step, step), sample_tokens(logits, seed=10 + step, step=step)[0])
     assert counter.frame_count <= 2
+    seed = 2**63 + 1  # no int64, and no symbolic integer either
+    assert torch.equal(run(logits, seed, 0), sample_tokens(logits, seed=seed)[0])
 
 
 def test_not_differentiable_but_accepts_parameters():
@@ -167,6 +194,9 @@ BAD = [
     ({"top_p": math.nan}, ValueError, "top_p is .*, expected"),
     ({"seed": 1.0}, TypeError, "seed is .*, expected an int"),
     ({"seed": True}, TypeError, "seed is .*, expected an int"),
+    ({"seed": np.float32(1)}, TypeError, "seed is .*, expected an int"),
+    ({"temperature": True}, TypeError, "temperature is .*, expected a number"),
+    ({"temperature": np.bool_(True)}, TypeError, "temperature is .*, expected a number"),
     ({"seed": torch.tensor([1.0, 2.0])}, TypeError, "seed has dtype float32, expected int64"),
     ({"seed": torch.tensor([1, 2, 3])}, ValueError, r"seed has shape \[3\], expected \[2\]"),
     ({"step": -1}, ValueError, "step is .*, expected an int from 0 to"),

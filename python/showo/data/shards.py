@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..files import local_path
 from ..pictures import fit, open_image, to_tensor
+from ..seeds import seeded_generator
 from ..text import clean_text
 from .tar import walk_tar
 
@@ -166,6 +167,6 @@ class Shuffled:
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, self.n)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = seeded_generator(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(self.n, generator=generator)
         return int(self._order[place])

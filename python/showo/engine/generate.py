@@ -18,6 +18,7 @@ from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
 from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
+from showo.seeds import row_seeds
 from showo_ext import OmniMask, resample
 
 
@@ -61,8 +62,8 @@ def generate_codes(
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
     schedule, temperature, temperature_rule: see `showo.engine.schedule`.
-    seed: one number for the batch's first picture, the next ones counting up, or one for each picture. A picture
-        depends on its own seed and text only, not on its neighbours in the batch.
+    seed: one number for the batch's first picture, the next ones counting up, or one for each picture (any integers,
+        see `showo.seeds`). A picture depends on its own seed and text only, not on its neighbours in the batch.
     """
     vocab = model.config.vocabulary
     device = model.device
@@ -222,12 +223,3 @@ def _canvas(model: Showo, batch: int, grid: tuple[int, int] | None, canvas: Tens
     if canvas.numel() and (int(canvas.min()) < vocab.image_offset or int(canvas.max()) > vocab.mask_id):
         raise ValueError(f"canvas must hold ids {vocab.image_offset}..{vocab.mask_id} (codes + offset, or mask tokens)")
     return canvas.to(model.device, copy=True)
-
-
-def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
-    """int64 [batch] Philox keys: `seed` counting up, or the given ones."""
-    values = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
-    if len(values) != batch:
-        raise UserError(f"seed must be one number or {batch}, got {len(values)}")
-    # Philox keys have 64 bits; two's complement holds every one of them.
-    return torch.tensor([(value + 2**63) % 2**64 - 2**63 for value in values], dtype=torch.int64)

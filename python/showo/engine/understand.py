@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from showo.engine.generate import row_seeds
 from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
+from showo.seeds import row_seeds
 from showo_ext import OmniMask, sample_tokens
 
 MAX_NEW_TOKENS = 100

@@ -95,7 +95,7 @@ def train_tokenizer(
     config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None
 ) -> TrainLoop:
     """Trains an ImageTokenizer into `run` and returns the finished loop. Raises as load_config and the readers do."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed % 2**64)
     images = load_images(read_pairs(config.data.train), config.data.size)
     held_out = load_images(read_pairs(config.data.val), config.data.size)
     order = Shuffled(len(images), config.seed)

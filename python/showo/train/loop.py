@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import NotFiniteError
 from ..files import atomic_write_text
 from ..pictures import save_image
+from ..seeds import seeded_generator
 from .checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from .config import LoopConfig, OptimizerConfig, to_yaml
 from .progress import TrainProgress
@@ -53,7 +54,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 def step_generator(seed: int, step: int, micro: int) -> torch.Generator:
     """The random source of one micro-batch: nothing to save, nothing to restore."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + micro)
+    return seeded_generator((seed * 1_000_003 + step) * 1009 + micro)
 
 
 class TrainLoop:

@@ -20,6 +20,7 @@ from ..model.losses import multimodal_loss
 from ..model.transformer import Showo
 from ..pictures import to_image
 from ..prompting import Batch, Prompting
+from ..seeds import seeded_generator
 from ..sheets import sheet
 from ..text import clean_text
 from ..tokens import TextTokenizer
@@ -44,7 +45,7 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
 
 def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
     """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed % 2**64)
     device = find_device(config.device)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
@@ -81,7 +82,7 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
         return losses.total, {name: float(value.detach()) for name, value in losses.parts.items()}
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = seeded_generator(config.seed)
         n = min(64, held_out.order.n)
         batch = Batch.cat([held_out.t2i(0, n, 0.0, generator), held_out.mmu(0, n, [], 0.0, generator)])
         losses = multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
