@@ -49,7 +49,8 @@ _COUNTS = (
     "clip_width",
 )
 _FLOAT_MAX = 10**300  # larger integers, which JSON may hold, have no float
-_MOST_POSITIONS = 2**20  # longer sequences are a slip of the pen: no weight has this size, so nothing else notices
+# More are a slip of the pen, which nothing else would notice in time: no weight has as many places as a sequence.
+_AT_MOST = {"max_positions": 2**20, "num_layers": 1000}
 
 
 def without_bookkeeping(data: Any, kind: type) -> dict[str, Any]:
@@ -124,6 +125,9 @@ class ShowoConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"ShowoConfig: {name} must be at least 1, got {getattr(self, name)}")
+        for name, limit in _AT_MOST.items():
+            if getattr(self, name) > limit:
+                raise ConfigError(f"ShowoConfig: {name} must be at most {limit}, got {getattr(self, name)}")
         for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigError(f"ShowoConfig: {name} must be positive, got {getattr(self, name)}")
@@ -138,8 +142,6 @@ class ShowoConfig:
                 f"ShowoConfig: partial_rotary_factor {self.partial_rotary_factor} of head size {self.head_dim} gives "
                 f"{self.rotary_dim} rotated dims; expected an even number from 2 to {self.head_dim}"
             )
-        if self.max_positions > _MOST_POSITIONS:
-            raise ConfigError(f"ShowoConfig: max_positions must be at most {_MOST_POSITIONS}, got {self.max_positions}")
         if self.sequence_length > self.max_positions:
             raise ConfigError(
                 f"ShowoConfig: max_text_len {self.max_text_len} and num_vq_tokens {self.num_vq_tokens} need "

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from showo.config import ShowoConfig
+from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
+from showo.tokens import END_OF_TEXT, TextTokenizer
 from showo_ext import reference
 
 EOT = 39
@@ -62,3 +68,51 @@ def model64() -> Showo:
 @pytest.fixture
 def prompting(config: ShowoConfig) -> Prompting:
     return Prompting(config.vocabulary, eot=EOT, max_text_len=config.max_text_len)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: 16x16 pictures of 4x4 codes, bytes as text."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    text = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    text.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    text.decoder = decoders.ByteLevel()
+    text.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    TextTokenizer(text).save(folder / "showo")
+    config = ShowoConfig(
+        hidden_size=64,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=64,
+        text_vocab_size=257,
+        codebook_size=64,
+        num_vq_tokens=16,
+        max_text_len=20,
+        max_positions=128,
+    )
+    model = Showo(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5)
+    model.save_pretrained(folder / "showo", dtype=torch.float16)
+    sizes = ImageTokenizerConfig(
+        bits=6,
+        channels=8,
+        encoder_multipliers=(1, 1, 1),
+        encoder_blocks=(1, 1, 1),
+        decoder_multipliers=(1, 1, 1),
+        decoder_blocks=(1, 1, 1),
+        norm_groups=4,
+    )
+    ImageTokenizer(sizes).save_pretrained(folder / "image_tokenizer")
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.effect_noise((40, 30), 80).convert("RGB").save(path)
+    return path

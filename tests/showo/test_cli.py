@@ -1,8 +1,10 @@
-"""The command line: pictures and texts from a small random checkpoint, and one clear line for every mistake."""
+"""The command line: pictures and texts from a small random checkpoint."""
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,79 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from showo.cli import main
-from showo.config import ShowoConfig
 from showo.engine.pipeline import ShowoPipeline
-from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from showo.model.transformer import Showo
-from showo.tokens import END_OF_TEXT, TextTokenizer
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights: 16x16 pictures of 4x4 codes, bytes as text."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    text = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-    text.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    text.decoder = decoders.ByteLevel()
-    text.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
-    TextTokenizer(text).save(folder / "showo")
-    config = ShowoConfig(
-        hidden_size=64,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=64,
-        text_vocab_size=257,
-        codebook_size=64,
-        num_vq_tokens=16,
-        max_text_len=20,
-        max_positions=128,
-    )
-    model = Showo(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(5)
-    model.save_pretrained(folder / "showo", dtype=torch.float16)
-    sizes = ImageTokenizerConfig(
-        bits=6,
-        channels=8,
-        encoder_multipliers=(1, 1, 1),
-        encoder_blocks=(1, 1, 1),
-        decoder_multipliers=(1, 1, 1),
-        decoder_blocks=(1, 1, 1),
-        norm_groups=4,
-    )
-    ImageTokenizer(sizes).save_pretrained(folder / "image_tokenizer")
-    return folder
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
-    Image.effect_noise((40, 30), 80).convert("RGB").save(path)
-    return path
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return int(stop.value.code or 0)
-
-
-def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of an error."""
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("showo: ")
-    return captured.err
+from showo.model.image_tokenizer import ImageTokenizer
+from tests.showo.command import failure, run
 
 
 def test_generate_writes_a_sheet_and_an_animation(
@@ -103,6 +36,101 @@ def test_generate_writes_a_sheet_and_an_animation(
     assert sheet.read_bytes() == first  # whatever the batch
     assert run("generate", "red", "blue", "", *options, "--seed", 1, "-o", sheet) == 0
     assert sheet.read_bytes() != first
+
+
+def test_single_pictures_are_what_the_pipeline_gives(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = ShowoPipeline.from_pretrained(checkpoint).generate(["red", "blue"], steps=3)
+    options = ["-m", checkpoint, "--steps", 3, "--output-dir", "single"]
+    assert run("generate", "red", "blue", *options) == 0
+    files = [Path("single") / f"{number}.png" for number in (0, 1)]
+    assert capsys.readouterr().out.split() == [str(file) for file in files]  # no sheet, unless one is asked for
+    assert run("generate", "red", "blue", *options, "-o", "sheet.png") == 0
+    assert capsys.readouterr().out.split() == [*map(str, files), "sheet.png"]
+    for file, picture in zip(files, expected):
+        with Image.open(file) as found:
+            assert found.size == (16, 16)
+            assert found.tobytes() == picture.tobytes()
+    assert run("describe", *files, "-m", checkpoint, "--max-tokens", 3) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(file) for file in files]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_output_follows_a_symbolic_link(checkpoint: Path, tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "pictures" / "target.png", tmp_path / "link.png"
+    target.parent.mkdir()
+    link.symlink_to("pictures/target.png")
+    if there:
+        target.write_bytes(b"old")
+    assert run("generate", "a", "-m", checkpoint, "--steps", 1, "-o", link) == 0
+    assert link.is_symlink()
+    with Image.open(target) as image:
+        assert image.size[0] > 16
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link.png", "pictures", "target.png"]
+
+
+def test_the_longest_name_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 125 + "a.png")  # 255 bytes
+    assert run("generate", "a", "-m", checkpoint, "--steps", 1, "-o", path) == 0
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_characters_that_standard_output_lacks_are_spelled(
+    checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accented = picture.with_name("é\udcff.png")  # and a byte that is no UTF-8
+    picture.rename(accented)
+    plain = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", plain)
+    assert run("describe", accented, accented, "-m", checkpoint, "--max-tokens", 1) == 0
+    assert plain.buffer.getvalue().count(rb"\xe9\udcff.png: ") == 2  # type: ignore[attr-defined]
+
+
+def test_captions_without_a_font_are_numbered_with_a_word(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "a", "\ue000", "-m", checkpoint, "--steps", 1, "-o", tmp_path / "o.png") == 0
+    assert capsys.readouterr().err == (
+        "showo: warning: no font here has all characters of the captions of pictures 1 (counted from 0); "
+        "the sheet shows their numbers instead\n"
+    )
+
+
+def test_nan_in_the_decoder_is_no_black_picture(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    tokenizer = ImageTokenizer.from_pretrained(checkpoint / "image_tokenizer")
+    torch.nn.init.constant_(tokenizer.decoder.conv_out.bias, torch.nan)
+    tokenizer.save_pretrained(tmp_path / "broken" / "image_tokenizer")
+    options = ["-m", tmp_path / "broken", "--steps", 1, "-o", tmp_path / "o.png"]
+    assert "a picture came out as NaN" in failure(capsys, "generate", "a", *options)
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_pictures_given_in_python_are_turned_and_laid_on_white(checkpoint: Path, tmp_path: Path) -> None:
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    upright = Image.effect_noise((16, 16), 80).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    with Image.open(tmp_path / "turned.png") as turned:
+        given = pipe.encode([turned, clear], (4, 4))
+    assert torch.equal(given, pipe.encode([upright, Image.new("RGB", (16, 16), "white")], (4, 4)))
+
+
+@pytest.mark.parametrize("command", ["generate", "describe"])
+def test_threads(checkpoint: Path, picture: Path, tmp_path: Path, command: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        what = ["a", "--steps", 1, "-o", tmp_path / "o.png"] if command == "generate" else [picture, "--max-tokens", 1]
+        assert run(command, *what, "-m", checkpoint, "--threads", 3) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_other_sizes(checkpoint: Path, tmp_path: Path) -> None:
@@ -130,101 +158,10 @@ def test_long_prompts_are_cut_with_a_warning_in_python(checkpoint: Path) -> None
         assert pipe.generate(["a" * 31], steps=2)[0].tobytes() == pictures[0].tobytes()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-o", "out.txt"], "--output out.txt: the name must end in .png"),
-        (["-o", "."], "--output .: the name must end in"),
-        (["-o", f"{__file__}/new/out.png"], "test_cli.py is not a writable folder"),
-        (["--steps-gif", "a.png"], "--steps-gif a.png: the name must end in .gif"),
-        (["--size", "64"], "--size must be WIDTHxHEIGHT"),
-        (["--size", "100000x8"], "--size must be WIDTHxHEIGHT with sides of 1 to 4096"),
-        (["--size", "18x16"], "size 18x16: both sides must be positive multiples of 4"),
-        (["--size", "64x64"], "needs 279 positions; this model has 128"),
-        (["--schedule", "cubic"], "schedule must be cosine"),
-        (["--guidance", "-1"], "guidance must be 0 or more"),
-        (["--guidance", "nan"], "guidance must be 0 or more"),
-        (["--temperature", "inf"], "temperature must be 0 or more"),
-        (["--device", "tpu"], "--device must be cpu"),
-        (["--device", "cuda:99"], "--device cuda:99: this machine has"),
-        (["--dtype", "int8"], "--dtype must be one of float32"),
-        (["--model", "/no/such/folder"], "/no/such/folder"),
-        (["x" * 19], "prompt 2 is too long: 19 tokens, at most 18 fit ('xxx"),
-    ],
-)
-def test_generate_mistakes(
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    model = [] if "--model" in arguments else ["--model", checkpoint]
-    assert message in failure(capsys, "generate", "a", *model, *arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_describe_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def message(*arguments: object) -> str:
-        return failure(capsys, "describe", *arguments, "-m", checkpoint)
-
-    assert "absent.png: no such picture" in message(tmp_path / "absent.png")
-    assert "no such picture" in message(tmp_path)
-    text = tmp_path / "text.png"
-    text.write_text("not a picture")
-    assert "text.png: not a readable picture" in message(text)
-    bomb = tmp_path / "bomb.png"
-    Image.new("1", (12000, 12000)).save(bomb)
-    assert "12000x12000 pixels, more than" in message(bomb)
-    whole = tmp_path / "whole.png"
-    Image.effect_noise((64, 64), 80).save(whole)
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(whole.read_bytes()[:300])
-    assert "cut.png: not a readable picture" in message(cut)
-    assert "--top-p must lie in" in message(whole, "--top-p", 0)
-    assert "positions; this model has 128" in message(whole, "--question", "x" * 200)
-
-
 def test_thin_pictures_are_no_bombs(checkpoint: Path, tmp_path: Path) -> None:
     thin = tmp_path / "thin.png"
     Image.new("RGB", (60000, 1), "red").save(thin)
     assert run("describe", thin, "-m", checkpoint, "--max-tokens", 1) == 0
-
-
-def test_checkpoints_that_do_not_fit(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lone = checkpoint / "showo"
-    assert "does not say which image tokenizer" in failure(capsys, "generate", "a", "-m", lone, "-o", tmp_path / "o.png")
-    options = ["--image-tokenizer", checkpoint / "image_tokenizer", "-o", tmp_path / "o.png", "--steps", 1]
-    assert run("generate", "a", "-m", lone, *options) == 0
-    capsys.readouterr()
-    assert "no tokenizer at" in failure(capsys, "generate", "a", "-m", lone, *options, "--text-tokenizer", "/none")
-    other = ImageTokenizerConfig(
-        bits=7,
-        channels=4,
-        encoder_multipliers=(1,),
-        encoder_blocks=(1,),
-        decoder_multipliers=(1,),
-        decoder_blocks=(1,),
-        norm_groups=4,
-    )
-    ImageTokenizer(other).save_pretrained(tmp_path / "other")
-    options[1] = tmp_path / "other"
-    assert "has 128 codes, the model 64" in failure(capsys, "generate", "a", "-m", lone, *options)
-
-
-@pytest.mark.parametrize(
-    "arguments", [["generate"], ["paint"], ["generate", "a", "--steps", "0"], ["generate", "a", "--seed", "x"]]
-)
-def test_usage_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    assert run(*arguments) == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_traceback_on_request(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such picture"):
-        main(["--traceback", "describe", str(tmp_path / "absent.png")])
 
 
 def test_interrupted_generation_leaves_nothing(

@@ -211,7 +211,8 @@ def test_an_interrupted_save_leaves_the_old_file(model: Showo, tmp_path: Path, m
     ("sizes", "message"),
     [
         ({"hidden_size": 2**20, "num_heads": 2**14}, "many times as large as its weights"),
-        ({"num_layers": 10**9}, "many times as large as its weights"),
+        ({"num_layers": 10**9}, "num_layers must be at most 1000"),
+        ({"num_layers": 1000, "intermediate_size": 10**5}, "many times as large as its weights"),
         ({"intermediate_size": 10**15}, "many times as large as its weights"),
         ({"text_vocab_size": 10**12}, "many times as large as its weights"),
         ({"hidden_size": 128}, "of another shape"),

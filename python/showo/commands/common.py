@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +35,37 @@ DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float1
 Size = Annotated[
     str | None, typer.Option("--size", help="Width x height in pixels, such as 64x64.", show_default="as trained")
 ]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
+]
+
+
+def max_threads() -> int:
+    """Most threads that may be asked for: more than there are cores may help somebody, thousands help nobody."""
+    return max(64, os.cpu_count() or 1)
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of torch and of showo_ext; None leaves torch's choice. UserError below 1 or above `max_threads`."""
+    if threads is None:
+        return
+    if not 1 <= threads <= max_threads():
+        raise UserError(f"--threads must be 1 to {max_threads()}, got {threads}")
+
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def begin(threads: int | None) -> None:
+    """What every command does before it computes: `set_threads`, and a UserError where the kernels are missing."""
+    set_threads(threads)
+
+    from showo_ext import build_info
+
+    info = build_info()
+    if not info["native"]:
+        raise UserError(f"showo_ext has no working native module ({info['native_error']}); reinstall the package")
 
 
 def load_pipeline(
@@ -48,12 +78,6 @@ def load_pipeline(
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
-    if device.startswith("cuda"):
-        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(device.partition(":")[2] or 0) >= number:
-            raise UserError(f"--device {device}: this machine has {number} CUDA devices")
     return ShowoPipeline.from_pretrained(
         model, image_tokenizer=image_tokenizer, text_tokenizer=text_tokenizer, dtype=dtypes[dtype], device=device
     )
@@ -67,16 +91,3 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise UserError(f"--size must be WIDTHxHEIGHT with sides of 1 to {MAX_SIDE} pixels, got {size!r}")
     return int(match[1]), int(match[2])
-
-
-def check_output(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """UserError where a file cannot be written later, before any work."""
-    if path.suffix.lower() not in suffixes:
-        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise UserError(f"{option} {path} is a folder")
-    folder = path.absolute().parent
-    while not folder.exists():  # made when the file is written
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{option} {path}: {folder} is not a writable folder")

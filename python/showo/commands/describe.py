@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from showo.commands import common
+from showo.commands.output import say
 from showo.errors import UserError
 
 
@@ -17,7 +19,7 @@ def describe(
         str | None, typer.Option("--question", "-q", help="What to ask.", show_default="a caption")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest word.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest word.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Choose among the k likeliest tokens; 0 is all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among tokens that make up this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the choices.")] = 0,
@@ -28,17 +30,17 @@ def describe(
     text_tokenizer: common.TextTokenizerOption = None,
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
+    threads: common.Threads = None,
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
     for path in pictures:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path}: no such picture")
-    if not 0 < top_p <= 1:
-        raise UserError(f"--top-p must lie in (0, 1], got {top_p}")
     pixels = common.parse_size(size)
 
     from showo.pictures import open_image
 
+    common.begin(threads)
     images = [open_image(path) for path in pictures]
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
     texts = pipe.describe(
@@ -53,4 +55,4 @@ def describe(
         batch=batch,
     )
     for path, text in zip(pictures, texts):
-        print(f"{path}: {text}" if len(pictures) > 1 else text)
+        say(f"{path}: {text}" if len(pictures) > 1 else text)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from showo.commands import common
 
-def doctor() -> None:
+
+def doctor(threads: common.Threads = None) -> None:
     """Print versions, CPU features, CUDA architectures, devices, and which backend each operator uses."""
+    common.set_threads(threads)
+
     import platform
 
     import torch

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from showo.commands import common
+from showo.commands.output import check_file, check_folder, check_sides, say
 from showo.errors import UserError
 from showo.text import clean_text
 
@@ -17,13 +19,24 @@ if TYPE_CHECKING:
     from showo.engine.pipeline import PictureCallback, ShowoPipeline
 
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
-PREVIEW_SCALE = 4  # small pictures are enlarged to about 256 pixels on the sheet
+PREVIEW_SIDE = 256  # pixels to which small pictures are enlarged on the sheet, at most
 MASKED_GREY = 128
 
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives one picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Sheet of all pictures.")] = Path("out.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Sheet of all pictures, with the prompt under each.",
+            show_default="out.png, or none with --output-dir",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Folder for the single pictures: 0.png, 1.png, ...")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps over which masks resolve.")] = 18,
     guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 0 is off.")] = 1.75,
     schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
@@ -40,25 +53,43 @@ def generate(
     text_tokenizer: common.TextTokenizerOption = None,
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
+    threads: common.Threads = None,
 ) -> None:
-    """Make a picture for each prompt, on one sheet with the prompt under each."""
-    common.check_output("--output", output, SHEET_TYPES)
+    """Make a picture for each prompt: on one sheet with the prompt under each, as a file each, or both."""
+    files = [output_dir / f"{number}.png" for number in range(len(prompts))] if output_dir is not None else []
+    if output is None and output_dir is None:
+        output = Path("out.png")
+    if output is not None:
+        check_file("--output", output, SHEET_TYPES)
+        if os.path.realpath(output) in map(os.path.realpath, files):
+            raise UserError(f"--output {output} is the name of a single picture in --output-dir")
+    if output_dir is not None:
+        check_folder("--output-dir", output_dir)
+        for file in files:
+            check_file("--output-dir", file, (".png",))
     if steps_gif is not None:
-        common.check_output("--steps-gif", steps_gif, (".gif",))
+        check_file("--steps-gif", steps_gif, (".gif",))
     pixels = common.parse_size(size)
     prompts = [clean_text(prompt) for prompt in prompts]
 
     from showo.engine.schedule import mask_schedule
+    from showo.sheets import Sheet
 
     mask_schedule(schedule)
+    common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
     _check_prompts(pipe, prompts)
+    height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
+    scale = max(1, PREVIEW_SIDE // max(width, height))
+    layout = Sheet(len(prompts), (width, height), prompts, columns=columns, scale=scale)
+    for option, path in (("--output", output), ("--steps-gif", steps_gif)):
+        if path is not None:
+            check_sides(option, path, layout.size)
 
     from rich.console import Console
     from rich.progress import Progress
 
     from showo.pictures import save_image
-    from showo.sheets import sheet
 
     film: list[list[Image.Image]] = [[] for _ in range(steps)]
     batches = -(-len(prompts) // batch)
@@ -76,14 +107,17 @@ def generate(
             batch=batch,
             callback=_watch(pipe, pixels, film, steps_gif is not None, lambda: progress.advance(task)),
         )
-    scale = max(1, PREVIEW_SCALE * 64 // max(pictures[0].size))
-    save_image(sheet(pictures, prompts, columns=columns, scale=scale), output)
-    print(output)
+    for picture, file in zip(pictures, files):
+        save_image(picture, file)
+        say(str(file))
+    if output is not None:
+        save_image(layout.draw(pictures), output)
+        say(str(output))
     if steps_gif is not None:
-        frames = [sheet(frame, prompts, columns=columns, scale=scale) for frame in [*film, pictures]]
+        frames = [layout.draw(frame) for frame in [*film, pictures]]
         durations = [200] * (len(frames) - 1) + [2000]
         save_image(frames[0], steps_gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-        print(steps_gif)
+        say(str(steps_gif))
 
 
 def _check_prompts(pipe: ShowoPipeline, prompts: list[str]) -> None:

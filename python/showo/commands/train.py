@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from showo.commands import common
+from showo.commands.output import check_folder
 from showo.errors import UserError
 
 Overrides = Annotated[
@@ -14,7 +16,6 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Option("--run", help="Folder for checkpoints, logs and pictures.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run folder.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads.", show_default="torch's choice")]
 
 
 def train_tokenizer(
@@ -22,7 +23,7 @@ def train_tokenizer(
     config: Annotated[str, typer.Option("--config", help="YAML file or bundled name.")] = "tiny-image-tokenizer",
     run: Run = Path("runs/image-tokenizer"),
     resume: Resume = False,
-    threads: Threads = 0,
+    threads: common.Threads = None,
 ) -> None:
     """Train the image tokenizer (LFQ autoencoder)."""
     from showo.train.config import TokenizerTraining, load_config
@@ -38,7 +39,7 @@ def train(
     config: Annotated[str, typer.Option("--config", help="YAML file or bundled name.")] = "tiny",
     run: Run = Path("runs/showo"),
     resume: Resume = False,
-    threads: Threads = 0,
+    threads: common.Threads = None,
 ) -> None:
     """Train Show-o on three streams: text to image, text, image to text."""
     from showo.train.config import ShowoTraining, load_config
@@ -49,9 +50,10 @@ def train(
     run_training(settings, run, resume=resume)
 
 
-def prepare(run: Path, resume: bool, threads: int) -> None:
-    """Refuses to write over a run that has checkpoints, or to resume one that has none."""
-    import torch
+def prepare(run: Path, resume: bool, threads: int | None) -> None:
+    """Refuses to write over a run that has checkpoints, to resume one that has none, and what `begin` refuses."""
+    check_folder("--run", run)
+    common.begin(threads)
 
     from showo.train.checkpoint import checkpoints
 
@@ -59,5 +61,3 @@ def prepare(run: Path, resume: bool, threads: int) -> None:
         raise UserError(f"--run {run} holds a run already; add --resume to continue it, or choose another folder")
     if resume and not checkpoints(run):
         raise UserError(f"--resume: {run} has no checkpoint")
-    if threads:
-        torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from showo.devices import find_device
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer
+from showo.engine.understand import check_options as check_answer_options
 from showo.errors import CheckpointError, UserError
 from showo.files import atomic_write_text, package_path
 from showo.model.image_tokenizer import ImageTokenizer
@@ -221,6 +222,7 @@ class ShowoPipeline:
             questions = [questions] * len(images)
         if len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} pictures")
+        check_answer_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
         height, width = self.grid(size)
         asked = self.text_tokenizer.encode_batch([question_text(question) for question in questions])
         texts: list[str] = []

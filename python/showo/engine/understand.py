@@ -72,8 +72,7 @@ def stream(
     batch = len(questions)
     if image_ids.dim() != 2 or image_ids.shape[0] != batch:
         raise ValueError(f"image_ids must be [{batch}, N] for {batch} questions, got {list(image_ids.shape)}")
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    check_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     if batch == 0:
         return
     device = model.device
@@ -112,6 +111,18 @@ def stream(
                 slots=places,
             )
             places = places + 1
+
+
+def check_options(*, max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
+    """UserError for options that make no sense, before any work."""
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature must be 0 or more, got {temperature}")
+    if top_k < 0:
+        raise UserError(f"top_k must be 0 (all) or more, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p must lie in (0, 1], got {top_p}")
 
 
 def _prefill(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from showo.errors import CheckpointError, ConfigError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
+from showo.model.building import Building
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -86,36 +86,14 @@ class PretrainedMixin:
             config = read_config(folder, cls.config_class)
         readers = dict(open_tensors(folder))
         stored = sum(math.prod(shape) for shape, _ in readers.values())
-        with _Unwritten(stored, f"{folder}: {CONFIG_NAME}"):
+        absurd = CheckpointError(
+            f"{folder}: {CONFIG_NAME} describes a model many times as large as its weights, {stored} numbers"
+        )
+        with Building(2 * stored + 2**24, absurd, fill=False):  # what differs less is named below
             model = cls(config)  # type: ignore[call-arg]
         assert isinstance(model, nn.Module)
         load_weights(model, readers, what=f"{folder}", dtype=dtype, device=device)
         return model.eval()
-
-
-class _Unwritten(TorchFunctionMode):
-    """Builds a model whose weights are about to be replaced: they stay untouched, unwritten memory.
-
-    torch.nn.init is left out. (Building on the meta device saves that memory's addresses too, but its operators load
-    torch's compiler: 1.5 s.) A configuration that asks for far more numbers than the checkpoint has `stored` is
-    refused before they are allocated; what differs less is named by `check_names_and_shapes`.
-    """
-
-    def __init__(self, stored: int, what: str) -> None:
-        super().__init__()
-        self.stored, self.what = stored, what
-        self.room = 2 * stored + 2**24
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if func is torch.empty and args:
-            self.room -= math.prod(args if isinstance(args[0], int) else args[0])
-            if self.room < 0:
-                raise CheckpointError(
-                    f"{self.what} describes a model many times as large as its weights, {self.stored} numbers"
-                )
-        return func(*args, **(kwargs or {}))
 
 
 def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, OmegaConf
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import ShowoConfig
@@ -126,36 +127,68 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     if not path.is_file():
         names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
         raise ConfigError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
+    merged: Any = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(merged, False)
+    merged = _merged(merged, _read(path), f"config {source}")
+    for override, parsed in zip(overrides, _parsed(overrides), strict=True):
+        merged = _merged(merged, parsed, override)
     try:
-        schema = OmegaConf.structured(kind)
-        OmegaConf.set_readonly(schema, False)
-        merged: Any = OmegaConf.merge(schema, OmegaConf.load(path), _parsed(overrides))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"config {source}: {key}{str(error).splitlines()[0]}") from error
+        raise ConfigError(f"config {source}: {_reason(error)}") from error
     assert isinstance(config, kind)
     config.check()
     return config
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeError, OSError) as error:
+        raise ConfigError(f"config {path}: not to be read as YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"config {path}: expected keys with values, got a list")
+    return loaded
+
+
+def _merged(config: Any, more: DictConfig, what: str) -> Any:
+    try:
+        return OmegaConf.merge(config, more)
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: a dictionary where a list is expected
+        raise ConfigError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What OmegaConf says, in a line, after the key that it is about."""
+    key = getattr(error, "full_key", None)
+    return (f"{key}: " if key else "") + str(error).partition("\n")[0]
 
 
 # What is quoted, or a word with a range of shards, x-{0000..0009}.tar, which YAML would read as the start of a mapping.
 _QUOTED_OR_RANGE = re.compile(r"""("[^"]*"|'[^']*')|([^\[\],\s"']*\{\d+\.\.\d+\}[^\[\],\s"']*)""")
 
 
-def _parsed(overrides: Sequence[str]) -> Any:
-    """The overrides as a configuration; of two values of a key the later counts.
+def _parsed(overrides: Sequence[str]) -> list[DictConfig]:
+    """Every override as a configuration.
 
-    Raises ConfigError for a list that is given twice: of texts=[x-{0,1}.tar] a shell makes two words; one would count.
+    Raises ConfigError for what is not `key=value`, and for a list that is given twice: of texts=[x-{0,1}.tar] a shell
+    makes two words; one would count.
     """
     pairs = [override.partition("=") for override in overrides]
     lists = [key for key, _, value in pairs if value.startswith("[")]
     if len(set(lists)) < len(lists):
         key = next(key for key in lists if lists.count(key) > 1)
         raise ConfigError(f"config: {key} is given {lists.count(key)} times; quote it if a shell expands its braces")
-    return OmegaConf.from_dotlist(
-        [key + sign + _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value) for key, sign, value in pairs]
-    )
+    parsed = []
+    for key, sign, value in pairs:
+        if not key or not sign:
+            raise ConfigError(f"{key + sign + value!r}: expected key=value, such as optimizer.lr=3e-4")
+        quoted = _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value)
+        try:
+            parsed.append(OmegaConf.from_dotlist([key + sign + quoted]))
+        except (yaml.YAMLError, UnicodeError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{key}={value}: not to be read as YAML: {error}") from error
+    return parsed
 
 
 def to_yaml(config: LoopConfig) -> str:

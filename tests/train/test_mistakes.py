@@ -1,0 +1,93 @@
+"""`showo train` with what cannot be: one line that names it, exit code 2, and no checkpoint."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from showo.train.checkpoint import checkpoints
+from tests.showo.command import failure
+
+
+def few(pictures: Path) -> list[str]:
+    """Overrides for a few small pictures."""
+    return [f"pictures.{part}=[{pictures}/{part}-*.tar]" for part in ("train", "val")]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr", "'lr': expected key=value"),
+        ("=5", "'=5': expected key=value"),
+        ("t2i=[", "t2i=[: not to be read as YAML"),
+        ("t2i={batch: 1", "t2i={batch: 1: not to be read as YAML"),
+        ("texts={a: 1}", "texts={a: 1}: "),
+        ("pictures.train[0]=3", "pictures.train[0]=3: "),
+        ("init_from=\udcff", "init_from=\\udcff: not to be read as YAML"),
+        ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: "),
+        ("steps=${steps}", "Recursive interpolation"),
+        ("device=tpu", "device must be cpu, cuda or cuda:N, got 'tpu'"),
+        ("device=cuda:99", "device cuda:99: this machine has"),
+        ("model.hidden_size=100000000000", "its weights and their gradients do not fit"),
+        ("model.num_layers=1000000000", "num_layers must be at most 1000"),
+        ("image_tokenizer=/none", "no checkpoint folder at /none"),
+        ("text_tokenizer=/none", "no tokenizer at /none"),
+    ],
+)
+def test_overrides(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert message in failure(capsys, "train", "--run", tmp_path, *few(pictures), override)
+    assert not checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"steps: 1\nsteps: 2\n", "duplicate key steps"),
+        (b"- 1\n- 2\n", "expected keys with values, got a list"),
+        (b"3\n", "not to be read as YAML"),
+        (b"", "steps"),
+        (b"steps: \xe9\n", "not to be read as YAML"),
+        (b"\0\1", "not to be read as YAML"),
+        (b"a: [1, 2", "not to be read as YAML"),
+        (b"<html>: <body>", "'<html>' not in"),
+        (b"a: !!python/object:os.system {}\n", "not to be read as YAML"),
+        (b"[" * 5000, "not to be read as YAML"),
+        (b"~: 2\n", "not to be read as YAML"),
+    ],
+)
+def test_configuration_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text)
+    error = failure(capsys, "train", "--run", tmp_path / "run", "--config", path)
+    assert error.startswith(f"showo: config {path}: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("html", b"<html>404</html>" * 100), ("gzip", gzip.compress(b"x" * 2000, mtime=0)), ("empty", b"")],
+)
+def test_files_that_are_no_tars(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, data: bytes
+) -> None:
+    path = tmp_path / f"{name}.tar"
+    path.write_bytes(data)
+    error = failure(capsys, "train", "--run", tmp_path / "run", *few(pictures), f"texts=[{path}]")
+    assert f"{path}: damaged or no tar archive" in error
+
+
+@pytest.mark.parametrize("command", ["train", "train-tokenizer"])
+def test_places_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    (tmp_path / "file").touch()
+    for place, message in (
+        (tmp_path / "file", "is a file; expected a folder"),
+        (tmp_path / "file" / "run", "file is not a writable folder"),
+        (tmp_path / ("a" * 256), "a name of 256 bytes"),
+    ):
+        assert message in failure(capsys, command, "--run", place)
+    assert "--threads must be 1 to" in failure(capsys, command, "--run", tmp_path / "run", "--threads", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
