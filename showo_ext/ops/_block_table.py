@@ -5,12 +5,11 @@ Built once per mask on its own device (`OmniMask.block_states`), then shared by 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from showo_ext._native import launch, runs_on_cuda
+from showo_ext._operator import Operator
 from showo_ext.ops._attention_inputs import pairs_contiguous
 
 BLOCK = 64  # kQBlock and kKvBlock of csrc/omni_attention/mask.h
@@ -24,10 +23,6 @@ def tile_rows(q: Tensor) -> int:
     """
     small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
     return 64 if small or q.dtype == torch.float32 else 128
-
-
-_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
-_LIBRARY.define("omni_block_table(Tensor intervals, SymInt kv_length) -> Tensor")
 
 
 def _empty(intervals: Tensor, kv_length: int) -> Tensor:
@@ -77,6 +72,4 @@ def tile_order(states: Tensor, tile_rows: int) -> Tensor:
     return torch.stack([places // tiles, places % tiles], 1).int()
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("omni_block_table", _block_table, _key)
-torch.library.register_fake("showo_ext::omni_block_table", _empty, lib=_LIBRARY)
+Operator("omni_block_table(Tensor intervals, SymInt kv_length) -> Tensor", _block_table, _empty)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from showo_ext._checks import check_int, check_number, check_same_device, check_shape, check_tensor
 from showo_ext._native import launch
+from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
     check_ids,
     check_places,
@@ -57,19 +58,8 @@ def corrupt_tokens(
     if noise is not None:
         check_places("noise", noise, torch.float32, "ids", ids)
     seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
-    inputs, labels, masked = torch.ops.showo_ext.corrupt_tokens(ids, ratio, ratios, mask_id, seed, seeds, noise)
+    inputs, labels, masked = _OPERATOR(ids, ratio, ratios, mask_id, seed, seeds, noise)
     return inputs, labels, masked
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# schema
-
-_lib = torch.library.Library("showo_ext", "FRAGMENT")
-_lib.define(
-    "corrupt_tokens(Tensor ids, float mask_ratio, Tensor? mask_ratios, SymInt mask_id, SymInt seed, Tensor? seeds, "
-    "Tensor? noise) -> (Tensor inputs, Tensor labels, Tensor masked)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -107,6 +97,12 @@ def _corrupt_tokens_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-for _key in ("CPU", "CUDA"):
-    _lib.impl("corrupt_tokens", _corrupt_tokens, _key)
-torch.library.register_fake("showo_ext::corrupt_tokens", _corrupt_tokens_fake, lib=_lib)
+# ----------------------------------------------------------------------------------------------------------------
+# registration
+
+_OPERATOR = Operator(
+    "corrupt_tokens(Tensor ids, float mask_ratio, Tensor? mask_ratios, SymInt mask_id, SymInt seed, Tensor? seeds, "
+    "Tensor? noise) -> (Tensor inputs, Tensor labels, Tensor masked)",
+    _corrupt_tokens,
+    _corrupt_tokens_fake,
+)

@@ -7,13 +7,12 @@ the model's business.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from showo_ext._checks import FLOAT_DTYPES, check_int, check_shape, check_tensor
 from showo_ext._native import launch
+from showo_ext._operator import Operator
 
 MAX_BITS = 62
 
@@ -33,7 +32,7 @@ def lfq_encode(z: Tensor, *, offset: int = 0) -> Tensor:
     check_tensor("z", z, FLOAT_DTYPES)
     check_shape("z", z, "B", "bits", "H", "W")
     check_int("bits", z.shape[1], 1, MAX_BITS)
-    return torch.ops.showo_ext.lfq_encode(z, _check_offset(offset))
+    return _ENCODE(z.detach(), _check_offset(offset))
 
 
 def lfq_decode(
@@ -60,21 +59,12 @@ def lfq_decode(
     check_shape("ids", ids, "B", height * width)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype is {dtype}, expected float32, float16 or bfloat16")
-    return torch.ops.showo_ext.lfq_decode(ids, bits, height, width, _check_offset(offset), dtype)
+    return _DECODE(ids, bits, height, width, _check_offset(offset), dtype)
 
 
 def _check_offset(offset: int) -> int:
     return check_int("offset", offset, -(2**62), 2**62)  # an id, which is below 2**62, plus offset fits int64
 
-
-# ---------------------------------------------------------------- schema
-
-_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
-_LIBRARY.define("lfq_encode(Tensor z, int offset) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_LIBRARY.define(
-    "lfq_decode(Tensor ids, int bits, SymInt height, SymInt width, int offset, ScalarType dtype) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 # ---------------------------------------------------------------- implementations
 
@@ -123,20 +113,11 @@ def _decode_fake(ids: Tensor, bits: int, height: int, width: int, offset: int, d
     return torch.empty((ids.shape[0], bits, height, width), dtype=dtype, device=ids.device)
 
 
-for _name, _implementation, _fake in (
-    ("lfq_encode", _encode, _encode_fake),
-    ("lfq_decode", _decode, _decode_fake),
-):
-    _LIBRARY.impl(_name, _implementation, "CPU")
-    _LIBRARY.impl(_name, _implementation, "CUDA")
-    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
+# ---------------------------------------------------------------- registration
 
-# ---------------------------------------------------------------- autograd: integers carry no gradient
-
-
-def _no_gradient(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    return (None,) * len(ctx.needs_input_grad)
-
-
-torch.library.register_autograd("showo_ext::lfq_encode", _no_gradient, lib=_LIBRARY)
-torch.library.register_autograd("showo_ext::lfq_decode", _no_gradient, lib=_LIBRARY)
+_ENCODE = Operator("lfq_encode(Tensor z, int offset) -> Tensor", _encode, _encode_fake)
+_DECODE = Operator(
+    "lfq_decode(Tensor ids, int bits, SymInt height, SymInt width, int offset, ScalarType dtype) -> Tensor",
+    _decode,
+    _decode_fake,
+)

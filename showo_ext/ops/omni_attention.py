@@ -29,6 +29,7 @@ from showo_ext._checks import (
     in_autocast,
 )
 from showo_ext._native import Argument, launch, native, runs_on_cuda
+from showo_ext._operator import LIBRARY, Operator
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
 from showo_ext.ops._attention_inputs import (
@@ -105,7 +106,7 @@ def omni_attention(
         states, order = mask.block_states(), mask.tile_order(_block_table.tile_rows(q))
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
-    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, intervals, states, order, scale, deterministic)
+    out, lse = _FORWARD(q, k, v, intervals, states, order, scale, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -134,18 +135,7 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
         raise ValueError(f"mask has shape {list(mask.shape)}, expected [{batch} or 1, {q_length}, {k.size(2)}]")
 
 
-# ---- schema ---------------------------------------------------------------------------------------------------------
-
-_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
-_LIBRARY.define(
-    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor? states, Tensor? order, "
-    "float scale, bool deterministic=False) -> (Tensor out, Tensor lse)"
-)
-_LIBRARY.define(
-    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, "
-    "Tensor? states, Tensor out, Tensor lse, float scale, bool deterministic=False)"
-    " -> (Tensor dq, Tensor dk, Tensor dv)"
-)
+# ---- implementations -------------------------------------------------------------------------------------------------
 
 
 def _empty_out(q: Tensor) -> Tensor:
@@ -153,9 +143,6 @@ def _empty_out(q: Tensor) -> Tensor:
     out = torch.empty_like(q)
     # empty_like keeps any stride of a dim of size 1, also one that the CUDA kernels' 16-byte stores cannot take.
     return out if strides_fit(out) else torch.empty_like(q, memory_format=torch.contiguous_format)
-
-
-# ---- implementations ------------------------------------------------------------------------------------------------
 
 
 def _forward(
@@ -272,22 +259,15 @@ def _autocast(
     device = q.device.type
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        result: tuple[Tensor, Tensor] = torch.ops.showo_ext.omni_attention_forward(
+        result: tuple[Tensor, Tensor] = _FORWARD(
             q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, scale, deterministic
         )
     return result
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("omni_attention_forward", _forward, _key)
-    _LIBRARY.impl("omni_attention_backward", _backward, _key)
-    _LIBRARY.impl("omni_attention_forward", _autocast, f"Autocast{_key}")
-
-
 # ---- fake -----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("showo_ext::omni_attention_forward", lib=_LIBRARY)
 def _forward_fake(
     q: Tensor,
     k: Tensor,
@@ -301,7 +281,6 @@ def _forward_fake(
     return _empty_out(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@torch.library.register_fake("showo_ext::omni_attention_backward", lib=_LIBRARY)
 def _backward_fake(
     dout: Tensor,
     dlse: Tensor | None,
@@ -335,9 +314,7 @@ def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
         return (None,) * 8
     if dout is None:
         dout = torch.zeros_like(out)
-    dq, dk, dv = torch.ops.showo_ext.omni_attention_backward(
-        dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale, ctx.deterministic
-    )
+    dq, dk, dv = _BACKWARD(dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale, ctx.deterministic)
     return dq, dk, dv, None, None, None, None, None
 
 
@@ -347,7 +324,23 @@ def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
     )
 
 
-torch.library.register_autograd(
-    "showo_ext::omni_attention_forward", _autograd, setup_context=_setup_context, lib=_LIBRARY
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+_FORWARD = Operator(
+    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor? states, Tensor? order, "
+    "float scale, bool deterministic=False) -> (Tensor out, Tensor lse)",
+    _forward,
+    _forward_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
 )
-torch.library.register_autograd("showo_ext::omni_attention_backward", _no_second_derivative, lib=_LIBRARY)
+for _key in ("AutocastCPU", "AutocastCUDA"):
+    LIBRARY.impl("omni_attention_forward", _autocast, _key)
+_BACKWARD = Operator(
+    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, "
+    "Tensor? states, Tensor out, Tensor lse, float scale, bool deterministic=False)"
+    " -> (Tensor dq, Tensor dk, Tensor dv)",
+    _backward,
+    _backward_fake,
+    backward=_no_second_derivative,
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from showo_ext._checks import check_int
 from showo_ext._native import launch
+from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
     check_ids,
     check_noise_temperature,
@@ -70,22 +71,10 @@ def remask(
     count, counts = split_mask_len(mask_len, ids)
     seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
     step, step_tensor = split_step(step, "ids", ids)
-    out, masked = torch.ops.showo_ext.remask(
+    out, masked = _OPERATOR(
         ids, logprob.detach(), known, count, counts, temperature, mask_id, seed, seeds, step, step_tensor, noise
     )
     return out, masked
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# schema
-
-_lib = torch.library.Library("showo_ext", "FRAGMENT")
-_lib.define(
-    "remask(Tensor ids, Tensor logprob, Tensor known, SymInt mask_len, Tensor? mask_lens, float temperature, "
-    "SymInt mask_id, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) "
-    "-> (Tensor ids, Tensor masked)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -131,6 +120,13 @@ def _remask_fake(ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return ids.new_empty(ids.shape), ids.new_empty(ids.shape, dtype=torch.bool)
 
 
-for _key in ("CPU", "CUDA"):
-    _lib.impl("remask", _remask, _key)
-torch.library.register_fake("showo_ext::remask", _remask_fake, lib=_lib)
+# ----------------------------------------------------------------------------------------------------------------
+# registration
+
+_OPERATOR = Operator(
+    "remask(Tensor ids, Tensor logprob, Tensor known, SymInt mask_len, Tensor? mask_lens, float temperature, "
+    "SymInt mask_id, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) "
+    "-> (Tensor ids, Tensor masked)",
+    _remask,
+    _remask_fake,
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from showo_ext._checks import INT64_END, check_int, check_same_device, check_same_shape, check_shape
 from showo_ext._native import launch
+from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
     check_guidance,
     check_ids,
@@ -86,7 +87,7 @@ def resample(
     step, step_tensor = split_step(step, "ids", ids)
     if guidance == 0:
         uncond = None
-    out = torch.ops.showo_ext.resample(
+    out = _OPERATOR(
         logits.detach(),
         None if uncond is None else uncond.detach(),
         ids,
@@ -108,19 +109,6 @@ def resample(
         remask_noise,
     )
     return ResampleOutput(*out)
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# schema
-
-_lib = torch.library.Library("showo_ext", "FRAGMENT")
-_lib.define(
-    "resample(Tensor logits, Tensor? uncond, Tensor ids, Tensor? known, SymInt mask_len, Tensor? mask_lens, "
-    "SymInt mask_id, SymInt offset, float guidance, float temperature, int top_k, float top_p, "
-    "float remask_temperature, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise, "
-    "Tensor? remask_noise) -> (Tensor ids, Tensor masked, Tensor sampled, Tensor logprob)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -183,6 +171,14 @@ def _resample_fake(logits: Tensor, *_: Any) -> _Output:
     )
 
 
-for _key in ("CPU", "CUDA"):
-    _lib.impl("resample", _resample, _key)
-torch.library.register_fake("showo_ext::resample", _resample_fake, lib=_lib)
+# ----------------------------------------------------------------------------------------------------------------
+# registration
+
+_OPERATOR = Operator(
+    "resample(Tensor logits, Tensor? uncond, Tensor ids, Tensor? known, SymInt mask_len, Tensor? mask_lens, "
+    "SymInt mask_id, SymInt offset, float guidance, float temperature, int top_k, float top_p, "
+    "float remask_temperature, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise, "
+    "Tensor? remask_noise) -> (Tensor ids, Tensor masked, Tensor sampled, Tensor logprob)",
+    _resample,
+    _resample_fake,
+)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from showo_ext._native import Argument, launch, native
+from showo_ext._operator import Operator
 from showo_ext.ops._rope_inputs import (
     Projection,
     Rotary,
@@ -72,9 +73,7 @@ def rope_qkv(
     cos, sin, kv_heads, norm = prepare(
         qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
     )
-    q, k, v = torch.ops.showo_ext.rope_qkv_forward(
-        *split_projection(qkv), cos, sin, bias, norm, num_heads, kv_heads, float(eps)
-    )
+    q, k, v = _FORWARD(*split_projection(qkv), cos, sin, bias, norm, num_heads, kv_heads, float(eps))
     return q, k, v
 
 
@@ -125,24 +124,10 @@ def rope_qkv_into_cache(
         given = (first, k_in, v_in, bias, norm, k_cache, v_cache)
         if any(x is not None and x.requires_grad for x in given):
             raise RuntimeError("rope_qkv_into_cache has no gradient: use rope_qkv, or call it under torch.no_grad()")
-    return torch.ops.showo_ext.rope_qkv_into_cache(
+    return _INTO_CACHE(
         first, k_in, v_in, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, float(eps)
     )
 
-
-# ---------------------------------------------------------------- schema
-
-_LIBRARY: Any = torch.library.Library("showo_ext", "FRAGMENT")
-# qkv is the whole projection where k_in and v_in are absent, else q's.
-_INPUTS = "Tensor qkv, Tensor? k_in, Tensor? v_in, Tensor cos, Tensor sin, Tensor? bias, Tensor? norm"
-_SIZES = "int num_heads, int num_kv_heads, float eps"
-for _schema in (
-    f"rope_qkv_forward({_INPUTS}, {_SIZES}) -> (Tensor q, Tensor k, Tensor v)",
-    f"rope_qkv_backward(Tensor dq, Tensor dk, Tensor dv, {_INPUTS}, {_SIZES}) -> (Tensor dqkv, Tensor dbias, Tensor "
-    "dnorm)",
-    f"rope_qkv_into_cache({_INPUTS}, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slots, {_SIZES}) -> Tensor",
-):
-    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 # ---------------------------------------------------------------- implementations
 
@@ -358,15 +343,6 @@ def _backward_fake(
     return qkv.new_empty(shape), dbias, dnorm
 
 
-for _name, _implementation, _fake in (
-    ("rope_qkv_forward", _forward, _forward_fake),
-    ("rope_qkv_backward", _backward, _backward_fake),
-    ("rope_qkv_into_cache", _into_cache, _into_cache_fake),
-):
-    _LIBRARY.impl(_name, _implementation, "CPU")
-    _LIBRARY.impl(_name, _implementation, "CUDA")
-    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
-
 # ---------------------------------------------------------------- autograd
 
 
@@ -377,7 +353,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradient(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
     qkv, k_in, v_in, cos, sin, bias, norm = ctx.saved_tensors
-    dqkv, dbias, dnorm = torch.ops.showo_ext.rope_qkv_backward(
+    dqkv, dbias, dnorm = _BACKWARD(
         dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
     )
     parts = (dqkv, None, None)
@@ -394,5 +370,27 @@ def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
     )
 
 
-torch.library.register_autograd("showo_ext::rope_qkv_forward", _gradient, setup_context=_setup_context, lib=_LIBRARY)
-torch.library.register_autograd("showo_ext::rope_qkv_backward", _no_second_derivative, lib=_LIBRARY)
+# ---------------------------------------------------------------- registration
+
+# qkv is the whole projection where k_in and v_in are absent, else q's.
+_INPUTS = "Tensor qkv, Tensor? k_in, Tensor? v_in, Tensor cos, Tensor sin, Tensor? bias, Tensor? norm"
+_SIZES = "int num_heads, int num_kv_heads, float eps"
+_FORWARD = Operator(
+    f"rope_qkv_forward({_INPUTS}, {_SIZES}) -> (Tensor q, Tensor k, Tensor v)",
+    _forward,
+    _forward_fake,
+    backward=_gradient,
+    setup_context=_setup_context,
+)
+_BACKWARD = Operator(
+    f"rope_qkv_backward(Tensor dq, Tensor dk, Tensor dv, {_INPUTS}, {_SIZES}) -> (Tensor dqkv, Tensor dbias, "
+    "Tensor dnorm)",
+    _backward,
+    _backward_fake,
+    backward=_no_second_derivative,
+)
+_INTO_CACHE = Operator(
+    f"rope_qkv_into_cache({_INPUTS}, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slots, {_SIZES}) -> Tensor",
+    _into_cache,
+    _into_cache_fake,
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from showo_ext._checks import check_int
 from showo_ext._native import launch
+from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
     check_guidance,
     check_logits,
@@ -78,7 +79,7 @@ def sample_tokens(
     step, step_tensor = split_step(step, "logits", logits)
     if guidance == 0:
         uncond = None
-    ids, logprob = torch.ops.showo_ext.sample_tokens(
+    ids, logprob = _OPERATOR(
         logits.detach(),
         None if uncond is None else uncond.detach(),
         guidance,
@@ -92,17 +93,6 @@ def sample_tokens(
         noise,
     )
     return ids, logprob
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# schema
-
-_lib = torch.library.Library("showo_ext", "FRAGMENT")
-_lib.define(
-    "sample_tokens(Tensor logits, Tensor? uncond, float guidance, float temperature, int top_k, float top_p, "
-    "SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) -> (Tensor ids, Tensor logprob)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -151,6 +141,12 @@ def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 
 
-for _key in ("CPU", "CUDA"):
-    _lib.impl("sample_tokens", _sample_tokens, _key)
-torch.library.register_fake("showo_ext::sample_tokens", _sample_tokens_fake, lib=_lib)
+# ----------------------------------------------------------------------------------------------------------------
+# registration
+
+_OPERATOR = Operator(
+    "sample_tokens(Tensor logits, Tensor? uncond, float guidance, float temperature, int top_k, float top_p, "
+    "SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) -> (Tensor ids, Tensor logprob)",
+    _sample_tokens,
+    _sample_tokens_fake,
+)

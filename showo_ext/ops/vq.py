@@ -9,6 +9,7 @@ from torch import Tensor
 
 from showo_ext._checks import FLOAT_DTYPES, check_same_device, check_same_dtype, check_shape, check_tensor, in_autocast
 from showo_ext._native import DTYPE_CODES, Argument, launch, native, runs_on_cuda
+from showo_ext._operator import Operator
 
 MAX_CODES = 2**31 - 2
 
@@ -39,7 +40,7 @@ def vq_encode(z: Tensor, codebook: Tensor) -> Tensor:
     if in_autocast(z):
         z, codebook = z.float(), codebook.float()
     check_same_dtype("z", z, "codebook", codebook)
-    return torch.ops.showo_ext.vq_encode(z, codebook)
+    return _ENCODE(z.detach(), codebook.detach())
 
 
 def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
@@ -62,23 +63,13 @@ def codebook_lookup(ids: Tensor, codebook: Tensor) -> Tensor:
     check_tensor("ids", ids, (torch.int64,))
     _check_codebook(codebook)
     check_same_device("ids", ids.device, "codebook", codebook)
-    return torch.ops.showo_ext.codebook_lookup(ids, codebook)
+    return _LOOKUP(ids, codebook)
 
 
 def _check_codebook(codebook: Tensor) -> None:
     check_tensor("codebook", codebook, FLOAT_DTYPES)
     check_shape("codebook", codebook, "K", "D")
 
-
-# ---------------------------------------------------------------- schema
-
-_LIBRARY = torch.library.Library("showo_ext", "FRAGMENT")
-for _schema in (
-    "vq_encode(Tensor z, Tensor codebook) -> Tensor",
-    "codebook_lookup(Tensor ids, Tensor codebook) -> Tensor",
-    "codebook_lookup_backward(Tensor grad, Tensor ids, SymInt num_codes) -> Tensor",
-):
-    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 # ---------------------------------------------------------------- implementations
 
@@ -208,20 +199,7 @@ def _lookup_backward_fake(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
     return torch.empty((num_codes, grad.shape[-1]), dtype=grad.dtype, device=grad.device)
 
 
-for _name, _implementation, _fake in (
-    ("vq_encode", _encode, _encode_fake),
-    ("codebook_lookup", _lookup, _lookup_fake),
-    ("codebook_lookup_backward", _lookup_backward, _lookup_backward_fake),
-):
-    _LIBRARY.impl(_name, _implementation, "CPU")
-    _LIBRARY.impl(_name, _implementation, "CUDA")
-    torch.library.register_fake(f"showo_ext::{_name}", _fake, lib=_LIBRARY)
-
 # ---------------------------------------------------------------- autograd: lookup is linear in the codebook
-
-
-def _encode_backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
-    return None, None
 
 
 def _lookup_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -232,7 +210,7 @@ def _lookup_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _lookup_gradient(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
     (ids,) = ctx.saved_tensors
-    return None, torch.ops.showo_ext.codebook_lookup_backward(grad, ids, ctx.num_codes)
+    return None, _LOOKUP_BACKWARD(grad, ids, ctx.num_codes)
 
 
 def _lookup_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -241,16 +219,23 @@ def _lookup_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) ->
 
 def _lookup_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (ids,) = ctx.saved_tensors
-    return torch.ops.showo_ext.codebook_lookup(ids, grad), None, None
+    return _LOOKUP(ids, grad), None, None
 
 
-torch.library.register_autograd("showo_ext::vq_encode", _encode_backward, lib=_LIBRARY)
-torch.library.register_autograd(
-    "showo_ext::codebook_lookup", _lookup_gradient, setup_context=_lookup_setup, lib=_LIBRARY
+# ---------------------------------------------------------------- registration
+
+_ENCODE = Operator("vq_encode(Tensor z, Tensor codebook) -> Tensor", _encode, _encode_fake)
+_LOOKUP = Operator(
+    "codebook_lookup(Tensor ids, Tensor codebook) -> Tensor",
+    _lookup,
+    _lookup_fake,
+    backward=_lookup_gradient,
+    setup_context=_lookup_setup,
 )
-torch.library.register_autograd(
-    "showo_ext::codebook_lookup_backward",
-    _lookup_backward_gradient,
+_LOOKUP_BACKWARD = Operator(
+    "codebook_lookup_backward(Tensor grad, Tensor ids, SymInt num_codes) -> Tensor",
+    _lookup_backward,
+    _lookup_backward_fake,
+    backward=_lookup_backward_gradient,
     setup_context=_lookup_backward_setup,
-    lib=_LIBRARY,
 )
