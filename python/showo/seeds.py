@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from showo.errors import UserError
 
 
-def seeded_generator(seed: int) -> torch.Generator:
-    """torch's generator on the CPU, which itself takes integers of 64 bits only."""
-    return torch.Generator().manual_seed(int(seed) % 2**64)
+def seeded_generator(seed: int, *counters: int) -> torch.Generator:
+    """torch's generator on the CPU for a seed and for counters from 0 on, such as the number of a step.
+
+    Seed and counters are hashed, not added up, so that no two uses draw the same by arithmetic: there is no random
+    state to carry, to save or to restore.
+    """
+    (hashed,) = np.random.SeedSequence(int(seed) % 2**64, spawn_key=counters).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(hashed))
 
 
 def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:

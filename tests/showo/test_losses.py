@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 import showo.model.losses as losses_module
-from showo.model.losses import multimodal_loss, token_loss
+from showo.model.losses import (
+    _chunked_cross_entropy,
+    _cross_entropy,
+    _linear_cross_entropy,
+    multimodal_loss,
+    token_loss,
+)
 from showo.model.transformer import Showo
 from showo.prompting import IGNORE, Batch, Prompting
 
@@ -23,7 +33,9 @@ def make_parts(prompting: Prompting, model: Showo) -> tuple[Batch, Batch, Batch]
     return t2i, prompting.lm([*texts, [5]], length), prompting.mmu(codes[:2], texts[:2])
 
 
-def official_losses(model: Showo, prompting: Prompting, parts: tuple[Batch, Batch, Batch]) -> list[Tensor]:
+def official_losses(
+    model: Showo, prompting: Prompting, parts: tuple[Batch, Batch, Batch], smoothing: float = 0.0
+) -> list[Tensor]:
     """Unshifted from soi on for t2i; shifted by one with labels = ids for lm and mmu, pads and image ignored."""
     t2i, lm, mmu = parts
     vocab = model.config.vocabulary
@@ -32,7 +44,7 @@ def official_losses(model: Showo, prompting: Prompting, parts: tuple[Batch, Batc
         return model(batch.input_ids, mask=batch.mask)
 
     def mean(scores: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), labels.reshape(-1), ignore_index=-100)
+        return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), labels.reshape(-1), label_smoothing=smoothing)
 
     start = prompting.max_text_len + 1
     image = t2i.input_ids[:, start + 1 : -1]
@@ -60,7 +72,7 @@ def test_losses_and_gradients_equal_the_official_formula(model: Showo, prompting
     losses = multimodal_loss(model, batch.packed(model.config.vocabulary.pad) if packed else batch)
     losses.total.backward()
     for name, value in zip(("t2i", "lm", "mmu"), expected):
-        torch.testing.assert_close(losses.parts[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(losses.means[name], value, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(losses.total, total, rtol=1e-4, atol=1e-4)
     assert losses.targets == {
         name: int((part.targets != IGNORE).sum()) for name, part in zip(("t2i", "lm", "mmu"), parts)
@@ -69,10 +81,17 @@ def test_losses_and_gradients_equal_the_official_formula(model: Showo, prompting
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
+def test_labels_are_smoothed_in_every_part(model: Showo, prompting: Prompting) -> None:
+    parts = make_parts(prompting, model)
+    losses = multimodal_loss(model, Batch.cat(parts), label_smoothing=0.2)
+    for name, value in zip(("t2i", "lm", "mmu"), official_losses(model, prompting, parts, smoothing=0.2)):
+        torch.testing.assert_close(losses.means[name], value, rtol=1e-4, atol=1e-4)
+
+
 def test_weights(model: Showo, prompting: Prompting) -> None:
     batch = Batch.cat(make_parts(prompting, model))
     losses = multimodal_loss(model, batch, weights={"t2i": 2.0, "lm": 0.0, "mmu": 0.5})
-    torch.testing.assert_close(losses.total, 2 * losses.parts["t2i"] + 0.5 * losses.parts["mmu"])
+    torch.testing.assert_close(losses.total, 2 * losses.means["t2i"] + 0.5 * losses.means["mmu"])
     with pytest.raises(ValueError, match="no weight for lm"):
         multimodal_loss(model, batch, weights={"t2i": 1.0, "mmu": 1.0})
 
@@ -81,48 +100,106 @@ def test_a_part_without_targets_is_zero(model: Showo, prompting: Prompting) -> N
     t2i, lm, _ = make_parts(prompting, model)
     lm = Batch(lm.input_ids, torch.full_like(lm.targets, IGNORE), lm.positions, lm.mask, lm.parts)
     losses = multimodal_loss(model, Batch.cat([t2i, lm]))
-    assert losses.parts["lm"].item() == 0
+    assert losses.means["lm"].item() == 0
     assert losses.targets["lm"] == 0
-    torch.testing.assert_close(losses.total, losses.parts["t2i"])
+    torch.testing.assert_close(losses.total, losses.means["t2i"])
     losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("chunked", [False, True])
 def test_only_labelled_places_reach_the_head(
-    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch, chunked: bool
+    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    name = "_linear_cross_entropy" if chunked else "_cross_entropy"
-    original = getattr(losses_module, name)
+    original = losses_module._cross_entropy
 
-    def spy(rows: Tensor, *args: Tensor) -> Tensor:
-        seen.append(rows.shape[0])
-        return original(rows, *args)
+    def spy(hidden: Tensor, *args: Any) -> Tensor:
+        seen.append(hidden.shape[0])
+        return original(hidden, *args)
 
-    monkeypatch.setattr(losses_module, name, spy)
-    if chunked:
-        monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
-    batch = Batch.cat(make_parts(prompting, model))
-    losses = multimodal_loss(model, batch)
+    monkeypatch.setattr(losses_module, "_cross_entropy", spy)
+    losses = multimodal_loss(model, Batch.cat(make_parts(prompting, model)))
     assert seen == list(losses.targets.values())
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_many_rows(model: Showo, monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
-    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0 if chunked else 1 << 40)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("version", ["2.6.0", torch.__version__])
+def test_many_targets_go_through_the_head_in_chunks(
+    model: Showo, monkeypatch: pytest.MonkeyPatch, version: str, smoothing: float
+) -> None:
     torch.manual_seed(0)
-    hidden = torch.randn(1300, model.config.hidden_size, requires_grad=True)
-    targets = torch.randint(0, model.config.vocab_size, (1300,))
-    loss, count = token_loss(model, hidden, targets, label_smoothing=0.1)
-    loss.backward()
-    gradient = hidden.grad.clone() if hidden.grad is not None else None
-    hidden.grad = None
-    expected = F.cross_entropy(model.logits(hidden), targets, label_smoothing=0.1)
-    expected.backward()
-    assert count == 1300
+    hidden = torch.randn(1700, model.config.hidden_size, requires_grad=True)
+    targets = torch.randint(0, model.config.vocab_size, (1700,))
+    targets[::4] = IGNORE
+    expected = F.cross_entropy(model.logits(hidden), targets, label_smoothing=smoothing)
+    (gradient,) = torch.autograd.grad(expected, hidden)
+    assert gradient[::4].abs().max() == 0
+
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    if version == "2.6.0":
+        monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
+    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
+    products: list[int] = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: (products.append(x.shape[0]), linear(x, *rest))[1])
+    loss, count = token_loss(model, hidden, targets, label_smoothing=smoothing)
+    assert count == 1275
+    assert all(rows <= 512 for rows in products)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(loss, hidden)[0], gradient, rtol=1e-4, atol=1e-6)
+
+
+Head = tuple[Tensor, Tensor, Tensor, Tensor]  # hidden, weight, bias, targets
+
+
+@pytest.fixture
+def head() -> Head:
+    """1100 targets (two chunks and a rest) of a head over 700 ids."""
+    hidden, weight, bias = torch.randn(1100, 48), torch.randn(700, 48) / 3, torch.randn(700)
+    return hidden, weight, bias, torch.randint(700, (1100,))
+
+
+def with_gradients(function: Callable[..., Tensor], head: Head, dtype: torch.dtype, **options: float) -> list[Tensor]:
+    """The loss for hidden states of that dtype and weights as they are; the gradients of hidden, weight and bias."""
+    hidden, weight, bias, targets = head
+    inputs = [hidden.to(dtype).requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+    loss = function(*inputs, targets, **options)
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def exact_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, weight, bias), targets, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunked_loss_is_as_exact_as_the_plain_one(head: Head, dtype: torch.dtype, smoothing: float) -> None:
+    rounded = tuple(t if t.dtype == torch.int64 else t.to(dtype).double() for t in head)
+    exact = with_gradients(exact_cross_entropy, rounded, torch.float64, smoothing=smoothing)  # type: ignore[arg-type]
+    plain = with_gradients(_cross_entropy, head, dtype, smoothing=smoothing)
+    chunked = with_gradients(_chunked_cross_entropy, head, dtype, smoothing=smoothing)
+    band = torch.finfo(dtype).eps
+    for what, value, other, truth in zip(("loss", "hidden", "weight", "bias"), chunked, plain, exact):
+        bound = 2 * float((other - truth).norm() / truth.norm()) + band
+        assert float((value - truth).norm() / truth.norm()) <= bound, what
+        assert value.dtype == other.dtype
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch has no linear_cross_entropy")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) -> None:
+    ours = with_gradients(_chunked_cross_entropy, head, dtype, smoothing=0.0)
+    torchs = with_gradients(_linear_cross_entropy, head, dtype)
+    for what, value, other in zip(("loss", "hidden", "weight", "bias"), torchs, ours):
+        assert float((value - other).norm() / other.norm()) < 2 * torch.finfo(dtype).eps, what
+
+
+def test_chunked_loss_compiles_whole_and_runs_in_autocast(head: Head) -> None:
+    compiled = torch.compile(_chunked_cross_entropy, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        eager = with_gradients(_chunked_cross_entropy, head, torch.bfloat16, smoothing=0.1)
+        for value, other in zip(with_gradients(compiled, head, torch.bfloat16, smoothing=0.1), eager):
+            torch.testing.assert_close(value, other)
 
 
 def test_autocast_keeps_the_loss_in_fp32(model: Showo, prompting: Prompting) -> None:
@@ -132,12 +209,5 @@ def test_autocast_keeps_the_loss_in_fp32(model: Showo, prompting: Prompting) -> 
         rough = multimodal_loss(model, batch)
     rough.total.backward()
     assert rough.total.dtype == torch.float32
-    for name, value in exact.parts.items():
-        assert rough.parts[name].item() == pytest.approx(value.item(), rel=0.05)
-
-
-def test_old_torch_is_named(model: Showo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
-    monkeypatch.delattr(torch.nn, "LinearCrossEntropyOptions")
-    with pytest.raises(RuntimeError, match=r"needs torch >= 2\.13"):
-        token_loss(model, torch.zeros(1, model.config.hidden_size), torch.zeros(1, dtype=torch.int64))
+    for name, value in exact.means.items():
+        assert rough.means[name].item() == pytest.approx(value.item(), rel=0.05)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from showo.seeds import row_seeds, seeded_generator
-from showo.train.loop import step_generator
 
 
 @pytest.mark.parametrize(
@@ -23,9 +22,15 @@ def test_rows_count_up_modulo_two_to_64(seed: int, expected: list[int]) -> None:
     assert row_seeds(seed, 3).tolist() == expected
 
 
-def test_generators_take_any_integer() -> None:
-    def draw(generator: torch.Generator) -> list[int]:
-        return torch.randint(2**62, (3,), generator=generator).tolist()
+def draw(generator: torch.Generator) -> tuple[int, ...]:
+    return tuple(torch.randint(2**62, (3,), generator=generator).tolist())
 
-    assert draw(seeded_generator(-1)) == draw(seeded_generator(2**64 - 1)) != draw(seeded_generator(2**64))
-    step_generator(2**63, 10**6, 1)
+
+def test_generators_take_any_integer() -> None:
+    assert draw(seeded_generator(-1)) == draw(seeded_generator(np.uint64(2**64 - 1))) != draw(seeded_generator(2**64))
+    assert draw(seeded_generator(2**63, 10**6, 1)) == draw(seeded_generator(-(2**63), 10**6, 1))
+
+
+def test_seeds_and_counters_do_not_meet_by_arithmetic() -> None:
+    arguments = [(5,), (5, 0), (0, 5), (5, 0, 0), (5, 1), (6, 0), (5 + 2**32,), (5 + 2**32, 0), (0, 1, 0), (0, 0, 9)]
+    assert len({draw(seeded_generator(*numbers)) for numbers in arguments}) == len(arguments)

@@ -10,11 +10,13 @@ import pytest
 import torch
 from rich.console import Console
 
+import showo.train.image_tokenizer as image_tokenizer_training
 from showo.errors import ConfigError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from showo.seeds import seeded_generator
 from showo.train.checkpoint import checkpoints
 from showo.train.config import TokenizerTraining, load_config
-from showo.train.image_tokenizer import augment, commitment_loss, entropy_loss, psnr, train_tokenizer
+from showo.train.image_tokenizer import augment, commitment_loss, entropy_loss, loss_terms, psnr, train_tokenizer
 from showo.train.loop import TrainLoop
 
 SMALL = ImageTokenizerConfig(
@@ -152,12 +154,57 @@ def test_entropy_loss_equals_the_sum_over_all_codes() -> None:
     torch.testing.assert_close(entropy_loss(z).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_commitment_loss_against_the_formula() -> None:
-    z = torch.randn(2, 4, 3, 3, requires_grad=True)
-    q = torch.where(z > 0, 1.0, -1.0)
-    torch.testing.assert_close(commitment_loss(z), 1.25 * (q - z).square().mean())
-    (gradient,) = torch.autograd.grad(commitment_loss(z), z)
-    torch.testing.assert_close(gradient, 2 * (z - q) / z.numel())
+def test_commitment_loss_against_the_official_formula() -> None:
+    """Officially the quantized value that enters the loss is already straight-through: it passes its gradient to z."""
+    z = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    q = z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
+    expected = (q.detach() - z).square().mean() + 0.25 * (q - z.detach()).square().mean()
+    torch.testing.assert_close(commitment_loss(z), expected)
+    gradients = [torch.autograd.grad(value, z)[0] for value in (commitment_loss(z), expected)]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], 0.75 * 2 * (z - q).detach() / z.numel())
+
+
+def test_every_term_enters_the_loss_with_its_weight(pictures: Path, tmp_path: Path) -> None:
+    weights = {"l1_weight": 0.5, "gradient_weight": 0.25, "quantizer_weight": 0.125, "entropy_weight": 0.0625}
+    config = small_training(pictures, "steps=1", *(f"{key}={value}" for key, value in weights.items()))
+    loop = train(config, tmp_path)
+    total, terms = loop.loss(0, 0, seeded_generator(0))
+    expected = terms["mse"] + sum(
+        weight * terms[name]
+        for name, weight in zip(("l1", "gradient", "commitment", "entropy"), weights.values(), strict=True)
+    )
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_terms_are_what_they_are_called() -> None:
+    a, b = torch.rand(2, 2, 3, 5, 4, dtype=torch.float64).unbind()
+    z = torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    terms = loss_terms(a, z, b)
+    error = a - b
+    expected = {
+        "mse": (error**2).mean(),
+        "l1": error.abs().mean(),
+        "gradient": (error[..., 1:] - error[..., :-1]).abs().mean() + (error[:, :, 1:] - error[:, :, :-1]).abs().mean(),
+        "commitment": commitment_loss(z),
+        "entropy": entropy_loss(z),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, msg=name)
+
+
+def test_an_epoch_sees_every_picture_once(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spy(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+        assert share == 0.25
+        seen.extend(images)
+        return images
+
+    monkeypatch.setattr(image_tokenizer_training, "augment", spy)
+    train(small_training(pictures, "steps=2", "batch=4", "accumulate=2", "augment=0.25"), tmp_path)
+    assert len(seen) == len({tuple(image.flatten().tolist()) for image in seen}) == 16
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -13,7 +13,7 @@ from tests.showo.command import failure
 
 def few(pictures: Path) -> list[str]:
     """Overrides for a few small pictures."""
-    return [f"pictures.{part}=[{pictures}/{part}-*.tar]" for part in ("train", "val")]
+    return [f"data.{part}=[{pictures}/{part}-*.tar]" for part in ("train", "val")]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def few(pictures: Path) -> list[str]:
         ("t2i=[", "t2i=[: not to be read as YAML"),
         ("t2i={batch: 1", "t2i={batch: 1: not to be read as YAML"),
         ("texts={a: 1}", "texts={a: 1}: "),
-        ("pictures.train[0]=3", "pictures.train[0]=3: "),
+        ("data.train[0]=3", "data.train[0]=3: "),
         ("init_from=\udcff", "init_from=\\udcff: not to be read as YAML"),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: "),
         ("steps=${steps}", "Recursive interpolation"),

@@ -183,3 +183,9 @@ def test_shuffled_is_a_pure_function_and_visits_everything(n: int, seed: int, st
     assert Shuffled(n, seed).indices(start, count) == whole[start:]
     for epoch in range(len(whole) // n):
         assert sorted(whole[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+    orders = {tuple(Shuffled(40, seed).indices(epoch * 40, 40)) for seed in (0, 1, 2) for epoch in (0, 1, 2)}
+    assert len(orders) == 9
+    assert tuple(range(40)) not in orders

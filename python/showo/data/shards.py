@@ -167,6 +167,6 @@ class Shuffled:
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, self.n)
         if epoch != self._epoch:
-            generator = seeded_generator(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.n, generator=generator)
+            order = torch.randperm(self.n, generator=seeded_generator(self.seed, epoch))
+            self._epoch, self._order = epoch, order
         return int(self._order[place])

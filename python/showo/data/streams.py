@@ -17,8 +17,8 @@ from .shards import Shuffled
 
 @torch.no_grad()
 def encode_pictures(tokenizer: ImageTokenizer, images: Tensor, batch: int = 64) -> Tensor:
-    """Codes int64 [N, places] of pictures [N, 3, H, W] in [-1, 1]."""
-    return torch.cat([tokenizer.encode(part) for part in images.split(batch)])
+    """Codes int64 [pictures, codes] of pictures [pictures, 3, H, W] in [-1, 1]."""
+    return torch.cat([tokenizer.encode(some) for some in images.split(batch)])
 
 
 def cosine_mask_ratio(batch: int, generator: torch.Generator) -> Tensor:
@@ -27,7 +27,7 @@ def cosine_mask_ratio(batch: int, generator: torch.Generator) -> Tensor:
 
 
 class PictureStream:
-    """Pairs of image codes and captions in an endless shuffled order. codes are 0-based, [N, places]."""
+    """Pairs of image codes and captions in an endless shuffled order. codes are 0-based, [pictures, codes]."""
 
     def __init__(self, prompting: Prompting, codes: Tensor, captions: Sequence[Sequence[int]], seed: int) -> None:
         self.prompting, self.captions = prompting, captions

@@ -1,7 +1,7 @@
 """Training checkpoints: a folder per step, complete or absent.
 
 RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
-                               training.pt                     (optimizer, rng, step; weights_only)
+                               training.pt                     (optimizer, step; weights_only)
 """
 
 from __future__ import annotations

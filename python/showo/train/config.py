@@ -106,7 +106,7 @@ class ShowoTraining(LoopConfig):
     image_tokenizer: str = "bundled:tiny/image_tokenizer"
     text_tokenizer: str = "bundled:tiny/showo"
     init_from: str = ""  # a checkpoint folder whose weights start this run
-    pictures: PictureData = field(default_factory=PictureData)
+    data: PictureData = field(default_factory=PictureData)
     texts: list[str] = field(default_factory=lambda: ["bundled:text/train-*.tar"])
     t2i: Stream = field(default_factory=Stream)
     lm: Stream = field(default_factory=lambda: Stream(weight=0.1))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
@@ -13,17 +15,19 @@ from ..model.building import Building
 M = TypeVar("M", bound=nn.Module)
 
 
-def initial_model(kind: type[M], config: Any, source: str) -> M:
-    """A `kind` of this configuration with the weights of the checkpoint `source` unless that is empty.
+def initial_model(kind: type[M], config: Any, source: str, seed: int) -> M:
+    """A `kind` of this configuration with the weights of the checkpoint `source`, or drawn from `seed` without one.
 
-    Raises CheckpointError where the checkpoint's configuration is another one, ConfigError for absurd sizes.
+    Raises CheckpointError where there is none or one of another configuration, ConfigError for absurd sizes.
     """
     if not source:
+        torch.manual_seed(seed % 2**64)
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         absurd = ConfigError(f"model: its weights and their gradients do not fit {memory >> 30} GiB of memory")
         with Building(memory // 8, absurd, fill=True):
             return kind(config)
     model: Any = kind.from_pretrained(source)  # type: ignore[attr-defined]
-    if model.config != config:
-        raise CheckpointError(f"init_from: {source} has another model configuration than this run")
+    here, there = asdict(config), asdict(model.config)
+    if differing := [f"{key} is {there[key]}, not {value}" for key, value in here.items() if there[key] != value]:
+        raise CheckpointError(f"init_from: {source} has another model configuration: {', '.join(differing)}")
     return model

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from ..data.shards import load_images, read_pairs, read_texts
 from ..data.streams import PictureStream, Question, TextStream, encode_pictures
@@ -16,7 +17,7 @@ from ..engine.generate import generate_codes
 from ..engine.pipeline import name_image_tokenizer
 from ..errors import ConfigError
 from ..model.image_tokenizer import ImageTokenizer
-from ..model.losses import multimodal_loss
+from ..model.losses import Losses, multimodal_loss
 from ..model.transformer import Showo
 from ..pictures import to_image
 from ..prompting import Batch, Prompting
@@ -26,13 +27,13 @@ from ..text import clean_text
 from ..tokens import TextTokenizer
 from .config import ShowoTraining
 from .initial import initial_model
-from .loop import Losses, TrainLoop
+from .loop import TrainLoop
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
     """Side of the code grid. Raises ConfigError where the tokenizers do not fit the model's vocabulary or rows."""
     model = config.model
-    side = config.pictures.size // images.config.downsampling
+    side = config.data.size // images.config.downsampling
     for name, ours, theirs in (
         ("text_vocab_size", model.text_vocab_size, texts.text_vocab_size),
         ("codebook_size", model.codebook_size, images.config.codebook_size),
@@ -43,56 +44,74 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
     return side
 
 
+class TrainingStreams:
+    """The samples of all formats in use, and which of them make up a step."""
+
+    def __init__(
+        self, config: ShowoTraining, prompting: Prompting, image_tokenizer: ImageTokenizer, texts: TextTokenizer
+    ) -> None:
+        self.config = config
+
+        def pictures(patterns: list[str]) -> tuple[PictureStream, list[Question]]:
+            samples = read_pairs(patterns)
+            codes = encode_pictures(image_tokenizer, load_images(samples, config.data.size))
+            captions = [sample.caption for sample in samples]
+            questions = [Question(q, captions, texts) for q in config.questions]
+            return PictureStream(prompting, codes, texts.encode_batch(captions), config.seed), questions
+
+        self.pictures, self.questions = pictures(config.data.train)
+        self.held_out, _ = pictures(config.data.val)
+        documents = texts.encode_batch(read_texts(config.texts))
+        self.texts = TextStream(prompting, documents, config.model.sequence_length, config.seed)
+
+    def batch(self, step: int, micro: int, generator: torch.Generator) -> Batch:
+        """The padded rows of one micro-batch. Each format goes on where the micro-batch before has ended."""
+        config = self.config
+        position = step * config.accumulate + micro
+        formats: list[Batch] = []
+        if n := config.t2i.batch:
+            formats.append(self.pictures.t2i(position * n, n, config.condition_dropout, generator))
+        if n := config.lm.batch:
+            formats.append(self.texts.lm(position * n, n))
+        if n := config.mmu.batch:
+            formats.append(self.pictures.mmu(position * n, n, self.questions, config.question_share, generator))
+        return Batch.cat(formats)
+
+    def held_out_batch(self, count: int) -> Batch:
+        """The same rows in every validation: t2i and mmu of the first held-out pictures, at most `count` of them."""
+        generator = seeded_generator(self.config.seed)
+        n = min(count, self.held_out.order.n)
+        return Batch.cat([self.held_out.t2i(0, n, 0.0, generator), self.held_out.mmu(0, n, [], 0.0, generator)])
+
+
 def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
     """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
-    torch.manual_seed(config.seed % 2**64)
     device = find_device(config.device)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
+    model = initial_model(Showo, config.model, config.init_from, config.seed).to(device)
     vocabulary = config.model.vocabulary
     prompting = Prompting(vocabulary, eot=text_tokenizer.eos, max_text_len=config.model.max_text_len)
-
-    def pictures(patterns: list[str]) -> tuple[PictureStream, list[Question]]:
-        samples = read_pairs(patterns)
-        codes = encode_pictures(image_tokenizer, load_images(samples, config.pictures.size))
-        captions = [sample.caption for sample in samples]
-        questions = [Question(q, captions, text_tokenizer) for q in config.questions]
-        return PictureStream(prompting, codes, text_tokenizer.encode_batch(captions), config.seed), questions
-
-    stream, questions = pictures(config.pictures.train)
-    held_out, _ = pictures(config.pictures.val)
-    documents = text_tokenizer.encode_batch(read_texts(config.texts))
-    text_stream = TextStream(prompting, documents, config.model.sequence_length, config.seed)
-
-    model = initial_model(Showo, config.model, config.init_from).to(device)
+    streams = TrainingStreams(config, prompting, image_tokenizer, text_tokenizer)
     weights = {"t2i": config.t2i.weight, "lm": config.lm.weight, "mmu": config.mmu.weight}
 
-    def loss(step: int, micro: int, generator: torch.Generator) -> Losses:
-        position = step * config.accumulate + micro
-        parts: list[Batch] = []
-        if n := config.t2i.batch:
-            parts.append(stream.t2i(position * n, n, config.condition_dropout, generator))
-        if n := config.lm.batch:
-            parts.append(text_stream.lm(position * n, n))
-        if n := config.mmu.batch:
-            parts.append(stream.mmu(position * n, n, questions, config.question_share, generator))
-        batch = Batch.cat(parts).packed(vocabulary.pad).to(device)
-        losses = multimodal_loss(model, batch, weights=weights)
-        return losses.total, {name: float(value.detach()) for name, value in losses.parts.items()}
+    def losses(batch: Batch) -> Losses:
+        return multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
+
+    def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        found = losses(streams.batch(step, micro, generator))
+        return found.total, {name: float(value.detach()) for name, value in found.means.items()}
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        generator = seeded_generator(config.seed)
-        n = min(64, held_out.order.n)
-        batch = Batch.cat([held_out.t2i(0, n, 0.0, generator), held_out.mmu(0, n, [], 0.0, generator)])
-        losses = multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
+        means = losses(streams.held_out_batch(64)).means
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
             codes = generate_codes(model, prompting, texts, seed=config.seed)
             images = image_tokenizer.decode(codes.cpu(), side, side)
             sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
-        return {name: float(value) for name, value in losses.parts.items()}, sheets
+        return {name: float(value) for name, value in means.items()}, sheets
 
     def attach(folder: Path) -> None:
         text_tokenizer.save(folder)

@@ -12,9 +12,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Context manager: the first SIGINT or SIGTERM is remembered, so that a step is never left half done; another acts
-    as it would have without. A signal that is ignored, as a shell has it for jobs in the background, stays so. Outside
-    the main thread, where Python handles no signals, it does nothing.
+    """Context manager that turns the first SIGINT or SIGTERM into a request, so that no step is left half done.
+
+    The request is true once a signal has come; `act` then ends the program as that signal asks. A second signal does
+    at once what it would have done without this class. A signal that was ignored on entry stays ignored, as a shell
+    wants for jobs in the background. Python handles signals in its main thread only: in another thread this class
+    does nothing.
     """
 
     def __init__(self) -> None:
