@@ -22,14 +22,14 @@ def check_file(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
         raise OutputError(f"{option} {path} is a folder")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(f"{option} {path} is no regular file")
-    _check_place(option, path)
+    _check_place(option, path, path)
 
 
 def check_folder(option: str, path: Path) -> None:
     """OutputError where a folder cannot be made, or is there but cannot be written to."""
     if os.path.exists(path) and not os.path.isdir(path):
         raise OutputError(f"{option} {path} is a file; expected a folder")
-    _check_place(option, path / "file")
+    _check_place(option, path, path / "file")
 
 
 def check_sides(option: str, path: Path, size: tuple[int, int]) -> None:
@@ -52,9 +52,9 @@ def say(text: str) -> None:
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def _check_place(option: str, path: Path) -> None:
-    """OutputError where no file of this path can be made. Missing folders are made when it is written, not here."""
-    real = os.path.realpath(path)
+def _check_place(option: str, path: Path, file: Path) -> None:
+    """OutputError, which names `path`, where `file` cannot be made. Missing folders are made later, not here."""
+    real = os.path.realpath(file)
     if os.path.islink(real):
         raise OutputError(f"{option} {path}: symbolic links that lead in a circle")
     folder = Path(real).parent
