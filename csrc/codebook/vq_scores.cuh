@@ -261,6 +261,7 @@ struct VqRows {
     end += t >= 2 ? two : 0;
     int place = count[m][half] + end - __popc(found);
     count[m][half] += __shfl_sync(kAllLanes, end, 3, 4);
+    __syncwarp();  // a list that was emptied is written again, perhaps by another lane than before
     for (; found != 0 && place < kVqListed; found &= found - 1, ++place)
       lists[(m * 16 + half * 8) * kVqListed + place] = code + 2 * t + __ffs(static_cast<int>(found)) - 1;
   }

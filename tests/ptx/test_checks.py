@@ -45,6 +45,13 @@ CASES = {
     "race_write_write": (64, lambda: [f32(64)], "race", "writes shared address .*no barrier in between"),
     "race_bytes": (64, lambda: [np.zeros(64, np.uint8)], "race", "no barrier in between"),
     "race_with_atomic": (64, lambda: [i32(64)], "race", "no barrier in between"),
+    "lanes_write_read": (64, lambda: [f32(64)], "lane-race", "lane 1 of the same warp wrote with no __syncwarp"),
+    "lanes_read_write": (64, lambda: [f32(64)], "lane-race", "lane 1 of the same warp read with no __syncwarp"),
+    "lanes_broadcast_write": (64, lambda: [f32(64)], "lane-race", "another lane of the same warp read with no"),
+    "lanes_write_write": (64, lambda: [f32(64)], "lane-race", "writes shared .* lane 0 of the same warp wrote with no"),
+    "lanes_with_atomic": (64, lambda: [i32(64)], "lane-race", "another lane of the same warp changed atomically"),
+    "lanes_async": (64, lambda: [f32(64), f32(256)], "lane-race", "lane 1 of the same warp wrote with no __syncwarp"),
+    "lanes_ldmatrix": (64, lambda: [np.zeros(64, np.uint32)], "lane-race", "reads .* lane 0 of the same warp wrote"),
     "race_named_barrier": (96, lambda: [i32(96)], "race", "warp [012] (wrote|read) with no barrier in between"),
     "async_without_wait": (32, lambda: [f32(32), f32(128)], "async-in-flight", "has not been waited for"),
     "async_wait_too_few": (32, lambda: [f32(32), f32(256)], "async-in-flight", "has not been waited for"),
@@ -153,8 +160,8 @@ def test_register_limit(faults) -> None:
     ("fault", "kinds"),
     [
         (1, {"async-in-flight"}),
-        (2, {"uninitialised-shared", "async-in-flight", "race"}),
-        (3, {"async-in-flight", "race"}),
+        (2, {"uninitialised-shared", "async-in-flight", "race", "lane-race"}),
+        (3, {"async-in-flight", "race", "lane-race"}),
     ],
 )
 def test_faults_of_a_pipelined_gemm(compiled, fault: int, kinds: set[str]) -> None:

@@ -48,7 +48,7 @@ void wait(Warp& w, int64_t pending) {
         (pending < 0 || static_cast<int64_t>(copy.group) < static_cast<int64_t>(w.commit_groups[copy.lane]) - pending);
     if (done) {
       std::memcpy(w.block->shared.data() + copy.to, copy.data.data(), copy.bytes);
-      w.block->shared.end_async(w.index, copy.to, copy.bytes);
+      w.block->shared.end_async(w.index, copy.to, copy.bytes, copy.lane);
     } else {
       w.copies[kept++] = copy;
     }

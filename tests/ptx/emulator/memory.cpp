@@ -191,16 +191,18 @@ void touch_shared(Warp& w, const Instr& in, const Addresses& a, uint32_t lanes, 
   SharedMemory& shared = w.block->shared;
   uint32_t at[kLanes];
   for (uint32_t i = 0; i < kLanes; ++i) at[i] = static_cast<uint32_t>(std::min<uint64_t>(a.at[i], 0xfffffff0u));
+  const bool synchronises = access == Access::kAtomic || in.flags & kStrong;
   for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
     const int lane = __builtin_ctz(rest);
     shared.check_bounds(at[lane], bytes, alignment, lane);
-    if (access == Access::kAtomic || in.flags & kStrong) {
+    if (synchronises) {
       shared.atomic(w.index, at[lane], bytes, lane, access == Access::kWrite);
-    } else if (access == Access::kRead) {
-      shared.read(w.index, at[lane], bytes, lane);
-    } else {
+    } else if (access == Access::kWrite) {
       shared.write(w.index, at[lane], bytes, lane);
     }
+  }
+  if (!synchronises && access == Access::kRead) {
+    shared.read(w.index, at, lanes, bytes, in.cls == InstrClass::kLdmatrix);
   }
   count_wavefronts(w, in, at, lanes, bytes);
 }

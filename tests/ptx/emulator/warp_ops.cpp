@@ -148,7 +148,11 @@ void active_mask(Warp& w, const Instr& in) {
   for_lanes(w, w.lanes<uint32_t>(in.ops[0]), [&](int) { return mask; });
 }
 
-void warp_barrier(Warp& w, const Instr& in) { check_members(w, w.lanes<uint32_t>(in.ops[0])); }
+// Orders the memory accesses of all lanes, of those too that the mask leaves out: a race with them is not found.
+void warp_barrier(Warp& w, const Instr& in) {
+  check_members(w, w.lanes<uint32_t>(in.ops[0]));
+  w.block->shared.advance(w.index);
+}
 
 }  // namespace
 

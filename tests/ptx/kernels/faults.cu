@@ -81,8 +81,62 @@ KERNEL race_with_atomic(int* out, int bad) {
   if (threadIdx.x == 0) sum = 0;
   __syncthreads();
   atomicAdd(&sum, 1);
-  if (!bad) __syncthreads();
+  bad ? __syncwarp() : __syncthreads();
   out[threadIdx.x] = sum;
+}
+KERNEL lanes_write_read(float* out, int bad) {
+  __shared__ float tile[64];
+  tile[threadIdx.x] = threadIdx.x;
+  if (!bad) __syncwarp();
+  out[threadIdx.x] = tile[threadIdx.x ^ 1];
+}
+KERNEL lanes_read_write(float* out, int bad) {
+  __shared__ float tile[64];
+  tile[threadIdx.x] = threadIdx.x;
+  __syncwarp();
+  const float v = tile[threadIdx.x ^ 1];
+  if (!bad) __syncwarp();
+  tile[threadIdx.x] = v;
+  out[threadIdx.x] = v;
+}
+KERNEL lanes_broadcast_write(float* out, int bad) {  // lane 0 itself is among the many that have read
+  __shared__ float shared[2];
+  float& value = shared[threadIdx.x / 32];
+  if (threadIdx.x % 32 == 0) value = 1.0f;
+  __syncwarp();
+  out[threadIdx.x] = value;
+  if (!bad) __syncwarp();
+  if (threadIdx.x % 32 == 0) value = 2.0f;
+}
+KERNEL lanes_write_write(float* out, int bad) {
+  __shared__ float tile[64];
+  tile[bad ? threadIdx.x & ~1 : threadIdx.x] = threadIdx.x;
+  __syncwarp();
+  out[threadIdx.x] = tile[threadIdx.x & ~1];
+}
+KERNEL lanes_with_atomic(int* out, int bad) {
+  __shared__ int sums[2];
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = 0;
+  __syncwarp();
+  atomicAdd(&sums[threadIdx.x / 32], static_cast<int>(threadIdx.x));
+  if (!bad) __syncwarp();
+  out[threadIdx.x] = sums[threadIdx.x / 32];
+}
+KERNEL lanes_async(float* out, const float* x, int bad) {  // a lane has waited for its own copies only
+  __shared__ __align__(16) float tile[256];
+  cp_async16(tile + threadIdx.x * 4, x + threadIdx.x * 4);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (!bad) __syncwarp();
+  out[threadIdx.x] = tile[(threadIdx.x ^ 1) * 4];
+}
+KERNEL lanes_ldmatrix(uint32_t* out, int bad) {  // each lane writes the row whose address it gives, all lanes read it
+  __shared__ __align__(16) uint4 rows[64];
+  rows[threadIdx.x] = make_uint4(threadIdx.x, 1, 2, 3);
+  if (!bad) __syncwarp();
+  uint32_t r[4];
+  ldmatrix_x4(r, rows + threadIdx.x);
+  out[threadIdx.x] = r[0] + r[1] + r[2] + r[3];
 }
 KERNEL race_named_barrier(int* out, int bad) {  // warps 0, 1 share a barrier; what warp 2 wrote is not ordered by it
   __shared__ int tile[96];
