@@ -69,7 +69,7 @@ def _laid_out(captions: Sequence[str], width: int) -> list[tuple[Font, list[str]
     """Font and lines of every caption."""
     laid_out, numbered = [], []
     for number, caption in enumerate(captions):
-        font = next((font for font in _fonts() if _has_all(font, caption)), None)
+        font = _font_for(caption)
         if font is None:
             numbered.append(number)
             font, caption = _fonts()[0], str(number)
@@ -96,8 +96,14 @@ def _fonts() -> list[Font]:
     return fonts
 
 
-def _has_all(font: Font, text: str) -> bool:
-    return all(_shape(font, c) != _shape(font, _NO_CHARACTER) for c in set(text) if not c.isspace())
+def _font_for(text: str) -> Font | None:
+    """The first font that has all characters of `text`, or None."""
+    shown = {character for character in text if not character.isspace()}
+    for font in _fonts():
+        missing = _shape(font, _NO_CHARACTER)
+        if all(_shape(font, character) != missing for character in shown):
+            return font
+    return None
 
 
 def _shape(font: Font, character: str) -> tuple[tuple[int, int], bytes]:

@@ -12,6 +12,7 @@ With the released model's 50295 text ids and 8192 codes: pad 50295, image codes 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,9 +168,9 @@ class TextTokenizer:
         from tokenizers import Tokenizer
 
         path = Path(local_path(path))
-        if path.is_dir():
+        if os.path.isdir(path):
             path = path / "tokenizer.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise CheckpointError(f"no tokenizer at {path}")
         try:
             tokenizer = Tokenizer.from_file(str(path))

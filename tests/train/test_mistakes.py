@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from showo.train.checkpoint import checkpoints
-from tests.showo.command import failure
+from tests.showo.command import failure, run
+
+LONG = "a" * 300  # longer than any file's name may be
 
 
 def few(pictures: Path) -> list[str]:
@@ -32,6 +34,9 @@ def few(pictures: Path) -> list[str]:
         ("device=cuda:99", "device cuda:99: this machine has"),
         ("model.hidden_size=100000000000", "its weights and their gradients do not fit"),
         ("model.num_layers=1000000000", "num_layers must be at most 1000"),
+        (f"texts=[{LONG}]", "data: no file matches 'aaa"),
+        (f"init_from={LONG}", "no checkpoint folder at aaa"),
+        (f"text_tokenizer={LONG}", "no tokenizer at aaa"),
         ("image_tokenizer=/none", "no checkpoint folder at /none"),
         ("text_tokenizer=/none", "no tokenizer at /none"),
     ],
@@ -83,6 +88,8 @@ def test_files_that_are_no_tars(
 @pytest.mark.parametrize("command", ["train", "train-tokenizer"])
 def test_places_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     (tmp_path / "file").touch()
+    assert "is neither a YAML file nor one of" in failure(capsys, command, "--config", LONG)
+    assert "is neither a YAML file nor one of" in failure(capsys, command, "--config", f"{LONG}.yaml")
     for place, message in (
         (tmp_path / "file", "is a file; expected a folder"),
         (tmp_path / "file" / "run", "file is not a writable folder"),
@@ -91,3 +98,12 @@ def test_places_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], co
         assert message in failure(capsys, command, "--run", place)
     assert "--threads must be 1 to" in failure(capsys, command, "--run", tmp_path / "run", "--threads", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_loss_that_runs_away(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bold = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "optimizer.max_grad_norm=0", "t2i.batch=1", "mmu.batch=1"]
+    assert run("train", "--run", tmp_path, *few(pictures), *bold, "model.num_layers=1") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("showo: step ")
+    assert "nan" in error
+    assert not checkpoints(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def shard_paths(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         for expanded in expand_braces(pattern):
             base = str(local_path(expanded))
-            found = [Path(base)] if Path(base).is_file() else sorted(Path(p) for p in glob.glob(base))
+            found = [Path(base)] if os.path.isfile(base) else sorted(Path(p) for p in glob.glob(base))
             if not found:
                 also = "" if expanded == pattern else f", which {pattern!r} stands for"
                 raise DataError(f"data: no file matches {expanded!r}{also}")

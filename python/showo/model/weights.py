@@ -204,7 +204,7 @@ def _open_shards(index: Path) -> Iterator[tuple[str, Reader]]:
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError(f"{index} names a shard outside its folder: {shard!r}")
-    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    absent = [shard for shard in shards if not os.path.isfile(index.parent / shard)]
     if absent:
         raise CheckpointError(f"{index.parent} lacks {len(absent)} of {len(shards)} weight shards: {', '.join(absent)}")
     for shard in shards:
@@ -232,8 +232,8 @@ def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # zip, pickle and refused-global errors alike
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as plain weights: {reason}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be read as plain weights: {type(error).__name__}: {reason}") from error
     tensors: Mapping[Any, Any] = state if isinstance(state, Mapping) else {None: state}
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
         raise CheckpointError(f"{path} is not a state dict of tensors")

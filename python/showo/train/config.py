@@ -5,6 +5,7 @@ Dataclasses, read from YAML with key=value overrides through OmegaConf (unknown 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     """
     configs = package_path("configs")
     path = Path(source) if source.endswith((".yaml", ".yml")) else configs / f"{source}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
         raise ConfigError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
     merged: Any = OmegaConf.structured(kind)
