@@ -27,5 +27,9 @@ class NotFiniteError(UserError):
     """Numbers became NaN or infinite: the weights are damaged, too large for the dtype, or were trained too boldly."""
 
 
+class RunInUseError(UserError):
+    """A run folder that another process writes into; the message names the process."""
+
+
 class OutputError(UserError):
     """A file or folder that cannot be written; the message names it and the reason."""

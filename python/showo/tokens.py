@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from showo.errors import CheckpointError
-from showo.files import atomic_path, local_path
+from showo.files import atomic_write_text, local_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -184,8 +184,7 @@ class TextTokenizer:
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
             path = path / "tokenizer.json"
-        with atomic_path(path) as temporary:
-            self._tokenizer.save(str(temporary))
+        atomic_write_text(path, self._tokenizer.to_str(pretty=True))
         return path
 
     def vocabulary(self, codebook_size: int) -> Vocabulary:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from showo.errors import OutputError
 from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig
@@ -51,8 +53,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
 
 def save(run: Path, step: int, attach: Any = None) -> Path:
-    state = {"optimizer": {}, "step": step}
-    return save_checkpoint(run, step, FakeModel(), state, LoopConfig(steps=9), attach)
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    return save_checkpoint(run, step, FakeModel(), optimizer, LoopConfig(steps=9), attach)
 
 
 class FakeModel:
@@ -111,7 +113,7 @@ def test_an_unfinished_checkpoint_has_no_name_and_goes(tmp_path: Path) -> None:
         assert checkpoints(tmp_path) == [whole]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match=r"step 2 could not be saved in .*checkpoints: No space left on device$"):
         save(tmp_path, 2, fail)
     assert list(whole.parent.iterdir()) == [whole]
 

@@ -9,7 +9,6 @@ import typer
 
 from showo.commands import common
 from showo.commands.output import check_folder
-from showo.errors import UserError
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. steps=1000 optimizer.lr=3e-4")
@@ -30,7 +29,8 @@ def train_tokenizer(
     from showo.train.image_tokenizer import train_tokenizer as run_training
 
     settings = load_config(TokenizerTraining, config, overrides or [])
-    prepare(run, resume, threads)
+    check_folder("--run", run)
+    common.begin(threads)
     run_training(settings, run, resume=resume)
 
 
@@ -46,18 +46,6 @@ def train(
     from showo.train.showo import train_showo as run_training
 
     settings = load_config(ShowoTraining, config, overrides or [])
-    prepare(run, resume, threads)
-    run_training(settings, run, resume=resume)
-
-
-def prepare(run: Path, resume: bool, threads: int | None) -> None:
-    """Refuses to write over a run that has checkpoints, to resume one that has none, and what `begin` refuses."""
     check_folder("--run", run)
     common.begin(threads)
-
-    from showo.train.checkpoint import checkpoints
-
-    if checkpoints(run) and not resume:
-        raise UserError(f"--run {run} holds a run already; add --resume to continue it, or choose another folder")
-    if resume and not checkpoints(run):
-        raise UserError(f"--resume: {run} has no checkpoint")
+    run_training(settings, run, resume=resume)

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OutputError
 from ..files import atomic_folder, remove_folder
 from .config import LoopConfig, to_yaml
 
 _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_seconds", "validation_prompts")
+_SHOWN = 8  # at most so many differing settings are listed
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -29,44 +32,139 @@ def checkpoints(run: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _fingerprint(config: LoopConfig) -> str:
-    lines = to_yaml(config).splitlines()
-    kept, skipping = [], False
-    for line in lines:
-        if not line.startswith((" ", "-")):
-            skipping = line.split(":")[0] in _FREE
-        if not skipping:
-            kept.append(line)
-    return "\n".join(kept)
-
-
 def save_checkpoint(
-    run: Path, step: int, model: Any, state: dict[str, Any], config: LoopConfig, attach: Callable[[Path], object] | None
+    run: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    config: LoopConfig,
+    attach: Callable[[Path], object] | None,
 ) -> Path:
-    """Writes the folder step-N as `atomic_folder` does, so that a folder of that name is always whole."""
+    """Writes the folder step-N as `atomic_folder` does, so that a folder of that name is always whole.
+
+    Raises OutputError where the disk is full, or refuses for another reason.
+    """
     final = run / "checkpoints" / f"step-{step:06d}"
-    with atomic_folder(final) as folder:
-        model.save_pretrained(folder)
-        torch.save({**state, "config": _fingerprint(config)}, folder / "training.pt")
-        if attach is not None:
-            attach(folder)
+    try:
+        with atomic_folder(final) as folder:
+            model.save_pretrained(folder)
+            # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
+            with open(folder / "training.pt", "wb") as file:
+                torch.save({"optimizer": optimizer.state_dict(), "step": step, "config": to_yaml(config)}, file)
+            if attach is not None:
+                attach(folder)
+    except (OSError, OutputError, SafetensorError, RuntimeError) as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise OutputError(f"step {step} could not be saved in {final.parent}: {reason}") from error
     return final
 
 
-def load_checkpoint(run: Path, model: Any, config: LoopConfig) -> dict[str, Any] | None:
-    """Loads the newest checkpoint's weights into `model` and returns its training state; None where there is none.
+def _refusal(error: BaseException | None) -> str | None:
+    """Why the operating system refused to write; None where that is not behind the error."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if isinstance(error, (OutputError, SafetensorError)):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
-    Raises CheckpointError when the run was made with another configuration: the continuation would not be the same run.
+
+def load_checkpoint(
+    run: Path, model: Any, optimizer: torch.optim.Optimizer, config: LoopConfig, tell: Callable[[str], object]
+) -> int | None:
+    """Loads the newest whole checkpoint into model and optimizer; returns its step, None where there is none.
+
+    Newer ones that are damaged are set aside, under a name with ".damaged"; `tell` gets a line about each. Raises
+    CheckpointError if all are damaged, or if the run was made with another configuration: it would not be the same run.
     """
-    found = checkpoints(run)
-    if not found:
-        return None
-    state: dict[str, Any] = torch.load(found[-1] / "training.pt", weights_only=True)
-    if state.pop("config") != _fingerprint(config):
-        raise CheckpointError(f"resume: {found[-1]} was made with another configuration; see {run / 'config.yaml'}")
-    trained = type(model).from_pretrained(found[-1], dtype=torch.float32)
-    model.load_state_dict(trained.state_dict())
+    damaged: list[tuple[Path, CheckpointError]] = []
+    for path in reversed(checkpoints(run)):
+        try:
+            state = _read_state(path)
+            differing = _differences(state["config"], to_yaml(config))
+            if not differing:
+                _restore_weights(model, path)
+                _restore_optimizer(optimizer, state["optimizer"], path)
+                _set_aside(damaged, path, tell)
+                return int(state["step"])
+        except CheckpointError as error:
+            damaged.append((path, error))
+            continue
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise CheckpointError(
+            f"resume: {path} was made with another configuration: {', '.join(differing[:_SHOWN])}{more}; resume with "
+            "the old values, or begin another run with init_from"
+        )
+    if damaged:
+        reasons = "; ".join(str(error) for _, error in damaged)
+        raise CheckpointError(f"resume: no checkpoint of {run} is whole: {reasons}")
+    return None
+
+
+def _set_aside(damaged: list[tuple[Path, CheckpointError]], used: Path, tell: Callable[[str], object]) -> None:
+    """Takes the name from checkpoints newer than the one in use, lest they are counted as the newest ones later."""
+    for path, error in damaged:
+        aside = path.with_name(path.name + ".damaged")
+        remove_folder(aside)
+        path.rename(aside)
+        tell(f"damaged checkpoint: {error}; set aside as {aside.name}, going on from {used.name}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    file = path / "training.pt"
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception as error:  # zip, pickle, refused globals, a missing file: all that bytes can be
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{file} cannot be read: {reason}") from error
+    kinds = {"optimizer": dict, "step": int, "config": str}
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+        raise CheckpointError(f"{file} holds no training state")
+    if f"step-{state['step']:06d}" != path.name:
+        raise CheckpointError(f"{file} is of step {state['step']}")
     return state
+
+
+def _restore_weights(model: Any, path: Path) -> None:
+    trained = type(model).from_pretrained(path, dtype=torch.float32)
+    if trained.config != model.config:
+        raise CheckpointError(f"{path / 'config.json'} is of another model than training.pt")
+    model.load_state_dict(trained.state_dict())
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
+    try:
+        optimizer.load_state_dict(saved)
+        shapes = {
+            tensor.shape == parameter.shape
+            for parameter, state in optimizer.state.items()
+            for name, tensor in state.items()
+            if name != "step"
+        }
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path / 'training.pt'}: optimizer: {error}") from error
+    if False in shapes:
+        raise CheckpointError(f"{path / 'training.pt'}: optimizer: state of other shapes than the weights")
+
+
+def _differences(old: str, new: str) -> list[str]:
+    """What keeps two runs (their configurations as YAML) from being the same, as "optimizer.lr 0.001 -> 0.5"."""
+    a, b = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    return [
+        f"{key} {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
+        for key in {**a, **b}
+        if a.get(key) != b.get(key) and key.split(".")[0] not in _FREE
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names: {"optimizer": {"lr": 1}} is {"optimizer.lr": 1}."""
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {name: value for key, part in tree.items() for name, value in _flat(part, f"{prefix}{key}.").items()}
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:

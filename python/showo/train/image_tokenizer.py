@@ -24,7 +24,7 @@ from ..pictures import to_image
 from ..sheets import sheet
 from .config import TokenizerTraining
 from .initial import initial_model
-from .loop import TrainLoop
+from .loop import TrainLoop, train
 
 
 def commitment_loss(z: Tensor) -> Tensor:
@@ -118,7 +118,12 @@ def loss_weights(config: TokenizerTraining) -> dict[str, float]:
 def train_tokenizer(
     config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None
 ) -> TrainLoop:
-    """Trains an ImageTokenizer into `run` and returns the finished loop. Raises as load_config and the readers do."""
+    """Trains an ImageTokenizer into `run`; returns the finished loop. Raises as `train` and the readers do."""
+    return train(lambda: tokenizer_loop(config, run, console), run, resume=resume)
+
+
+def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None = None) -> TrainLoop:
+    """The model, the data and the losses of `train_tokenizer`, ready to run."""
     device = find_device(config.device)
     model = initial_model(ImageTokenizer, config.model, config.init_from, config.seed).to(device)
     model.encoder.requires_grad_(config.train_encoder)
@@ -146,9 +151,4 @@ def train_tokenizer(
         return scalars, {"reconstruction": sheet(pairs, columns=8)}
 
     units = {"images": config.batch * config.accumulate}
-    loop = TrainLoop(config, model, run, loss=loss, validate=validate, units=units, console=console)
-    if resume:
-        loop.resume()
-    model.train()
-    loop.run()
-    return loop
+    return TrainLoop(config, model, run, loss=loss, validate=validate, units=units, console=console)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
 
+from ..errors import OutputError, UserError
 from ..files import atomic_write_text
-from ..pictures import save_image
-from .checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
+from .checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from .config import LoopConfig, to_yaml
+from .lock import run_lock
+from .log import RunLog
 from .optimizer import make_optimizer
 from .progress import TrainProgress
 from .step import LossFunction, train_step
@@ -57,30 +57,34 @@ class TrainLoop:
         self.history: list[float] = []
 
     def resume(self) -> bool:
-        """Continues from the newest complete checkpoint of the run folder; False where there is none."""
-        state = load_checkpoint(self.run_folder, self.model, self.config)
-        if state is None:
+        """Continues from the newest whole checkpoint of the run folder; False where there is none."""
+        step = load_checkpoint(self.run_folder, self.model, self.optimizer, self.config, self.tell)
+        if step is None:
             return False
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = int(state["step"])
+        self.step = step
         return True
 
     def save(self) -> Path:
-        state = {"optimizer": self.optimizer.state_dict(), "step": self.step}
-        path = save_checkpoint(self.run_folder, self.step, self.model, state, self.config, self.attach)
+        path = save_checkpoint(self.run_folder, self.step, self.model, self.optimizer, self.config, self.attach)
         prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
         return path
+
+    def tell(self, text: str) -> None:
+        """A line for the person who watches, as it is: file names may hold what rich takes for markup."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def run(self) -> None:
         """Trains to the end (or for max_seconds), then saves. SIGINT (Ctrl-C) and SIGTERM end it after the step they
         fall into, saved too, with KeyboardInterrupt and SystemExit(143).
         """
         config = self.config
-        self.run_folder.mkdir(parents=True, exist_ok=True)
+        if self.step >= config.steps:
+            self.tell(f"{self.run_folder} is finished: all {config.steps} steps are done")
+            return
         atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
         began = time.monotonic()
         with (
-            SummaryWriter(str(self.run_folder / "logs")) as writer,
+            RunLog(self.run_folder, self.step) as log,
             TrainProgress(config, self.units, self.console) as bar,
             StopRequest() as stop,
         ):
@@ -92,31 +96,57 @@ class TrainLoop:
                 late = 0 < config.max_seconds <= time.monotonic() - began
                 done = late or self.step == config.steps
                 if self.step % config.log_every == 0 or done:
-                    for name, value in figures.items():
-                        writer.add_scalar(f"train/{name}", value, self.step)
+                    log.scalars("train", figures, self.step)
                     bar.report(self.step, figures)
                 if self.step % config.validate_every == 0 or done:
-                    self._validate(writer)
+                    self._validate(log)
                 stopping = bool(stop)  # asked once: a signal that comes later waits for the next step
                 if self.step % config.checkpoint_every == 0 or done or stopping:
                     path = self.save()
                 if done:
                     break
                 if stopping:
-                    self.console.print(f"interrupted at step {self.step}; saved {path}; continue with --resume")
+                    self.tell(f"interrupted at step {self.step}; saved {path}; continue with --resume")
                     stop.act()
 
-    def _validate(self, writer: SummaryWriter) -> None:
+    def _validate(self, log: RunLog) -> None:
         self.model.eval()
         with torch.no_grad():
             scalars, pictures = self.validate(self.step)
         self.model.train()
-        for name, value in scalars.items():
-            writer.add_scalar(f"val/{name}", value, self.step)
+        log.scalars("val", scalars, self.step)
         line = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         if line:
             self.console.print(f"step {self.step}: validation  {line}")
-        folder = self.run_folder / "pictures"
         for name, picture in pictures.items():
-            save_image(picture, folder / f"{name}-{self.step:06d}.png")
-            writer.add_image(name, np.asarray(picture), self.step, dataformats="HWC")
+            log.picture(name, picture, self.step)
+
+
+def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) -> TrainLoop:
+    """Runs the loop that `build` makes, from its beginning or on from its newest checkpoint, and returns it finished.
+
+    Meanwhile the run folder belongs to this process.
+
+    Raises:
+        RunInUseError: the folder belongs to another process.
+        UserError: it holds checkpoints and is not to be resumed, or holds none and is.
+        OutputError: the disk is full, or refuses for another reason; the message names the last whole checkpoint.
+    """
+    if resume and not checkpoints(run):
+        raise UserError(f"--resume: {run} has no checkpoint")
+    with run_lock(run) as left_behind:
+        if checkpoints(run) and not resume:
+            raise UserError(f"{run} holds a run already; add --resume to continue it, or choose another folder (--run)")
+        loop = build()
+        if left_behind is not None:
+            loop.tell(f"{run}: the lock of {left_behind}, which has ended, is taken over")
+        if resume:
+            loop.resume()
+        loop.model.train()
+        try:
+            loop.run()
+        except OutputError as error:
+            whole = checkpoints(run)
+            last = f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint of this run yet"
+            raise OutputError(f"{error}; {last}") from error
+    return loop

@@ -27,7 +27,7 @@ from ..text import clean_text
 from ..tokens import TextTokenizer
 from .config import ShowoTraining
 from .initial import initial_model
-from .loop import TrainLoop
+from .loop import TrainLoop, train
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
@@ -85,7 +85,12 @@ class TrainingStreams:
 
 
 def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
-    """Trains a Showo into `run` and returns the finished loop. Raises as load_config and the readers do."""
+    """Trains a Showo into `run` and returns the finished loop. Raises as `train` and the readers do."""
+    return train(lambda: showo_loop(config, run, console), run, resume=resume)
+
+
+def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None) -> TrainLoop:
+    """The models, the data and the losses of `train_showo`, ready to run."""
     device = find_device(config.device)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
@@ -122,9 +127,4 @@ def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, conso
         "images": (config.t2i.batch + config.mmu.batch) * config.accumulate,
         "tokens": rows * config.model.sequence_length * config.accumulate,
     }
-    loop = TrainLoop(config, model, run, loss=loss, validate=validate, units=units, attach=attach, console=console)
-    if resume:
-        loop.resume()
-    model.train()
-    loop.run()
-    return loop
+    return TrainLoop(config, model, run, loss=loss, validate=validate, units=units, attach=attach, console=console)

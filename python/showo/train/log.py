@@ -1,0 +1,93 @@
+"""What a run writes down as it goes: figures and pictures for TensorBoard, and the pictures as files."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
+from torch.utils.tensorboard import SummaryWriter
+
+from ..errors import OutputError
+from ..pictures import save_image
+
+_HEADER = struct.Struct("<QI")  # of a record: the length of its data, and the checksum of the length
+_FOOTER_BYTES = 4  # the checksum of the data
+
+
+class RunLog:
+    """Context manager that writes into RUN/logs and RUN/pictures; raises OutputError where that fails.
+
+    step: the step after which the run goes on. What an earlier process has logged of later steps, which will be done
+    again, is taken out of its files.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.run = run
+        with self._writing():
+            forget_after(run / "logs", step)
+            # The purge step tells a TensorBoard that is running, and has read those events already.
+            self.writer = SummaryWriter(str(run / "logs"), purge_step=step + 1)
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        with self._writing():
+            for name, value in values.items():
+                self.writer.add_scalar(f"{group}/{name}", value, step)
+
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        with self._writing():
+            save_image(picture, self.run / "pictures" / f"{name}-{step:06d}.png")
+            self.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._writing():
+                self.writer.close()
+        except OutputError:
+            if value is None:  # else that error says more
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self.run}: the log cannot be written: {error.strerror or error}") from error
+
+
+def forget_after(logs: Path, step: int) -> None:
+    """Cut off every event file in `logs` before its first event of a later step. Steps rise within a file."""
+    for path in logs.glob("events.out.tfevents.*"):
+        offset = _first_after(path, step)
+        if offset is not None:
+            os.truncate(path, offset)
+
+
+def _first_after(path: Path, step: int) -> int | None:
+    """Where in an event file the first event after `step` begins; None where there is none before any damage."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            begin, (length, _) = file.tell() - _HEADER.size, _HEADER.unpack(header)
+            if file.tell() + length > size:  # the process that wrote it ended within this record
+                return None
+            try:
+                event = Event.FromString(file.read(length))
+            except DecodeError:
+                return None
+            if event.step > step:
+                return begin
+            file.seek(_FOOTER_BYTES, os.SEEK_CUR)
+    return None

@@ -1,0 +1,71 @@
+"""The log of a run that was resumed: every step once, whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from showo.errors import OutputError
+from showo.train.log import RunLog, forget_after
+
+
+def write(run: Path, steps: range, start: int) -> None:
+    with RunLog(run, start) as log:
+        for step in steps:
+            log.scalars("train", {"loss": step / 8}, step)
+            if step % 3 == 0:
+                log.picture("sheet", Image.new("RGB", (4, 4)), step)
+
+
+def through_accumulator(run: Path, purge: bool = True) -> tuple[list[int], list[int]]:
+    """Steps of the scalars and of the pictures, as TensorBoard shows them."""
+    found = EventAccumulator(str(run / "logs"), size_guidance={"images": 0}, purge_orphaned_data=purge).Reload()
+    scalars, pictures = found.Scalars("train/loss"), found.Images("sheet")
+    assert all(scalar.value == scalar.step / 8 for scalar in scalars)
+    return [scalar.step for scalar in scalars], [picture.step for picture in pictures]
+
+
+def through_the_files(run: Path) -> list[int]:
+    """Steps of the scalars, from a reader that knows no purging."""
+    files = sorted((run / "logs").glob("events.*"))
+    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+    return sorted(event.step for event in events if any(v.tag == "train/loss" for v in event.summary.value))
+
+
+@pytest.mark.parametrize("read", [through_accumulator, lambda run: through_accumulator(run, purge=False)])
+def test_a_resumed_log_holds_every_step_once(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    write(tmp_path, range(1, 9), start=0)
+    write(tmp_path, range(5, 13), start=4)  # from a checkpoint of step 4
+    assert read(tmp_path) == (list(range(1, 13)), [3, 6, 9, 12])
+    assert through_the_files(tmp_path) == list(range(1, 13))
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 4), start=0)
+    write(tmp_path, range(1, 7), start=0)
+    assert through_the_files(tmp_path) == list(range(1, 7))
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "length"])
+def test_damage_of_an_event_file_is_no_obstacle(tmp_path: Path, damage: str) -> None:
+    write(tmp_path, range(1, 6), start=0)
+    (file,) = (tmp_path / "logs").glob("events.*")
+    whole = file.read_bytes()
+    tails = {"cut": whole[:-7], "noise": whole[:-40] + b"\x7f" * 40, "length": whole + b"\xff" * 12}
+    file.write_bytes(tails[damage])
+    forget_after(tmp_path / "logs", 9)
+    assert file.read_bytes() == tails[damage]
+    forget_after(tmp_path / "logs", 2)
+    assert through_the_files(tmp_path) == [1, 2]
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(OutputError, match="the log cannot be written"):
+        RunLog(tmp_path, 0)

@@ -1,0 +1,156 @@
+"""Resuming: from whole checkpoints only, with the same configuration only, and what is said otherwise."""
+
+from __future__ import annotations
+
+import io
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from showo.errors import CheckpointError, OutputError, RunInUseError, UserError
+from showo.train.checkpoint import checkpoints
+from showo.train.image_tokenizer import train_tokenizer
+from showo.train.lock import run_lock
+from showo.train.loop import TrainLoop
+from tests.train.test_image_tokenizer import small_training
+
+
+def train(pictures: Path, run: Path, *overrides: str, resume: bool = False) -> tuple[TrainLoop, str]:
+    """The finished loop, and what was said."""
+    out = io.StringIO()
+    loop = train_tokenizer(small_training(pictures, *overrides), run, resume=resume, console=Console(file=out))
+    return loop, out.getvalue()
+
+
+@pytest.fixture
+def run(pictures: Path, tmp_path: Path) -> Path:
+    """A run that has ended after step 6 of 6, with checkpoints of steps 3 and 6."""
+    train(pictures, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_another_step(path: Path) -> None:
+    shutil.copy(path.parent.parent / "step-000003" / "training.pt", path)
+
+
+def other_shapes(path: Path) -> None:
+    state = torch.load(path)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("training.pt", lambda path: path.write_bytes(b""), "training.pt cannot be read"),
+        ("training.pt", shorten, "training.pt cannot be read"),
+        ("training.pt", Path.unlink, "training.pt cannot be read"),
+        ("training.pt", lambda path: torch.save([1], path), "training.pt holds no training state"),
+        ("training.pt", of_another_step, "training.pt is of step 3"),
+        ("training.pt", other_shapes, "training.pt: optimizer: state of other shapes"),
+        ("model.safetensors", shorten, "model.safetensors is damaged"),
+        ("config.json", Path.unlink, "has no config.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+    pictures: Path, run: Path, name: str, damage: Callable[[Path], object], reason: str
+) -> None:
+    whole = {key: value.clone() for key, value in train(pictures, run, resume=True)[0].model.state_dict().items()}
+    damage(run / "checkpoints" / "step-000006" / name)
+    loop, said = train(pictures, run, resume=True)
+    assert reason in said
+    assert "set aside as step-000006.damaged, going on from step-000003" in said
+    assert len(loop.history) == 3
+    assert [path.name for path in checkpoints(run)] == ["step-000003", "step-000006"]
+    assert (run / "checkpoints" / "step-000006.damaged").is_dir()
+    for key, value in loop.model.state_dict().items():
+        assert torch.equal(value, whole[key]), key
+
+
+def test_no_whole_checkpoint_is_an_error_that_touches_nothing(pictures: Path, run: Path) -> None:
+    for path in checkpoints(run):
+        (path / "training.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* is whole: .*step-000006.*; .*step-000003"):
+        train(pictures, run, resume=True)
+    assert len(checkpoints(run)) == 2
+
+
+def test_differing_settings_are_named(pictures: Path, run: Path) -> None:
+    with pytest.raises(CheckpointError) as info:
+        train(pictures, run, "optimizer.lr=0.5", "batch=3", "optimizer.betas=[0.5,0.5]", "log_every=1", resume=True)
+    message = str(info.value)
+    for setting in (
+        "batch 4 -> 3",
+        "optimizer.lr 0.0015 -> 0.5",
+        "optimizer.betas [0.9, 0.99] -> [0.5, 0.5]",
+        "init_from",
+    ):
+        assert setting in message
+    assert "log_every" not in message  # changes nothing that is computed
+    names = ("l1_weight", "gradient_weight", "quantizer_weight", "entropy_weight", "augment", "seed", "batch")
+    many = [f"{name}=0" if name != "batch" else "batch=1" for name in (*names, "optimizer.lr", "optimizer.eps")]
+    with pytest.raises(CheckpointError, match="and 1 more;"):
+        train(pictures, run, *many, resume=True)
+
+
+def test_a_finished_run_says_so(pictures: Path, run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    loop, said = train(pictures, run, resume=True)
+    assert "run is finished: all 6 steps are done" in said
+    assert loop.history == []
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_is_neither_overwritten_nor_made_up(pictures: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already; add --resume"):
+        train(pictures, run)
+    with pytest.raises(UserError, match="other has no checkpoint"):
+        train(pictures, tmp_path / "other", resume=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(pictures: Path, tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run"), pytest.raises(RunInUseError, match="run is in use by process"):
+        train(pictures, tmp_path / "run")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("full", ["config.json", "model.safetensors", "training.pt"])
+def test_a_full_disk_ends_with_the_last_whole_checkpoint(
+    pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    size = (run / "checkpoints" / "step-000006" / full).stat().st_size
+    save = TrainLoop.save
+
+    def late(loop: TrainLoop) -> Path:
+        with largest_file(size - 1 if loop.step == 2 else 2**30):
+            return save(loop)
+
+    monkeypatch.setattr(TrainLoop, "save", late)
+    with pytest.raises(OutputError) as info:
+        train(pictures, tmp_path / "full", "checkpoint_every=1", "log_every=99", "validate_every=99")
+    folder = tmp_path / "full" / "checkpoints"
+    assert f"step 2 could not be saved in {folder}: " in str(info.value)
+    assert "too large" in str(info.value)
+    assert str(info.value).endswith(f"the last whole checkpoint is {folder / 'step-000001'}")
+    assert [path.name for path in folder.iterdir()] == ["step-000001"]
