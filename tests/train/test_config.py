@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from showo.errors import ConfigError
-from showo.train.config import ShowoTraining, TokenizerTraining, load_config, to_yaml
+from showo.train.config import (
+    LoopConfig,
+    OptimizerConfig,
+    PictureData,
+    ShowoTraining,
+    Stream,
+    TokenizerTraining,
+    load_config,
+    to_yaml,
+)
 
 
 def test_bundled_configurations_load() -> None:
@@ -51,14 +62,80 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("optimizer.learning_rate=1", "learning_rate"),
         ("step=1", "step"),
         ("steps=many", "steps"),
-        ("steps=0", "steps"),
         ("model.hidden_size=a", "hidden_size"),
-        ("precision=fp8", "precision"),
+        ("precision=fp8", "precision must be fp32 or bf16, got 'fp8'"),
+        ("init_from='???'", r"init_from must have a value, got \?\?\?"),
+        ("optimizer.lr=???", r"optimizer\.lr must have a value, got \?\?\?"),
+        ("texts=[]", r"texts must be at least one shard where lm\.batch is 1, got \[\]"),
+        ("data.train=[]", r"data\.train must be at least one shard, got \[\]"),
+        ("data.val=[]", r"data\.val must be at least one shard, got \[\]"),
+        ("questions=[]", r"questions must be at least one where question_share is 0\.3, got \[\]"),
     ],
 )
 def test_unknown_keys_and_wrong_values_are_errors(override: str, names: str) -> None:
     with pytest.raises(ValueError, match=names):
         load_config(ShowoTraining, "tiny", [override])
+
+
+COUNTS = ["steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "data.size"]
+NOT_NEGATIVE = ["max_seconds"]
+NOT_NEGATIVE += [f"optimizer.{name}" for name in ("lr", "warmup_steps", "weight_decay", "max_grad_norm")]
+NOT_NEGATIVE += [f"{stream}.{name}" for stream in ("t2i", "lm", "mmu") for name in ("batch", "weight")]
+SHARES = ("condition_dropout", "question_share", "optimizer.final_lr_ratio")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *((key, "0", "at least 1") for key in COUNTS),
+        *((key, "-1", "at least 0") for key in NOT_NEGATIVE),
+        *((key, value, "at least 0 and at most 1") for key in SHARES for value in ("2", "-0.1", "nan")),
+        *(("optimizer.lr", value, "at least 0 and finite") for value in ("nan", "inf")),
+        *(("optimizer.betas", value, "at least 0 and below 1") for value in ("[0.9, 1.0]", "[-0.1, 0.9]")),
+        ("optimizer.eps", "0", "above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(key: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)} must be {expected}.*, got .*\d|nan|inf"):
+        load_config(ShowoTraining, "tiny", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("augment", "5"), ("batch", "0"), ("l1_weight", "-1"), ("gradient_weight", "-1"), ("quantizer_weight", "-1"),
+     ("entropy_weight", "-1"), ("data.size", "60"), ("data.train", "[]"), ("data.val", "[]")],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_the_other_trainer(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)} must be .*, got {re.escape(value)}"):
+        load_config(TokenizerTraining, "tiny-image-tokenizer", [f"{key}={value}"])
+
+
+def test_every_number_of_a_configuration_has_its_interval() -> None:
+    kinds = (OptimizerConfig, LoopConfig, PictureData, Stream, TokenizerTraining, ShowoTraining)
+    numbers = [
+        f for kind in kinds for f in dataclasses.fields(kind) if f.type in ("int", "float", "tuple[float, float]")
+    ]
+    assert len(numbers) > 20
+    assert {field.name for field in numbers if not field.metadata} == {"seed"}
+
+
+def test_ends_of_ranges_are_taken() -> None:
+    ends = ["condition_dropout=1", "question_share=1", "optimizer.betas=[0,0]", "optimizer.lr=0", "seed=-1", "steps=1"]
+    load_config(ShowoTraining, "tiny", ends)
+    load_config(ShowoTraining, "tiny", ["condition_dropout=0", "question_share=0", "questions=[]"])
+
+
+def test_only_what_is_read_must_be_there() -> None:
+    load_config(ShowoTraining, "tiny", ["lm.batch=0", "texts=[]"])
+    load_config(ShowoTraining, "tiny", ["t2i.batch=0", "mmu.batch=0", "data.train=[]", "data.val=[]"])
+    with pytest.raises(ConfigError, match=r"t2i\.batch, lm\.batch or mmu\.batch must be at least 1"):
+        load_config(ShowoTraining, "tiny", ["t2i.batch=0", "lm.batch=0", "mmu.batch=0"])
+
+
+def test_a_file_without_a_value_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("steps: 3\noptimizer:\n  lr: ???\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: optimizer\.lr must have a value"):
+        load_config(ShowoTraining, str(tmp_path / "c.yaml"))
 
 
 def test_missing_file_lists_what_there_is() -> None:

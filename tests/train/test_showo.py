@@ -270,9 +270,25 @@ def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
         ShowoPipeline.from_pretrained(checkpoint)
 
 
-@pytest.mark.parametrize("stream", ["t2i", "lm", "mmu"])
-def test_a_stream_may_be_left_out(folders: dict[str, Path], tmp_path: Path, stream: str) -> None:
-    assert train(small_training(folders, f"{stream}.batch=0", "steps=2"), tmp_path).step == 2
+@pytest.mark.parametrize("left_out", [("t2i",), ("lm",), ("mmu",), ("t2i", "mmu")])
+def test_a_stream_may_be_left_out(folders: dict[str, Path], tmp_path: Path, left_out: tuple[str, ...]) -> None:
+    """What only such a stream would read need not be there."""
+    config = small_training(folders, "steps=2", *(f"{stream}.batch=0" for stream in left_out))
+    if "lm" in left_out:
+        config.texts = []
+    if not config.uses_pictures:
+        config.data.train = config.data.val = []
+    loop = train(config, tmp_path)
+    assert loop.step == 2
+    _, means = loop.loss(0, 0, seeded_generator(1))
+    assert set(means) == {"t2i", "lm", "mmu"} - set(left_out)
+
+
+def test_init_from_is_refused_before_any_picture_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = small_training(folders, "init_from=/no/such/folder")
+    config.data.train = ["/no/such/shard.tar"]
+    with pytest.raises(CheckpointError, match="/no/such/folder"):
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["model.codebook_size=128", "model.num_vq_tokens=64", "model.text_vocab_size=99"])

@@ -20,6 +20,7 @@ from ..config import ShowoConfig
 from ..errors import ConfigError
 from ..files import package_path
 from ..model.image_tokenizer import ImageTokenizerConfig
+from .intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
 
 T = TypeVar("T", bound="LoopConfig")
 
@@ -31,13 +32,13 @@ class OptimizerConfig:
     Grouping as officially: only biases are not decayed.
     """
 
-    lr: float = 1e-4
-    final_lr_ratio: float = 0.0
-    warmup_steps: int = 5000
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    max_grad_norm: float = 0.0  # 0: no clipping
+    lr: float = within(NOT_NEGATIVE, 1e-4)
+    final_lr_ratio: float = within(SHARE, 0.0)
+    warmup_steps: int = within(NOT_NEGATIVE, 5000)
+    betas: tuple[float, float] = within(SHARE_BELOW_ONE, (0.9, 0.999))
+    eps: float = within(POSITIVE, 1e-8)
+    weight_decay: float = within(NOT_NEGATIVE, 0.01)
+    max_grad_norm: float = within(NOT_NEGATIVE, 0.0)  # 0: no clipping
 
 
 @dataclass
@@ -47,56 +48,66 @@ class LoopConfig:
     `max_seconds` > 0 ends a run early (with a checkpoint); the schedule still follows `steps`.
     """
 
-    steps: int = MISSING
+    steps: int = within(COUNT, MISSING)
     seed: int = 10086
     precision: str = "fp32"  # or bf16 (autocast)
-    accumulate: int = 1
+    accumulate: int = within(COUNT, 1)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    log_every: int = 10
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    max_seconds: float = 0.0
+    log_every: int = within(COUNT, 10)
+    validate_every: int = within(COUNT, 500)
+    checkpoint_every: int = within(COUNT, 500)
+    keep_checkpoints: int = within(COUNT, 2)
+    max_seconds: float = within(NOT_NEGATIVE, 0.0)
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises ConfigError for values that make no sense together."""
+        """Raises ConfigError, which names the key, for values out of range or that make no sense together."""
+        check_intervals(self)
         if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"precision: expected fp32 or bf16, got {self.precision!r}")
-        for name in ("steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            raise ConfigError(f"precision must be fp32 or bf16, got {self.precision!r}")
 
 
 @dataclass
 class PictureData:
     train: list[str] = field(default_factory=lambda: ["bundled:emoji/train-*.tar"])
     val: list[str] = field(default_factory=lambda: ["bundled:emoji/val-*.tar"])
-    size: int = 64
+    size: int = within(COUNT, 64)
+
+    def check(self) -> None:
+        """Raises ConfigError where there is nothing to read."""
+        for name, patterns in (("train", self.train), ("val", self.val)):
+            if not patterns:
+                raise ConfigError(f"data.{name} must be at least one shard, got []")
 
 
 @dataclass
 class TokenizerTraining(LoopConfig):
     """`showo train-tokenizer`."""
 
-    batch: int = 32
+    batch: int = within(COUNT, 32)
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     data: PictureData = field(default_factory=PictureData)
     init_from: str = ""  # a checkpoint folder whose weights start this run
     train_encoder: bool = True  # False: codes stay what they are, only the decoder learns to draw them better
-    augment: float = 0.75  # share of pictures that are turned, scaled, moved, mirrored
-    l1_weight: float = 0.2  # beside 1.0 x squared error
-    gradient_weight: float = 0.2  # L1 of the horizontal and vertical pixel differences: sharp edges without a critic
-    quantizer_weight: float = 0.1  # of the commitment term, as officially
-    entropy_weight: float = 0.015  # official: 0.1 x the mean over bits, half of this
+    augment: float = within(SHARE, 0.75)  # share of pictures that are turned, scaled, moved, mirrored
+    l1_weight: float = within(NOT_NEGATIVE, 0.2)  # beside 1.0 x squared error
+    gradient_weight: float = within(NOT_NEGATIVE, 0.2)  # L1 of pixel differences: sharp edges without a critic
+    quantizer_weight: float = within(NOT_NEGATIVE, 0.1)  # of the commitment term, as officially
+    entropy_weight: float = within(NOT_NEGATIVE, 0.015)  # official: 0.1 x the mean over bits, half of this
+
+    def check(self) -> None:
+        super().check()
+        self.data.check()
+        if self.data.size % self.model.downsampling:
+            raise ConfigError(f"data.size must be a multiple of {self.model.downsampling}, got {self.data.size}")
 
 
 @dataclass
 class Stream:
     """Rows of one sequence format in every step, and the weight of its loss (official: t2i 1.0, lm 0.1, mmu 1.0)."""
 
-    batch: int = 1
-    weight: float = 1.0
+    batch: int = within(NOT_NEGATIVE, 1)
+    weight: float = within(NOT_NEGATIVE, 1.0)
 
 
 @dataclass
@@ -112,10 +123,25 @@ class ShowoTraining(LoopConfig):
     t2i: Stream = field(default_factory=Stream)
     lm: Stream = field(default_factory=lambda: Stream(weight=0.1))
     mmu: Stream = field(default_factory=Stream)
-    condition_dropout: float = 0.1
+    condition_dropout: float = within(SHARE, 0.1)
     questions: list[str] = field(default_factory=list)  # mmu rows may ask one of these before the caption
-    question_share: float = 0.0
+    question_share: float = within(SHARE, 0.0)
     validation_prompts: list[str] = field(default_factory=list)
+
+    @property
+    def uses_pictures(self) -> bool:
+        return self.t2i.batch + self.mmu.batch > 0
+
+    def check(self) -> None:
+        super().check()
+        if not (self.uses_pictures or self.lm.batch):
+            raise ConfigError("t2i.batch, lm.batch or mmu.batch must be at least 1, got 0 for each")
+        if self.uses_pictures:
+            self.data.check()
+        if self.lm.batch and not self.texts:
+            raise ConfigError(f"texts must be at least one shard where lm.batch is {self.lm.batch}, got []")
+        if self.question_share and not self.questions:
+            raise ConfigError(f"questions must be at least one where question_share is {self.question_share}, got []")
 
 
 def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
@@ -154,6 +180,8 @@ def _read(path: Path) -> DictConfig:
 
 def _merged(config: Any, more: DictConfig, what: str) -> Any:
     try:
+        if missing := sorted(OmegaConf.missing_keys(more)):  # OmegaConf would keep the value that was there
+            raise ConfigError(f"{what}: {missing[0]} must have a value, got ???")
         return OmegaConf.merge(config, more)
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: a dictionary where a list is expected
         raise ConfigError(f"{what}: {_reason(error)}") from error

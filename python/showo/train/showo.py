@@ -33,14 +33,16 @@ from .loop import TrainLoop, train
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
     """Side of the code grid. Raises ConfigError where the tokenizers do not fit the model's vocabulary or rows."""
     model = config.model
-    side = config.data.size // images.config.downsampling
+    side, rest = divmod(config.data.size, images.config.downsampling)
+    if rest:
+        raise ConfigError(f"data.size must be a multiple of {images.config.downsampling}, got {config.data.size}")
     for name, ours, theirs in (
         ("text_vocab_size", model.text_vocab_size, texts.text_vocab_size),
         ("codebook_size", model.codebook_size, images.config.codebook_size),
         ("num_vq_tokens", model.num_vq_tokens, side * side),
     ):
         if ours != theirs:
-            raise ConfigError(f"model.{name}: expected {theirs}, as the tokenizers and pictures have, got {ours}")
+            raise ConfigError(f"model.{name} must be {theirs}, as the tokenizers and pictures have, got {ours}")
     return side
 
 
@@ -48,37 +50,49 @@ class TrainingStreams:
     """The samples of all formats in use, and which of them make up a step."""
 
     def __init__(
-        self, config: ShowoTraining, prompting: Prompting, image_tokenizer: ImageTokenizer, texts: TextTokenizer
+        self,
+        config: ShowoTraining,
+        prompting: Prompting,
+        image_tokenizer: ImageTokenizer,
+        text_tokenizer: TextTokenizer,
     ) -> None:
         self.config = config
+        self.pictures: PictureStream | None = None
+        self.held_out: PictureStream | None = None
+        self.texts: TextStream | None = None
+        self.questions: list[Question] = []
 
-        def pictures(patterns: list[str]) -> tuple[PictureStream, list[Question]]:
+        def read_pictures(patterns: list[str]) -> tuple[PictureStream, list[str]]:
             samples = read_pairs(patterns)
             codes = encode_pictures(image_tokenizer, load_images(samples, config.data.size))
             captions = [sample.caption for sample in samples]
-            questions = [Question(q, captions, texts) for q in config.questions]
-            return PictureStream(prompting, codes, texts.encode_batch(captions), config.seed), questions
+            return PictureStream(prompting, codes, text_tokenizer.encode_batch(captions), config.seed), captions
 
-        self.pictures, self.questions = pictures(config.data.train)
-        self.held_out, _ = pictures(config.data.val)
-        documents = texts.encode_batch(read_texts(config.texts))
-        self.texts = TextStream(prompting, documents, config.model.sequence_length, config.seed)
+        if config.uses_pictures:
+            self.pictures, captions = read_pictures(config.data.train)
+            self.held_out, _ = read_pictures(config.data.val)
+            self.questions = [Question(question, captions, text_tokenizer) for question in config.questions]
+        if config.lm.batch:
+            documents = text_tokenizer.encode_batch(read_texts(config.texts))
+            self.texts = TextStream(prompting, documents, config.model.sequence_length, config.seed)
 
     def batch(self, step: int, micro: int, generator: torch.Generator) -> Batch:
         """The padded rows of one micro-batch. Each format goes on where the micro-batch before has ended."""
         config = self.config
         position = step * config.accumulate + micro
         formats: list[Batch] = []
-        if n := config.t2i.batch:
+        if self.pictures and (n := config.t2i.batch):
             formats.append(self.pictures.t2i(position * n, n, config.condition_dropout, generator))
-        if n := config.lm.batch:
+        if self.texts and (n := config.lm.batch):
             formats.append(self.texts.lm(position * n, n))
-        if n := config.mmu.batch:
+        if self.pictures and (n := config.mmu.batch):
             formats.append(self.pictures.mmu(position * n, n, self.questions, config.question_share, generator))
         return Batch.cat(formats)
 
-    def held_out_batch(self, count: int) -> Batch:
+    def held_out_batch(self, count: int) -> Batch | None:
         """The same rows in every validation: t2i and mmu of the first held-out pictures, at most `count` of them."""
+        if self.held_out is None:
+            return None
         generator = seeded_generator(self.config.seed)
         n = min(count, self.held_out.order.n)
         return Batch.cat([self.held_out.t2i(0, n, 0.0, generator), self.held_out.mmu(0, n, [], 0.0, generator)])
@@ -109,7 +123,8 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
         return found.total, {name: float(value.detach()) for name, value in found.means.items()}
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        means = losses(streams.held_out_batch(64)).means
+        batch = streams.held_out_batch(64)
+        means = {} if batch is None else losses(batch).means
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
