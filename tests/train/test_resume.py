@@ -28,11 +28,17 @@ def train(pictures: Path, run: Path, *overrides: str, resume: bool = False) -> t
     return loop, out.getvalue()
 
 
+@pytest.fixture(scope="module")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(pictures, run)
+    return run
+
+
 @pytest.fixture
-def run(pictures: Path, tmp_path: Path) -> Path:
+def run(trained: Path, tmp_path: Path) -> Path:
     """A run that has ended after step 6 of 6, with checkpoints of steps 3 and 6."""
-    train(pictures, tmp_path / "run")
-    return tmp_path / "run"
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def shorten(path: Path) -> None:
