@@ -15,6 +15,7 @@ from PIL import Image
 
 from showo.engine.pipeline import ShowoPipeline
 from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.transformer import Showo
 from tests.showo.command import failure, run
 
 
@@ -110,6 +111,19 @@ def test_nan_in_the_decoder_is_no_black_picture(
     assert not (tmp_path / "o.png").exists()
 
 
+def test_nan_in_the_transformer_is_no_arbitrary_answer(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    model = Showo.from_pretrained(checkpoint / "showo")
+    torch.nn.init.constant_(model.showo.model.final_layernorm.bias, torch.nan)
+    model.save_pretrained(tmp_path / "broken" / "showo")
+    options = ["-m", tmp_path / "broken"]
+    output = ["--steps", 1, "-o", tmp_path / "o.png"]
+    assert "the logits are NaN or infinite" in failure(capsys, "generate", "a", *options, *output)
+    assert "the logits are NaN or infinite" in failure(capsys, "describe", picture, *options)
+
+
 def test_pictures_given_in_python_are_turned_and_laid_on_white(checkpoint: Path, tmp_path: Path) -> None:
     pipe = ShowoPipeline.from_pretrained(checkpoint)
     upright = Image.effect_noise((16, 16), 80).convert("RGB")
@@ -176,8 +190,13 @@ def test_interrupted_generation_leaves_nothing(
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("doctor") == 0
+    before = torch.get_num_threads()
+    try:
+        assert run("doctor", "--threads", 3) == 0
+    finally:
+        torch.set_num_threads(before)
     out = capsys.readouterr().out
+    assert ", 3 threads" in out
     for word in ("torch", "CUDA kernels", "omni_attention", "resample", "native"):
         assert word in out
 

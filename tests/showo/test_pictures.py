@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,12 @@ def test_16_bit_pixels_give_their_high_byte(tmp_path: Path) -> None:
     for kind in ("PNG", "TIFF"):
         found = np.asarray(open_image(encoded(grey, kind)))
         assert (found == (values >> 8)[:, :, None]).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    turned = np.asarray(open_image(encoded(grey, exif=exif)))
+    assert (turned[:, :, 0] == np.rot90(values >> 8, 3)).all()
     binary = b"P5 7 5 65535\n" + values.astype(">u2").tobytes()
     assert (np.asarray(open_image(binary)) == (values >> 8)[:, :, None]).all()
-
-
-def tiff(image: Image.Image, **tags: int) -> bytes:
-    numbers = {"bits": 258, "interpretation": 262}
-    return encoded(image, "TIFF", tiffinfo={numbers[name]: value for name, value in tags.items()})
 
 
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
@@ -79,11 +79,12 @@ def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
         path.write_bytes(encoded(image, "TIFF"))
         with pytest.raises(DataError, match=rf"p\.tiff: pixels of {reason}"):
             open_image(path)
-    white_is_zero = encoded(Image.fromarray(wide.astype(np.uint16)), "TIFF")
-    at = white_is_zero.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little")) + 8
-    assert white_is_zero[at] == 1
-    with pytest.raises(DataError, match="x: grey of other than 16 bits, or with white as 0"):
-        open_image(white_is_zero[:at] + b"\0" + white_is_zero[at + 1 :], "x")
+    tiff = encoded(Image.fromarray(wide.astype(np.uint16)), "TIFF")
+    for tag, right, wrong in ((262, 1, 0), (258, 16, 12)):  # which end is white; bits
+        at = tiff.index(struct.pack("<HHL", tag, 3, 1)) + 8
+        assert tiff[at] == right
+        with pytest.raises(DataError, match="x: grey of other than 16 bits, or with white as 0"):
+            open_image(tiff[:at] + bytes([wrong]) + tiff[at + 1 :], "x")
     with pytest.raises(DataError, match="16-bit grey with a transparent value"):
         open_image(encoded(Image.fromarray(wide.astype(np.uint16)), transparency=300))
 

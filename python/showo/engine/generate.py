@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
-from showo.errors import UserError
+from showo.errors import NotFiniteError, UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
 from showo.seeds import row_seeds
@@ -81,6 +81,8 @@ def generate_codes(
     sampled = canvas
     for step in range(steps):
         cond, uncond = compute.logits(canvas)
+        if device.type == "cpu":
+            check_finite(cond, uncond)
         sample_noise, remask_noise = noise(step) if noise is not None else (None, None)
         same = len(set(lengths[step])) == 1
         out = resample(
@@ -100,7 +102,17 @@ def generate_codes(
         canvas, sampled = out.ids, out.sampled
         if callback is not None:
             callback(GenerationStep(step, steps, sampled - first_code, out.masked))
+    if device.type != "cpu":  # once, since asking waits for the device; what is NaN stays NaN
+        check_finite(cond, uncond)
     return sampled - first_code
+
+
+def check_finite(*logits: Tensor | None) -> None:
+    """NotFiniteError where the model gave NaN or infinity, of which any choice would be an arbitrary one."""
+    if not all(bool(part.isfinite().all()) for part in logits if part is not None):
+        raise NotFiniteError(
+            "the logits are NaN or infinite: the weights are damaged, or too large for the dtype (try float32)"
+        )
 
 
 def check_options(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from showo.engine.generate import check_finite
 from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
@@ -92,6 +93,7 @@ def stream(
     for step in range(max_new_tokens):
         with torch.inference_mode():
             logits = model.logits(hidden[:, 0], (0, vocab.text_vocab_size))
+            check_finite(logits)
             tokens, _ = sample_tokens(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seeds, step=step)
         chosen = tokens.tolist()
         ended = [done or token == prompting.eot for done, token in zip(ended, chosen, strict=True)]
