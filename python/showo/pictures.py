@@ -43,7 +43,7 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-                image.load()  # the whole file, before anything is made of it
+                image.load()  # a TIFF turns itself upright here; its orientation is to be asked after that
                 return to_rgb(image, name)
     except UserError:
         raise
