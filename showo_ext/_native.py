@@ -10,6 +10,7 @@ An operator names a launcher and its arguments, as csrc/bindings declares them:
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import platform
 from collections.abc import Iterator, Sequence
@@ -80,41 +81,60 @@ def launch(name: str, tensor: Tensor, **arguments: Argument) -> None:
     Args:
         name: of the launcher, without its ending.
         tensor: its device decides; see `runs_on_cuda`.
-        arguments: what the launcher takes, but for the number of threads and the stream. Tensors, or None for an
-            absent one, are handed over as pointers, and stay alive until the launcher returns.
+        arguments: what the launcher takes, but for the number of threads and the stream. Tensors are handed over as
+            pointers, None as an absent one; they stay alive until the launcher returns.
 
     Raises:
+        TypeError: a tensor's dtype is not what the launcher reads; an argument is missing, unknown or of another type.
         NotImplementedError: this build has no such CUDA kernel.
         ValueError, NotImplementedError, RuntimeError: the launcher refuses its arguments, or the launch failed.
     """
-    values = {key: _native_value(value) for key, value in arguments.items()}
     if not runs_on_cuda(tensor):
-        getattr(native(), f"{name}_cpu")(**values, num_threads=torch.get_num_threads())
+        _native_launcher(name, "cpu").run(arguments, "num_threads", torch.get_num_threads())
     elif tensor.is_cuda:
         with torch.cuda.device(tensor.device):
             stream = torch.cuda.current_stream(tensor.device).cuda_stream
-            _cuda_launcher(native(), name)(**values, stream=stream)
+            _native_launcher(name, "cuda").run(arguments, "stream", stream)
     else:
-        _cuda_launcher(_emulated, name)(**values, stream=0)
+        _Launcher(_emulated, f"{name}_cuda").run(arguments, "stream", 0)
 
 
-def _native_value(value: Argument) -> Any:
-    if isinstance(value, Tensor):
-        return value.data_ptr()
-    if isinstance(value, torch.dtype):
-        return DTYPE_CODES[value]
-    return 0 if value is None else value
+class _Launcher:
+    """A function of the module, and what its signature (csrc/bindings/fields.h) says about tensors."""
+
+    def __init__(self, module: Any, name: str) -> None:
+        function = getattr(module, name, None)
+        if function is None:
+            why = "has no CUDA kernel for it" if module.build_info()["has_cuda"] else "is CPU-only"
+            raise NotImplementedError(
+                f"{name}: this build of showo_ext {why}; for CUDA tensors use the operator's twin in "
+                "showo_ext.reference, or move them to the CPU"
+            )
+        kinds: dict[str, str] = module.signatures[name]
+        self._name, self._function = name, function
+        self._dtypes = [key for key, kind in kinds.items() if kind == "dtype"]
+        # argument, and the dtype of its tensor or the name of the argument that tells that dtype
+        elements = {key: kind[:-1] for key, kind in kinds.items() if kind.endswith("*")}
+        self._pointers = [(key, None if e in kinds else getattr(torch, e), e) for key, e in elements.items()]
+
+    def run(self, arguments: dict[str, Argument], place: str, where: int) -> None:
+        values: dict[str, Any] = arguments.copy()  # and `arguments` keeps the tensors alive
+        values[place] = where
+        for key, dtype, told_by in self._pointers:
+            tensor = values.get(key)
+            if tensor is not None:
+                expected = dtype or arguments.get(told_by)
+                if tensor.dtype is not expected:
+                    raise TypeError(f"{self._name}: {key} has dtype {tensor.dtype}, expected {expected}")
+                values[key] = tensor.data_ptr()
+        for key in self._dtypes:
+            values[key] = DTYPE_CODES.get(arguments.get(key))
+        self._function(values)
 
 
-def _cuda_launcher(module: Any, name: str) -> Any:
-    launcher = getattr(module, f"{name}_cuda", None)
-    if launcher is None:
-        why = "has no CUDA kernel for it" if module.build_info()["has_cuda"] else "is CPU-only"
-        raise NotImplementedError(
-            f"{name}: this build of showo_ext {why}; for CUDA tensors use the operator's twin in showo_ext.reference, "
-            "or move them to the CPU"
-        )
-    return launcher
+@functools.cache
+def _native_launcher(name: str, device: str) -> _Launcher:
+    return _Launcher(native(), f"{name}_{device}")
 
 
 def build_info() -> dict[str, Any]:

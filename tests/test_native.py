@@ -1,5 +1,6 @@
 """The loader, the instruction sets, and CUDA launchers on a machine that has no GPU."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,7 +53,46 @@ def test_dtype_codes_are_those_of_the_module():
     for dtype, code in _native.DTYPE_CODES.items():
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             with pytest.raises(ValueError, match=f"no kernel for dtype {str(dtype).removeprefix('torch.')}"):
-                _native.native().lfq_encode_cpu(**lfq_arguments(z, ids, code), num_threads=1)
+                _native.native().lfq_encode_cpu(lfq_arguments(z, ids, code) | {"num_threads": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": randn(1, 2, 1, 1, dtype=torch.float64)}, "lfq_encode_cpu: z has dtype .*float64, expected .*float32"),
+        ({"dtype": torch.float16}, "lfq_encode_cpu: z has dtype .*float32, expected .*float16"),
+        ({"ids": torch.zeros((1, 1), dtype=torch.int32)}, "lfq_encode_cpu: ids has dtype .*int32, expected .*int64"),
+        ({"dtype": None}, "lfq_encode_cpu: z has dtype .*float32, expected None"),
+        ({"batch": 1.0}, "lfq_encode_cpu: batch is 1.0, expected int"),
+        ({"batch": torch.tensor(1)}, r"lfq_encode_cpu: batch is tensor\(1\), expected int"),
+        ({"batch": 2**63}, "lfq_encode_cpu: batch is 9223372036854775808, expected int"),
+        ({"length": 1}, "lfq_encode_cpu has no argument length"),
+    ],
+)
+def test_launch_refuses_what_the_signature_does_not_say(change, message):
+    z, ids = randn(1, 2, 1, 1), torch.full((1, 1), 7)
+    arguments = {**lfq_arguments(z, ids), "z": z, "ids": ids, "dtype": torch.float32}
+    with pytest.raises(TypeError, match=message):
+        _native.launch("lfq_encode", z, **(arguments | change))
+    assert ids.item() == 7
+    _native.launch("lfq_encode", z, **arguments)
+    assert ids.item() != 7
+
+
+def test_every_argument_must_be_there_and_of_its_kind():
+    """Every launcher, with numbers, no pointer, and one argument wrong at a time: nothing is launched."""
+    right = {"int": 0, "float": 0.0, "bool": False, "dtype": 0, "int[2]": (0,) * 2, "int[3]": (0,) * 3}
+    right |= {"int[4]": (0,) * 4, "int[6]": (0,) * 6, "int[7]": (0,) * 7}
+    module = _native.native()
+    assert module.signatures
+    for launcher, kinds in module.signatures.items():
+        arguments = {name: None if kind.endswith("*") else right[kind] for name, kind in kinds.items()}
+        for name, kind in kinds.items():
+            with pytest.raises(TypeError, match=f"{launcher} lacks the argument {name}"):
+                getattr(module, launcher)({n: value for n, value in arguments.items() if n != name})
+            for wrong in ("1", (0,), -1 if kind.endswith("*") else None):
+                with pytest.raises(TypeError, match=f"{launcher}: {name} is .*, expected {re.escape(kind)}"):
+                    getattr(module, launcher)(arguments | {name: wrong})
 
 
 def lfq_arguments(z: torch.Tensor, ids: torch.Tensor, dtype: int = 0) -> dict[str, int]:
@@ -72,21 +112,22 @@ def lfq_arguments(z: torch.Tensor, ids: torch.Tensor, dtype: int = 0) -> dict[st
 def test_launch_without_a_gpu_is_an_error_that_says_so():
     z, ids = randn(1, 2, 1, 1), torch.full((1, 1), 7)
     with pytest.raises(RuntimeError, match=r"lfq_encode_kernel: .* \(cudaError"):
-        _native.native().lfq_encode_cuda(**lfq_arguments(z, ids), stream=0)
+        _native.native().lfq_encode_cuda(lfq_arguments(z, ids) | {"stream": 0})
     assert ids.item() == 7
 
 
 @pytest.mark.parametrize(("has_cuda", "why"), [(False, "is CPU-only"), (True, "has no CUDA kernel for it")])
 def test_missing_cuda_kernel_is_explained(has_cuda, why):
     module = SimpleNamespace(build_info=lambda: {"has_cuda": has_cuda})
-    expected = f"lfq_encode: this build of showo_ext {why}; for CUDA tensors use .* showo_ext.reference"
+    expected = f"lfq_encode_cuda: this build of showo_ext {why}; for CUDA tensors use .* showo_ext.reference"
     with _native.use_emulated(module), pytest.raises(NotImplementedError, match=expected):
         showo_ext.lfq_encode(randn(1, 2, 1, 1))
 
 
 def test_emulated_module_takes_the_place_of_the_cuda_kernels():
     calls = []
-    module = SimpleNamespace(lfq_encode_cuda=lambda **arguments: calls.append(arguments))
+    signatures = {"lfq_encode_cuda": _native.native().signatures["lfq_encode_cpu"]}
+    module = SimpleNamespace(lfq_encode_cuda=calls.append, signatures=signatures)
     z = randn(2, 3, 4, 5)
     with _native.use_emulated(module):
         assert _native.runs_on_cuda(z)

@@ -1,6 +1,7 @@
-// The Python module: facts about the build, then one bind_<op>() per operator.
+// The Python module: facts about the build, then what every bind_<op>.cpp registered.
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "common/cpu_features.h"
@@ -39,15 +40,21 @@ void set_cpu_isa(const std::string& name) {
   throw py::value_error("unknown instruction set '" + name + "', expected baseline, avx2 or avx512");
 }
 
+std::vector<Bind>& registered() {
+  static std::vector<Bind> all;  // made by the first Registration, whichever file's comes first
+  return all;
+}
+
 }  // namespace
+
+Registration::Registration(Bind bind) { registered().push_back(bind); }
+
 }  // namespace showo
 
 PYBIND11_MODULE(SHOWO_MODULE_NAME, m) {
   m.doc() = "Native kernels of showo_ext; use the functions of showo_ext instead.";
   m.def("build_info", &showo::build_info, "Facts about this build and the instruction set in use.");
   m.def("set_cpu_isa", &showo::set_cpu_isa, py::arg("name"), "Selects the CPU code path; for tests.");
-  showo::bind_codebook(m);
-  showo::bind_resample(m);
-  showo::bind_omni_attention(m);
-  showo::bind_rope_qkv(m);
+  m.attr("signatures") = py::dict();
+  for (const showo::Bind bind : showo::registered()) bind(m);
 }

@@ -44,10 +44,10 @@ struct VqEncodeParams {
   float* workspace;      // CPU only: vq_encode_workspace_size() floats
 
   // CUDA only: workspaces, see vq_encode_cuda_sizes().
-  void* offsets;     // offset_bytes
-  void* halves;      // [num_codes, dim] floats if dtype is f32
-  void* tops;        // [splits, num_rows, 4] floats
-  void* candidates;  // [splits, num_rows, 4] int32
+  uint8_t* offsets;     // offset_bytes
+  float* halves;        // [num_codes, dim] if dtype is f32
+  float* tops;          // [splits, num_rows, 4]
+  int32_t* candidates;  // [splits, num_rows, 4]
 
   int64_t num_rows;
   int64_t num_codes;

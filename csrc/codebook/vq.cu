@@ -288,8 +288,8 @@ template <class T>
 Status launch_prepare(const VqEncodeParams& p, const VqPlan& plan, float margin, cudaStream_t stream) {
   VqPrepareParams<T> prepare{};
   prepare.codebook = static_cast<const T*>(p.codebook);
-  prepare.halves = static_cast<uint4*>(p.halves);
-  prepare.offsets = static_cast<char*>(p.offsets);
+  prepare.halves = reinterpret_cast<uint4*>(p.halves);
+  prepare.offsets = reinterpret_cast<char*>(p.offsets);
   prepare.codebook_stride = p.codebook_stride;
   prepare.num_codes = static_cast<int>(p.num_codes);
   prepare.chunks = static_cast<int>(p.dim / Chunk<T>::kCount);
@@ -306,8 +306,8 @@ Status launch_decide(const VqEncodeParams& p, const VqPlan& plan, cudaStream_t s
   decide.z = static_cast<const T*>(p.z);
   decide.codebook = static_cast<const T*>(p.codebook);
   decide.ids = p.ids;
-  decide.tops = static_cast<const float4*>(p.tops);
-  decide.candidates = static_cast<const int4*>(p.candidates);
+  decide.tops = reinterpret_cast<const float4*>(p.tops);
+  decide.candidates = reinterpret_cast<const int4*>(p.candidates);
   decide.num_rows = p.num_rows;
   decide.z_stride = p.z_stride;
   decide.codebook_stride = p.codebook_stride;
@@ -338,10 +338,10 @@ Status launch_encode(const VqEncodeParams& p, ScoresLauncher scores_launcher, cu
 
   VqScoreParams scores{};
   scores.z = static_cast<const char*>(p.z);
-  scores.codes = static_cast<const char*>(sizeof(T) == 4 ? p.halves : p.codebook);
-  scores.offsets = static_cast<const char*>(p.offsets);
-  scores.tops = static_cast<float4*>(p.tops);
-  scores.candidates = static_cast<int4*>(p.candidates);
+  scores.codes = static_cast<const char*>(sizeof(T) == 4 ? static_cast<const void*>(p.halves) : p.codebook);
+  scores.offsets = reinterpret_cast<const char*>(p.offsets);
+  scores.tops = reinterpret_cast<float4*>(p.tops);
+  scores.candidates = reinterpret_cast<int4*>(p.candidates);
   scores.num_rows = p.num_rows;
   scores.z_stride = p.z_stride * static_cast<int64_t>(sizeof(T));
   scores.codes_stride = (sizeof(T) == 4 ? p.dim : p.codebook_stride) * static_cast<int64_t>(sizeof(T));
@@ -374,11 +374,6 @@ Status vq_encode_cuda(const VqEncodeParams& p, void* stream) {
     default:
       return invalid_argument("vq_encode: no kernel for dtype %s", dtype_name(p.dtype));
   }
-}
-
-VqEncodeSizes vq_encode_cuda_sizes(int64_t num_rows, int64_t num_codes, int64_t dim, DType dtype) {
-  const VqPlan plan = vq_encode_plan(num_rows, num_codes, dim, dtype);
-  return {plan.splits, plan.groups * kVqGroupBytes};
 }
 
 }  // namespace showo

@@ -23,7 +23,11 @@ struct Job {
 };
 
 // A small machine may be given more threads than it has processors, on purpose, but only so many: each costs a stack.
-int most_threads() { return std::max(256, static_cast<int>(std::thread::hardware_concurrency())); }
+// Asked once: the answer is read from files, which takes longer than a small kernel.
+int most_threads() {
+  static const int most = std::max(256, static_cast<int>(std::thread::hardware_concurrency()));
+  return most;
+}
 
 thread_local bool inside_parallel_run = false;
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from showo_ext import OmniMask, omni_attention, reference
-from showo_ext._native import DTYPE_CODES, native
+from showo_ext._native import launch, native
+from showo_ext.ops._attention_inputs import launch_arguments
 from showo_ext.testing import (
     FLOAT_DTYPES,
     assert_compiles,
@@ -269,34 +270,25 @@ def test_nothing_around_the_results_is_written(isa, dtype):
     mask = random_mask(1, 50, 70, 3, seed=4)
     out, lse = guarded(poisoned(q.shape, dtype=dtype)), guarded(poisoned((1, 2, 50)))
     common = {
-        "q": q.data_ptr(),
-        "k": k.data_ptr(),
-        "v": v.data_ptr(),
-        "intervals": mask.intervals.data_ptr(),
-        "sizes": (1, 2, 2, 50, 70, 96, 3),
-        "q_strides": q.stride()[:3],
-        "k_strides": k.stride()[:3],
-        "v_strides": v.stride()[:3],
-        "intervals_strides": mask.intervals.stride()[:2],
+        **launch_arguments(q, k, v, mask.intervals, None, 0.1),
+        "out": out.tensor,
+        "lse": lse.tensor,
         "out_strides": out.tensor.stride()[:3],
-        "scale": 0.1,
-        "dtype": DTYPE_CODES[dtype],
-        "num_threads": 2,
-        "out": out.tensor.data_ptr(),
-        "lse": lse.tensor.data_ptr(),
     }
     parts = native().omni_attention_backward_parts(batch=1, heads=2, kv_heads=2, q_length=50)
     dq, dk, dv = guarded(poisoned(q.shape)), guarded(poisoned((parts, *k.shape))), guarded(poisoned((parts, *k.shape)))
-    with use_isa(isa):
-        native().omni_attention_forward_cpu(**common)
-        native().omni_attention_backward_cpu(
+    with use_isa(isa), use_threads(2):
+        launch("omni_attention_forward", q, **common)
+        launch(
+            "omni_attention_backward",
+            q,
             **common,
-            dout=q.data_ptr(),
+            dout=q,
             dout_strides=q.stride()[:3],
-            dlse=0,
-            dq=dq.tensor.data_ptr(),
-            dk=dk.tensor.data_ptr(),
-            dv=dv.tensor.data_ptr(),
+            dlse=None,
+            dq=dq.tensor,
+            dk=dk.tensor,
+            dv=dv.tensor,
             parts=parts,
         )
     for written in (out, lse, dq, dk, dv):

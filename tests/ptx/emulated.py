@@ -96,11 +96,11 @@ class EmulatedDevice:
         self._storages[storage.data_ptr()] = storage
         self._fresh[storage.data_ptr()] = (pieces[0], row, _name(tensor))
 
-    def _call(self, launcher: Callable[..., Any], **arguments: Any) -> Any:
+    def _call(self, launcher: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
         library().ptx_clear_finding()
         try:
-            result = launcher(**arguments)
+            result = launcher(arguments)
         except RuntimeError as error:
             report = library().ptx_last_finding().decode()
             if report and not report.startswith("error: "):

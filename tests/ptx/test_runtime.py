@@ -20,6 +20,7 @@ if emulated.module_path() is None:
 
 import showo_ext  # noqa: E402
 from showo_ext import reference  # noqa: E402
+from showo_ext._native import launch  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 F32_F16 = [torch.float32, torch.float16]
@@ -212,9 +213,9 @@ def test_findings_reach_the_caller(device) -> None:
     z = torch.randn(1, 4, 4, 4)
     ids = torch.empty(1, 16, dtype=torch.int64)
     with pytest.raises(Finding, match=r"out-of-bounds: .* past the end of 'float32\[1, 4, 4, 4\]'") as caught:
-        device.lfq_encode_cuda(
-            z=z.data_ptr(), ids=ids.data_ptr(), dtype=0, batch=1, bits=5, height=4, width=4,
-            stride_batch=80, stride_bit=16, stride_row=4, stride_column=1, offset=0, stream=0,
+        launch(
+            "lfq_encode", z, z=z, ids=ids, dtype=z.dtype, batch=1, bits=5, height=4, width=4,
+            stride_batch=80, stride_bit=16, stride_row=4, stride_column=1, offset=0,
         )  # fmt: skip
     assert "lfq_encode_kernel" in str(caught.value)
     assert "lfq.cu:" in str(caught.value)
@@ -239,9 +240,9 @@ def test_memory_of_another_call_is_out_of_reach(device) -> None:
     second = torch.randn(1, 4, 4, 4)
     distance = (first.data_ptr() - second.data_ptr()) // 4
     with pytest.raises(Finding, match="out-of-bounds"):
-        device.lfq_encode_cuda(
-            z=second.data_ptr(), ids=ids.data_ptr(), dtype=0, batch=1, bits=2, height=4, width=4,
-            stride_batch=64, stride_bit=distance, stride_row=4, stride_column=1, offset=0, stream=0,
+        launch(
+            "lfq_encode", second, z=second, ids=ids, dtype=second.dtype, batch=1, bits=2, height=4, width=4,
+            stride_batch=64, stride_bit=distance, stride_row=4, stride_column=1, offset=0,
         )  # fmt: skip
 
 

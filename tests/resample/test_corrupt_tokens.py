@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import showo_ext
 from showo_ext import corrupt_tokens, reference
-from showo_ext._native import native
+from showo_ext._native import launch
 from showo_ext.reference import philox
 from showo_ext.testing import assert_compiles, guarded, inside_larger, poisoned, randint, uniforms, use_threads
 from tests.resample import oracles
@@ -129,12 +129,13 @@ def test_writes_inside_and_reads_inside():
         ids, noise, ratios = guarded(randint(0, 9, (3, length))), guarded(uniforms(3, length)), guarded(uniforms(3))
         inputs, labels = (guarded(poisoned((3, length), dtype=torch.int64)) for _ in range(2))
         masked = guarded(torch.ones(3, length, dtype=torch.bool))
-        native().corrupt_tokens_cpu(
-            inputs=inputs.tensor.data_ptr(), labels=labels.tensor.data_ptr(), masked=masked.tensor.data_ptr(),
-            ids=ids.tensor.data_ptr(), batch=3, length=length, mask_ratio=0.0, mask_ratios=ratios.tensor.data_ptr(),
-            mask_id=MASK_ID, noise=noise.tensor.data_ptr(), seed=0, seed_data=0, seed_stride=0, step=0, step_data=0,
-            num_threads=2,
-        )  # fmt: skip
+        with use_threads(2):
+            launch(
+                "corrupt_tokens", ids.tensor,
+                inputs=inputs.tensor, labels=labels.tensor, masked=masked.tensor,
+                ids=ids.tensor, batch=3, length=length, mask_ratio=0.0, mask_ratios=ratios.tensor,
+                mask_id=MASK_ID, noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
+            )  # fmt: skip
         for guard in (ids, noise, ratios, inputs, labels, masked):
             guard.check()
         assert torch.equal(inputs.tensor, ids.tensor.masked_fill(masked.tensor, MASK_ID))

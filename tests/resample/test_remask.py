@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import showo_ext
 from showo_ext import reference, remask
-from showo_ext._native import native
+from showo_ext._native import launch
 from showo_ext.reference import philox
 from showo_ext.testing import assert_compiles, guarded, inside_larger, poisoned, randint, randn, uniforms, use_threads
 from tests.resample import oracles
@@ -162,12 +162,14 @@ def test_writes_inside_and_reads_inside():
         counts = guarded(torch.tensor([0, 1, length]))
         out = guarded(poisoned((3, length), dtype=torch.int64))
         masked = guarded(torch.ones(3, length, dtype=torch.bool))
-        native().remask_cpu(
-            ids_out=out.tensor.data_ptr(), masked=masked.tensor.data_ptr(), ids=ids.tensor.data_ptr(),
-            logprob=logprob.tensor.data_ptr(), known=known.tensor.data_ptr(), batch=3, length=length, mask_len=0,
-            mask_len_data=counts.tensor.data_ptr(), mask_len_stride=1, temperature=1.0, mask_id=MASK_ID,
-            noise=noise.tensor.data_ptr(), seed=0, seed_data=0, seed_stride=0, step=0, step_data=0, num_threads=2,
-        )  # fmt: skip
+        with use_threads(2):
+            launch(
+                "remask", ids.tensor,
+                ids_out=out.tensor, masked=masked.tensor, ids=ids.tensor,
+                logprob=logprob.tensor, known=known.tensor, batch=3, length=length, mask_len=0,
+                mask_len_data=counts.tensor, mask_len_stride=1, temperature=1.0, mask_id=MASK_ID,
+                noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
+            )  # fmt: skip
         for guard in (ids, logprob, known, noise, counts, out, masked):
             guard.check()
         assert torch.equal(out.tensor, ids.tensor.masked_fill(masked.tensor, MASK_ID))

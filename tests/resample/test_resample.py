@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import showo_ext
 from showo_ext import reference, remask, resample, sample_tokens
-from showo_ext._native import DTYPE_CODES, native
+from showo_ext._native import launch
 from showo_ext.testing import (
     FLOAT_DTYPES,
     assert_compiles,
@@ -167,15 +167,17 @@ def test_writes_inside_and_reads_inside(dtype):
     ids, counts = guarded(canvas(batch, length, 0.5)), guarded(torch.tensor([2, 3]))
     out, sampled = (guarded(poisoned((batch, length), dtype=torch.int64)) for _ in range(2))
     logprob, masked = guarded(poisoned((batch, length))), guarded(torch.ones(batch, length, dtype=torch.bool))
-    native().resample_cpu(
-        ids_out=out.tensor.data_ptr(), masked=masked.tensor.data_ptr(), sampled=sampled.tensor.data_ptr(),
-        logprob=logprob.tensor.data_ptr(), canvas=ids.tensor.data_ptr(), known=0, mask_len=0,
-        mask_len_data=counts.tensor.data_ptr(), mask_len_stride=1, mask_id=MASK_ID, offset=100, remask_temperature=1.0,
-        remask_noise=0, cond=cond.tensor.data_ptr(), uncond=uncond.tensor.data_ptr(), dtype=DTYPE_CODES[dtype],
-        batch=batch, length=length, vocab=vocab, cond_stride_b=length * vocab, cond_stride_n=vocab,
-        uncond_stride_b=length * vocab, uncond_stride_n=vocab, cond_scale=2.0, uncond_scale=1.0, temperature=1.0,
-        top_k=0, top_p=1.0, noise=0, seed=3, seed_data=0, seed_stride=0, step=0, step_data=0, num_threads=2,
-    )  # fmt: skip
+    with use_threads(2):
+        launch(
+            "resample", cond.tensor,
+            ids_out=out.tensor, masked=masked.tensor, sampled=sampled.tensor,
+            logprob=logprob.tensor, canvas=ids.tensor, known=None, mask_len=0,
+            mask_len_data=counts.tensor, mask_len_stride=1, mask_id=MASK_ID, offset=100, remask_temperature=1.0,
+            remask_noise=None, cond=cond.tensor, uncond=uncond.tensor, dtype=dtype,
+            batch=batch, length=length, vocab=vocab, cond_stride_b=length * vocab, cond_stride_n=vocab,
+            uncond_stride_b=length * vocab, uncond_stride_n=vocab, cond_scale=2.0, uncond_scale=1.0, temperature=1.0,
+            top_k=0, top_p=1.0, noise=None, seed=3, seed_data=None, seed_stride=0, step=0, step_data=None,
+        )  # fmt: skip
     for guard in (cond, uncond, ids, counts, out, sampled, logprob, masked):
         guard.check()
     known = ids.tensor != MASK_ID

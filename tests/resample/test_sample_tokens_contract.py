@@ -11,7 +11,7 @@ import torch
 
 import showo_ext
 from showo_ext import reference, sample_tokens
-from showo_ext._native import DTYPE_CODES, native
+from showo_ext._native import launch
 from showo_ext.testing import (
     FLOAT_DTYPES,
     assert_compiles,
@@ -21,6 +21,7 @@ from showo_ext.testing import (
     randn,
     uniforms,
     use_isa,
+    use_threads,
 )
 
 INF = math.inf
@@ -112,13 +113,14 @@ def test_writes_inside_and_reads_inside(dtype, isa):
             cond = guarded(randn(3, vocab, dtype=dtype))
             noise = guarded(uniforms(3, vocab))
             ids, logprob = guarded(poisoned((3,), dtype=torch.int64)), guarded(poisoned((3,)))
-            native().sample_tokens_cpu(
-                ids=ids.tensor.data_ptr(), logprob=logprob.tensor.data_ptr(), cond=cond.tensor.data_ptr(), uncond=0,
-                dtype=DTYPE_CODES[dtype], batch=3, length=1, vocab=vocab, cond_stride_b=vocab, cond_stride_n=0,
-                uncond_stride_b=0, uncond_stride_n=0, cond_scale=1.0, uncond_scale=0.0, temperature=1.0, top_k=3,
-                top_p=0.9, noise=noise.tensor.data_ptr(), seed=0, seed_data=0, seed_stride=0, step=0, step_data=0,
-                num_threads=2,
-            )  # fmt: skip
+            with use_threads(2):
+                launch(
+                    "sample_tokens", cond.tensor,
+                    ids=ids.tensor, logprob=logprob.tensor, cond=cond.tensor, uncond=None,
+                    dtype=dtype, batch=3, length=1, vocab=vocab, cond_stride_b=vocab, cond_stride_n=0,
+                    uncond_stride_b=0, uncond_stride_n=0, cond_scale=1.0, uncond_scale=0.0, temperature=1.0, top_k=3,
+                    top_p=0.9, noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
+                )  # fmt: skip
             for guard in (cond, noise, ids, logprob):
                 guard.check()
             assert ((ids.tensor >= 0) & (ids.tensor < vocab)).all()
