@@ -128,7 +128,7 @@ class _Launcher:
                     raise TypeError(f"{self._name}: {key} has dtype {tensor.dtype}, expected {expected}")
                 values[key] = tensor.data_ptr()
         for key in self._dtypes:
-            values[key] = DTYPE_CODES.get(arguments.get(key))
+            values[key] = DTYPE_CODES[values[key]]
         self._function(values)
 
 

@@ -1,5 +1,5 @@
-// Shared by the binding files. A binding converts a dict of Python arguments into a params struct, calls one launcher without the
-// GIL, and turns its status into an exception; it checks nothing but the arguments' names and types.
+// Shared by the binding files. A binding converts a dict of Python arguments into a params struct, calls one launcher
+// without the GIL, and turns its status into an exception; it checks nothing but the arguments' names and types.
 //
 //   Fields my_op_fields(MyOpParams& p) { return {{"x", p.x}, {"out", p.out}, {"dtype", p.dtype}, {"count", p.count}}; }
 //

@@ -1,5 +1,5 @@
-// How the dict of a launcher's arguments becomes its params struct: by a table of fields, each an argument's name and the
-// member that takes its value. The table is also the signature that showo_ext/_native.py checks tensors against.
+// How the dict of a launcher's arguments becomes its params struct: by a table of fields, each an argument's name and
+// the member that takes its value. The table is also the signature that showo_ext/_native.py checks tensors against.
 #pragma once
 
 #include <pybind11/pybind11.h>

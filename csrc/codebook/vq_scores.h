@@ -11,7 +11,7 @@
 
 namespace showo {
 
-constexpr int kVqListed = 4;     // candidates that are remembered of a row and a split
+constexpr int kVqListed = 4;  // candidates that are remembered of a row and a split
 
 // Squared norms above this are left to the exact pass: products and sums of what is below cannot overflow.
 constexpr float kVqLargestNorm = 0x1p120f;
