@@ -100,7 +100,7 @@ def test_a_step_saved_again_replaces_the_whole_folder(tmp_path: Path) -> None:
     weights = (before / "model.safetensors").read_bytes()
     after = save(tmp_path, 1)
     assert after == before
-    assert sorted(p.name for p in after.iterdir()) == ["model.safetensors", "training.pt"]
+    assert sorted(p.name for p in after.iterdir()) == ["SHA256SUMS", "model.safetensors", "training.pt"]
     assert (after / "model.safetensors").read_bytes() != weights
     assert list(after.parent.iterdir()) == [after]
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from showo.errors import CheckpointError, OutputError, RunInUseError, UserError
 from showo.train.checkpoint import checkpoints
+from showo.train.checksums import write_checksums
 from showo.train.image_tokenizer import train_tokenizer
 from showo.train.lock import run_lock
 from showo.train.loop import TrainLoop
@@ -46,26 +47,36 @@ def shorten(path: Path) -> None:
 
 
 def of_another_step(path: Path) -> None:
-    shutil.copy(path.parent.parent / "step-000003" / "training.pt", path)
+    shutil.copy(path.parent.parent / "step-000003" / path.name, path)
 
 
-def other_shapes(path: Path) -> None:
-    state = torch.load(path)
-    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
-    torch.save(state, path)
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def whole_folder_of_another_step(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    shutil.copytree(path.parent.parent / "step-000003", path.parent)
+
+
+def without_checksums_and_empty(path: Path) -> None:
+    path.write_bytes(b"")
+    write_checksums(path.parent)
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "reason"),
     [
-        ("training.pt", lambda path: path.write_bytes(b""), "training.pt cannot be read"),
-        ("training.pt", shorten, "training.pt cannot be read"),
-        ("training.pt", Path.unlink, "training.pt cannot be read"),
-        ("training.pt", lambda path: torch.save([1], path), "training.pt holds no training state"),
-        ("training.pt", of_another_step, "training.pt is of step 3"),
-        ("training.pt", other_shapes, "training.pt: optimizer: state of other shapes"),
-        ("model.safetensors", shorten, "model.safetensors is damaged"),
-        ("config.json", Path.unlink, "has no config.json"),
+        ("training.pt", shorten, "training.pt is damaged"),
+        ("training.pt", Path.unlink, "training.pt is missing"),
+        ("training.pt", of_another_step, "training.pt is damaged"),
+        ("training.pt", flip_a_bit, "training.pt is damaged"),
+        ("training.pt", whole_folder_of_another_step, "training.pt is of step 3"),
+        ("training.pt", without_checksums_and_empty, "training.pt cannot be read"),
+        ("model.safetensors", flip_a_bit, "model.safetensors is damaged"),
+        ("SHA256SUMS", Path.unlink, "has no SHA256SUMS; if you trust it, run there: sha256sum"),
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
@@ -104,7 +115,7 @@ def test_differing_settings_are_named(pictures: Path, run: Path) -> None:
         assert setting in message
     assert "log_every" not in message  # changes nothing that is computed
     names = ("l1_weight", "gradient_weight", "quantizer_weight", "entropy_weight", "augment", "seed", "batch")
-    many = [f"{name}=0" if name != "batch" else "batch=1" for name in (*names, "optimizer.lr", "optimizer.eps")]
+    many = [f"{name}=1" for name in (*names, "optimizer.lr", "optimizer.eps")]
     with pytest.raises(CheckpointError, match="and 1 more;"):
         train(pictures, run, *many, resume=True)
 

@@ -2,6 +2,7 @@
 
 RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
                                training.pt                     (optimizer, step; weights_only)
+                               SHA256SUMS                      (of all files, checked before a run goes on)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from ..errors import CheckpointError, OutputError
 from ..files import atomic_folder, remove_folder
+from .checksums import check_checksums, write_checksums
 from .config import LoopConfig, to_yaml
 
 _STEP = re.compile(r"step-(\d+)")
@@ -53,6 +55,7 @@ def save_checkpoint(
                 torch.save({"optimizer": optimizer.state_dict(), "step": step, "config": to_yaml(config)}, file)
             if attach is not None:
                 attach(folder)
+            write_checksums(folder)
     except (OSError, OutputError, SafetensorError, RuntimeError) as error:
         reason = _refusal(error)
         if reason is None:
@@ -86,8 +89,8 @@ def load_checkpoint(
             state = _read_state(path)
             differing = _differences(state["config"], to_yaml(config))
             if not differing:
-                _restore_weights(model, path)
-                _restore_optimizer(optimizer, state["optimizer"], path)
+                model.load_state_dict(type(model).from_pretrained(path, dtype=torch.float32).state_dict())
+                optimizer.load_state_dict(state["optimizer"])
                 _set_aside(damaged, path, tell)
                 return int(state["step"])
         except CheckpointError as error:
@@ -114,40 +117,16 @@ def _set_aside(damaged: list[tuple[Path, CheckpointError]], used: Path, tell: Ca
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    check_checksums(path)
     file = path / "training.pt"
     try:
         state = torch.load(file, weights_only=True)
-    except Exception as error:  # zip, pickle, refused globals, a missing file: all that bytes can be
+    except Exception as error:  # of another version of torch; damage has been excluded
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{file} cannot be read: {reason}") from error
-    kinds = {"optimizer": dict, "step": int, "config": str}
-    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(f"{file} holds no training state")
     if f"step-{state['step']:06d}" != path.name:
         raise CheckpointError(f"{file} is of step {state['step']}")
     return state
-
-
-def _restore_weights(model: Any, path: Path) -> None:
-    trained = type(model).from_pretrained(path, dtype=torch.float32)
-    if trained.config != model.config:
-        raise CheckpointError(f"{path / 'config.json'} is of another model than training.pt")
-    model.load_state_dict(trained.state_dict())
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
-    try:
-        optimizer.load_state_dict(saved)
-        shapes = {
-            tensor.shape == parameter.shape
-            for parameter, state in optimizer.state.items()
-            for name, tensor in state.items()
-            if name != "step"
-        }
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{path / 'training.pt'}: optimizer: {error}") from error
-    if False in shapes:
-        raise CheckpointError(f"{path / 'training.pt'}: optimizer: state of other shapes than the weights")
 
 
 def _differences(old: str, new: str) -> list[str]:
