@@ -91,7 +91,7 @@ def table_case(name: str, mask: OmniMask) -> Case:
     """What a new mask costs before its first attention."""
 
     def table(intervals: Tensor) -> object:
-        return OmniMask(intervals, mask.kv_length).block_states()
+        return torch.ops.showo_ext.omni_block_table(intervals, mask.kv_length)
 
     return Case(
         "omni_attention",

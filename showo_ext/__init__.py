@@ -4,6 +4,7 @@ Each operator has one public function here, a plain-torch twin of the same name 
 `showo_ext.reference`, and a registered torch operator `torch.ops.showo_ext.<name>`.
 """
 
+from showo_ext import _mask_containers as _mask_containers
 from showo_ext._native import build_info
 from showo_ext._version import __version__
 from showo_ext.mask import OmniMask

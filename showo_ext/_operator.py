@@ -67,7 +67,7 @@ class Operator:
             self._function = self._make_function(backward, setup_context)
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._function is not None and not torch.compiler.is_compiling() and _transforms_are_active():
+        if self._function is not None and not torch.compiler.is_compiling() and transforms_are_active():
             return self._function.apply(*arguments)
         return self._registered(*arguments)
 
@@ -105,6 +105,6 @@ class Operator:
         return type(self.name, (torch.autograd.Function,), {key: staticmethod(rule) for key, rule in rules.items()})
 
 
-def _transforms_are_active() -> bool:
+def transforms_are_active() -> bool:
     """Whether the call is inside torch.func or inside a level of forward-mode derivatives."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()

@@ -16,13 +16,16 @@ The rules of the formats live in `showo_ext.mask_formats`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from showo_ext import mask_formats
 from showo_ext._checks import check_int, check_shape, check_tensor
+from showo_ext._inference import normal_tensors
+from showo_ext._kept import Kept
 
 MAX_INTERVALS = 8
 
@@ -36,19 +39,33 @@ class OmniMask:
             Ranges of a row may come in any order and may overlap: a column is allowed when any range holds it.
         kv_length: number of columns S_kv; every range lies in 0 <= start <= stop <= S_kv.
 
-    The constructor checks type and shape. `from_intervals` checks the values too (use it for data from outside); the
-    attention operators check them once more: a wrong range raises ValueError and never reads beyond a tensor.
+    The constructor checks type and shape. `from_intervals` checks the values too (use it for data from outside). The
+    attention operators never read beyond a tensor: on the CPU a wrong range raises ValueError, on CUDA, where looking
+    would stall the stream, what lies outside 0 to S_kv is cut.
     Do not write into `intervals`: masks share memory (slices, batches made with `expand`).
+
+    A mask says what rows see. The schedule that the attention kernels make of it (`showo_ext.ops._mask_plan`) is kept
+    beside it, as long as the mask lives: all layers of a model, forward and backward, and all steps of a generation
+    share it. So do the masks that `rows` and `take_rows` return: the same selection gives the same object. A copy, a
+    pickled mask and a mask on another device start without either.
     """
 
     intervals: Tensor
     kv_length: int
+    _kept: Kept = field(init=False)
 
     def __post_init__(self) -> None:
         check_tensor("intervals", self.intervals, (torch.int32,))
         check_shape("intervals", self.intervals, "B", "rows", f"1 to {MAX_INTERVALS}", 2)
         check_int("intervals.shape[2]", self.intervals.size(2), 1, MAX_INTERVALS)
         check_int("kv_length", self.kv_length, 0)
+        object.__setattr__(self, "_kept", Kept())
+        if not self._kept.traced and self.intervals.is_inference():
+            with normal_tensors():
+                object.__setattr__(self, "intervals", self.intervals.clone())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OmniMask, (self.intervals, self.kv_length)
 
     # ---- shape ------------------------------------------------------------------------------------------------------
 
@@ -83,35 +100,6 @@ class OmniMask:
         """Number of allowed columns of each row: int64 [B, S_q]."""
         start, stop = mask_formats.merge(self.intervals).long().unbind(-1)
         return (stop - start).sum(-1)
-
-    def block_states(self) -> Tensor:
-        """State of every 64 x 64 block: uint8 [B, ceil(S_q / 64), ceil(S_kv / 64)], 0 empty, 1 partial, 2 full.
-
-        What the CUDA kernels visit (attention of up to 16 rows looks at the intervals instead). Computed on the mask's
-        device when first asked for, then kept: all layers of a model, forward and backward, share it. A block that
-        reaches beyond the last column is partial at most.
-        """
-        if torch.compiler.is_compiling():  # equal calls of one graph are merged by the compiler
-            return torch.ops.showo_ext.omni_block_table(self.intervals, self.kv_length)
-        states = self.__dict__.get("_block_states")
-        if states is None:
-            states = torch.ops.showo_ext.omni_block_table(self.intervals, self.kv_length)
-            object.__setattr__(self, "_block_states", states)
-        return states
-
-    def tile_order(self, tile_rows: int) -> Tensor:
-        """int32 [B * tiles, 2], (batch entry, tile) of tiles of `tile_rows` rows, most work first; kept like
-        `block_states`, from which it is made."""
-        from showo_ext.ops._block_table import tile_order
-
-        if torch.compiler.is_compiling():
-            return tile_order(self.block_states(), tile_rows)
-        orders = self.__dict__.get("_tile_orders")
-        if orders is None:
-            object.__setattr__(self, "_tile_orders", orders := {})
-        if tile_rows not in orders:
-            orders[tile_rows] = tile_order(self.block_states(), tile_rows)
-        return orders[tile_rows]
 
     # ---- from and to other forms ------------------------------------------------------------------------------------
 
@@ -278,18 +266,37 @@ class OmniMask:
     # ---- slices, batches, devices -----------------------------------------------------------------------------------
 
     def rows(self, start: int | None, stop: int | None = None) -> OmniMask:
-        """The mask of query rows start..stop (Python slice rules), columns unchanged: some rows against a KV cache."""
-        return OmniMask(self.intervals[:, start:stop], self.kv_length)
+        """The mask of query rows start..stop (Python slice rules), columns unchanged: some rows against a KV cache.
+
+        Equal rows give the same object, as long as this mask keeps it: the last eight selections.
+        """
+
+        def select() -> OmniMask:
+            return OmniMask(self.intervals[:, start:stop], self.kv_length)
+
+        if torch.compiler.is_compiling():
+            return select()
+        return self._kept.selection(slice(start, stop).indices(self.q_length), select)
 
     def take_rows(self, index: Tensor) -> OmniMask:
-        """The mask of the query rows named by index: integer [N], the same of every sample, or [B, N]."""
+        """The mask of the query rows named by index: integer [N], the same of every sample, or [B, N].
+
+        The same unchanged index tensor gives the same object, as with `rows`; one made under torch.inference_mode,
+        which cannot tell whether it has been written to, gives a new mask every time.
+        """
         check_tensor("index", index, (torch.int32, torch.int64))
-        if index.dim() == 1:
-            return OmniMask(self.intervals[:, index], self.kv_length)
-        if index.dim() != 2 or index.size(0) != self.batch_size:
+        if index.dim() != 1 and (index.dim() != 2 or index.size(0) != self.batch_size):
             raise ValueError(f"index has shape {list(index.shape)}, expected [N] or [{self.batch_size}, N]")
-        batch = torch.arange(self.batch_size, dtype=torch.int64, device=index.device).unsqueeze(1)
-        return OmniMask(self.intervals[batch, index], self.kv_length)
+
+        def select() -> OmniMask:
+            if index.dim() == 1:
+                return OmniMask(self.intervals[:, index], self.kv_length)
+            batch = torch.arange(self.batch_size, dtype=torch.int64, device=index.device).unsqueeze(1)
+            return OmniMask(self.intervals[batch, index], self.kv_length)
+
+        if torch.compiler.is_compiling() or index.is_inference():
+            return select()
+        return self._kept.selection((id(index), index._version), select, index)
 
     def columns(self, start: int, stop: int) -> OmniMask:
         """The mask of columns start..stop only, renumbered from 0: a KV cache filled so far.
@@ -347,7 +354,8 @@ class OmniMask:
         return OmniMask(out, size)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> OmniMask:
-        return OmniMask(self.intervals.to(device, non_blocking=non_blocking), self.kv_length)
+        intervals = self.intervals.to(device, non_blocking=non_blocking)
+        return self if intervals is self.intervals else OmniMask(intervals, self.kv_length)
 
     # ---- looking at it ----------------------------------------------------------------------------------------------
 

@@ -6,12 +6,14 @@ Nothing here needs pytest, so users can check their own build with it.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext._checks import FLOAT_DTYPES as FLOAT_DTYPES  # for tests
 from showo_ext._native import native
@@ -231,6 +233,18 @@ def use_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(previous)
+
+
+class CountOperators(TorchDispatchMode):
+    """Counts the torch operators that run inside this context: `calls`, by name, ours without "showo_ext::"."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[function.name().removeprefix("showo_ext::")] += 1
+        return function(*args, **(kwargs or {}))
 
 
 def assert_compiles(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

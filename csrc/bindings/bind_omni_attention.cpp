@@ -45,6 +45,13 @@ Fields backward_fields(Params& p) {
 
 Fields backward_cpu_fields(OmniBackwardParams& p) { return backward_fields(p) + Fields{{"parts", p.parts}}; }
 
+Fields block_table_fields(OmniBlockTableParams& p) {
+  return {{"intervals", p.intervals},
+          {"states", p.states},
+          {"sizes", {&p.batch, &p.q_length, &p.kv_length, &p.num_intervals}},
+          {"intervals_strides", {&p.intervals_batch_stride, &p.intervals_row_stride}}};
+}
+
 #if defined(SHOWO_HAS_CUDA)
 Fields forward_cuda_fields(OmniForwardParams& p) {
   return forward_fields(p) + Fields{{"tile_rows", p.tile_rows}, {"order", p.order}, {"order_length", p.order_length}};
@@ -58,18 +65,12 @@ Fields decode_fields(OmniDecodeParams& p) {
 Fields backward_cuda_fields(OmniBackwardCudaParams& p) {
   return backward_fields(p) + Fields{{"stats", p.stats}, {"dq_sums", p.dq_sums}};
 }
-
-Fields block_table_fields(OmniBlockTableParams& p) {
-  return {{"intervals", p.intervals},
-          {"states", p.states},
-          {"sizes", {&p.batch, &p.q_length, &p.kv_length, &p.num_intervals}},
-          {"intervals_strides", {&p.intervals_batch_stride, &p.intervals_row_stride}}};
-}
 #endif
 
 }  // namespace
 
 SHOWO_BINDINGS(m) {
+  def_launcher(m, "omni_block_table_cpu", block_table_fields, omni_block_table_cpu);
   def_launcher(m, "omni_attention_forward_cpu", forward_fields<OmniForwardParams>, omni_attention_forward_cpu);
   def_launcher(m, "omni_attention_backward_cpu", backward_cpu_fields, omni_attention_backward_cpu);
 #if defined(SHOWO_HAS_CUDA)
@@ -78,6 +79,7 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "omni_attention_backward_cuda", backward_cuda_fields, omni_attention_backward_cuda);
   def_launcher(m, "omni_block_table_cuda", block_table_fields, omni_block_table_cuda);
 #endif
+  m.def("omni_attention_block_rows", &omni_attention_block_rows);
   m.def("omni_attention_backward_parts", &omni_attention_backward_parts, py::kw_only(), py::arg("batch"),
         py::arg("heads"), py::arg("kv_heads"), py::arg("q_length"));
 }

@@ -15,13 +15,14 @@ struct OmniTask {
   int64_t part;  // summand of dk and dv that this task fills (backward)
 };
 
-// The block table, shared by all heads of a sample.
+// The block table (block_table.cpp), shared by all heads of a sample.
 struct OmniPlan {
   int64_t q_block, num_q_blocks, num_kv_blocks;
   const uint8_t* state;  // [B, num_q_blocks, num_kv_blocks] BlockState
+  int64_t batch_stride;  // of state: 0 where one mask serves the whole batch
 
   const uint8_t* row_of_blocks(int64_t batch, int64_t q_block_index) const {
-    return state + (batch * num_q_blocks + q_block_index) * num_kv_blocks;
+    return state + batch * batch_stride + q_block_index * num_kv_blocks;
   }
 };
 

@@ -1,4 +1,4 @@
-// The CPU launchers: checks, block table, tasks, threads.
+// The CPU launchers: checks, tasks, threads.
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -56,43 +56,6 @@ Status check(const OmniInputs& in) {
   return ok_status();
 }
 
-// Fills state [B, num_q_blocks, num_kv_blocks] and checks every interval on the way.
-Status fill_block_table(const OmniInputs& in, int64_t q_block, int64_t num_q_blocks, int64_t num_kv_blocks,
-                        std::vector<uint8_t>* state) {
-  state->assign(in.batch * num_q_blocks * num_kv_blocks, kEmpty);
-  std::vector<int32_t> touched(num_kv_blocks), covered(num_kv_blocks);
-  for (int64_t b = 0; b < in.batch; ++b) {
-    for (int64_t block = 0; block < num_q_blocks; ++block) {
-      const int64_t first_row = block * q_block, last_row = std::min(in.q_length, first_row + q_block);
-      std::fill(touched.begin(), touched.end(), 0);
-      std::fill(covered.begin(), covered.end(), 0);
-      for (int64_t row = first_row; row < last_row; ++row) {
-        const int32_t* pair = in.intervals + b * in.intervals_batch_stride + row * in.intervals_row_stride;
-        for (int64_t i = 0; i < in.num_intervals; ++i, pair += 2) {
-          const int64_t start = pair[0], stop = pair[1];
-          SHOWO_CHECK_ARGUMENT(0 <= start && start <= stop && stop <= in.kv_length,
-                               "intervals[%lld, %lld, %lld] is [%lld, %lld], expected [start, stop] with "
-                               "0 <= start <= stop <= kv_length, %lld",
-                               static_cast<long long>(b), static_cast<long long>(row), static_cast<long long>(i),
-                               static_cast<long long>(start), static_cast<long long>(stop),
-                               static_cast<long long>(in.kv_length));
-          if (start == stop) continue;
-          for (int64_t kv = start / kKvBlock; kv <= (stop - 1) / kKvBlock; ++kv) {
-            touched[kv] = 1;
-            // With several intervals a block counts as covered only when one of them does it alone, and `covered`
-            // counts rows, so overlapping intervals must not count twice: only the first interval of a row is used.
-            if (i == 0) covered[kv] += start <= kv * kKvBlock && stop >= std::min(in.kv_length, (kv + 1) * kKvBlock);
-          }
-        }
-      }
-      uint8_t* row_of_blocks = state->data() + (b * num_q_blocks + block) * num_kv_blocks;
-      for (int64_t kv = 0; kv < num_kv_blocks; ++kv)
-        row_of_blocks[kv] = covered[kv] == last_row - first_row ? kFull : touched[kv] ? kPartial : kEmpty;
-    }
-  }
-  return ok_status();
-}
-
 // Cuts each kv head's items into at most `parts` runs of about equal work, heaviest runs first. With `all_parts`
 // every part gets a task, if need be an empty one.
 std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int64_t parts, bool all_parts) {
@@ -136,9 +99,10 @@ Status run(const Params& params, int64_t parts, bool all_parts, int num_threads,
   plan.q_block = q_block;
   plan.num_q_blocks = (in.q_length + q_block - 1) / q_block;
   plan.num_kv_blocks = (in.kv_length + kKvBlock - 1) / kKvBlock;
-  std::vector<uint8_t> state;
-  SHOWO_RETURN_IF_ERROR(fill_block_table(in, q_block, plan.num_q_blocks, plan.num_kv_blocks, &state));
-  plan.state = state.data();
+  plan.state = in.block_states;
+  plan.batch_stride = in.block_states_batch_stride;
+  SHOWO_CHECK_ARGUMENT(plan.state != nullptr || in.batch * plan.num_q_blocks * plan.num_kv_blocks == 0,
+                       "omni_attention: the mask's block table is missing");
   const std::vector<OmniTask> tasks = make_tasks(in, plan, parts, all_parts);
   parallel_for(static_cast<int64_t>(tasks.size()), num_threads,
                [&](int64_t i) { kernel(params, plan, tasks[i], thread_scratch().get(scratch_bytes)); });

@@ -28,7 +28,8 @@ struct OmniInputs {
   int64_t intervals_batch_stride, intervals_row_stride;  // the K pairs of a row are contiguous
   float scale;
   DType dtype;  // float32, float16 or bfloat16; arithmetic is float32
-  // CUDA only: [B, ceil(S_q / 64), ceil(S_kv / 64)] BlockStates of mask.h, rows contiguous; see block_table.cu.
+  // [B, ceil(S_q / rows), ceil(S_kv / 64)] BlockStates of mask.h, made by omni_block_table_cpu or _cuda; rows: see
+  // there. Decode does not read them.
   const uint8_t* block_states;
   int64_t block_states_batch_stride;  // 0 where one mask serves the whole batch
 };
@@ -37,7 +38,10 @@ struct OmniBlockTableParams {
   const int32_t* intervals;  // [B, S_q, K, 2]
   int64_t batch, q_length, kv_length, num_intervals;
   int64_t intervals_batch_stride, intervals_row_stride;
-  uint8_t* states;  // [B, ceil(S_q / 64), ceil(S_kv / 64)] contiguous
+  // [B, ceil(S_q / rows), ceil(S_kv / 64)] contiguous. A block has 64 rows on CUDA, omni_attention_block_rows() on the
+  // CPU. The last block of columns may be incomplete: kPartial at most on CUDA, kFull if all that exists is seen on the
+  // CPU.
+  uint8_t* states;
 };
 
 struct OmniForwardParams {
@@ -97,8 +101,14 @@ struct OmniBackwardCudaParams {
                    // blocks happen to run. Null, and always with float32: dq gets its own kernel, reproducible.
 };
 
-// invalid_argument for an interval outside 0 <= start <= stop <= kv_length; unsupported for a head size that
-// head_dim.h does not list. Bitwise reproducible, for any number of threads.
+// Query rows of a block of the CPU kernels, which depends on the instruction set in use.
+int64_t omni_attention_block_rows();
+
+// invalid_argument for an interval outside 0 <= start <= stop <= kv_length.
+Status omni_block_table_cpu(const OmniBlockTableParams& params, int num_threads);
+
+// unsupported for a head size that head_dim.h does not list. Bitwise reproducible, for any number of threads. No column
+// outside 0..kv_length is read, whatever an interval says.
 Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
 

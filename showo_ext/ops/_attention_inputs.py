@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from showo_ext._native import Argument
+from showo_ext.ops._mask_plan import MaskPlan, states_shape
 
 MAX_ROW_BYTES = 1 << 25  # kMaxRowBytes of csrc/omni_attention/checks.h
 
 
 def rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
-
-
-def pairs_contiguous(intervals: Tensor) -> Tensor:
-    return intervals if intervals.stride()[2:] == (2, 1) else intervals.contiguous()
 
 
 def strides_fit(x: Tensor) -> bool:
@@ -29,10 +26,12 @@ def aligned(x: Tensor) -> Tensor:
     return x if strides_fit(x) and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def launch_arguments(
-    q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, states: Tensor | None, scale: float
-) -> dict[str, Argument]:
+def launch_arguments(q: Tensor, k: Tensor, v: Tensor, plan: MaskPlan, scale: float) -> dict[str, Argument]:
     """What forward, decode and backward launchers have in common."""
+    intervals, states = plan.intervals, plan.states
+    expected = states_shape(intervals, k.size(2))
+    if states is not None and states.shape[1:] != expected[1:]:
+        raise ValueError(f"states has shape {list(states.shape)}, expected {list(expected)} for these kernels")
     return {
         "q": q,
         "k": k,
@@ -42,7 +41,7 @@ def launch_arguments(
         "q_strides": q.stride()[:3],
         "k_strides": k.stride()[:3],
         "v_strides": v.stride()[:3],
-        "intervals_strides": intervals.stride()[:2],
+        "intervals_strides": (0 if intervals.size(0) == 1 else intervals.stride(0), intervals.stride(1)),
         "block_states": states,
         "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
         "scale": scale,

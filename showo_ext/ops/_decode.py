@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from showo_ext._native import launch
-from showo_ext.ops._attention_inputs import aligned, launch_arguments, pairs_contiguous
+from showo_ext.ops._attention_inputs import aligned, launch_arguments
+from showo_ext.ops._mask_plan import DECODED_ROWS, MaskPlan
 
-MAX_ROWS = 16  # query rows; one m16 tile of the tensor cores
 PACKED_ROWS = 64  # kDecodeRows of csrc/omni_attention/decode_tile.cuh
 MAX_SPLITS = 128  # kMaxSplits there
 
@@ -30,19 +30,18 @@ def decode(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    intervals: Tensor,
+    plan: MaskPlan,
     scale: float,
     out: Tensor,
     lse: Tensor,
     *,
     num_splits: int | None = None,
 ) -> None:
-    """Writes out and lse. q: not empty, at most MAX_ROWS rows; num_splits: 1 to MAX_SPLITS, or what `splits` says."""
-    assert q.size(2) <= MAX_ROWS
+    """Writes out and lse. q: 1 to DECODED_ROWS rows; num_splits: 1 to MAX_SPLITS, or what `splits` says."""
+    assert q.size(2) <= DECODED_ROWS
     if num_splits is None:
         num_splits = splits(q.size(0), q.size(1), k.size(1), q.size(2), k.size(2))
     q, k, v = aligned(q), aligned(k), aligned(v)
-    intervals = pairs_contiguous(intervals)
     partial = stats = None
     if num_splits > 1:
         partial = torch.empty((*q.shape[:3], num_splits, q.size(3)), dtype=torch.float32, device=q.device)
@@ -50,7 +49,7 @@ def decode(
     launch(
         "omni_attention_decode",
         q,
-        **launch_arguments(q, k, v, intervals, None, scale),
+        **launch_arguments(q, k, v, plan, scale),
         out=out,
         lse=lse,
         out_strides=out.stride()[:3],

@@ -19,6 +19,7 @@ from showo_ext._checks import (
     check_shape,
     check_tensor,
 )
+from showo_ext._inference import normal_tensors
 
 Rotary = Tensor | tuple[Tensor, Tensor]
 Projection = Tensor | tuple[Tensor, Tensor, Tensor]
@@ -42,9 +43,10 @@ def rotary_tables(positions: Tensor, rotary_dim: int, *, theta: float = 10000.0)
         raise ValueError(f"rotary_dim is {rotary_dim}, expected an even number")
     theta = check_number("theta", theta, math.ulp(0.0), expected="a positive number")
     rows = positions[None] if positions.dim() == 1 else positions
-    exponent = torch.arange(rotary_dim // 2, device=positions.device, dtype=torch.float32) * (2 / max(rotary_dim, 1))
-    angles = rows[..., None].float() * torch.exp(exponent * -math.log(theta))
-    return angles.cos(), angles.sin()
+    with normal_tensors():
+        exponent = torch.arange(rotary_dim // 2, device=rows.device, dtype=torch.float32) * (2 / max(rotary_dim, 1))
+        angles = rows[..., None].float() * torch.exp(exponent * -math.log(theta))
+        return angles.cos(), angles.sin()
 
 
 def split_projection(qkv: Projection) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -31,14 +31,9 @@ from showo_ext._checks import (
 from showo_ext._native import Argument, launch, native, runs_on_cuda
 from showo_ext._operator import LIBRARY, Operator
 from showo_ext.mask import OmniMask
-from showo_ext.ops import _block_table, _decode  # the former also registers what OmniMask.block_states calls
-from showo_ext.ops._attention_inputs import (
-    aligned,
-    launch_arguments,
-    pairs_contiguous,
-    rows_contiguous,
-    strides_fit,
-)
+from showo_ext.ops import _decode
+from showo_ext.ops._attention_inputs import aligned, launch_arguments, rows_contiguous, strides_fit
+from showo_ext.ops._mask_plan import BLOCK, PLAN_SCHEMA, MaskPlan, plan_of
 
 
 @overload
@@ -98,15 +93,10 @@ def omni_attention(
     """
     _validate(q, k, v, mask)
     scale = q.size(-1) ** -0.5 if scale is None else check_number("scale", scale)
-    intervals = mask.intervals
-    if intervals.size(0) != q.size(0):
-        intervals = intervals.expand(q.size(0), -1, -1, -1)
-    states = order = None
-    if runs_on_cuda(q) and q.size(2) > _decode.MAX_ROWS:
-        states, order = mask.block_states(), mask.tile_order(_block_table.tile_rows(q))
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
-    out, lse = _FORWARD(q, k, v, intervals, states, order, scale, deterministic)
+    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), scale, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -152,6 +142,7 @@ def _forward(
     intervals: Tensor,
     states: Tensor | None,
     order: Tensor | None,
+    tile_rows: int,
     scale: float,
     deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -159,21 +150,20 @@ def _forward(
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    intervals = pairs_contiguous(intervals)
+    plan = MaskPlan(intervals, states, order, tile_rows)
     results: dict[str, Argument] = {"out": out, "lse": lse, "out_strides": out.stride()[:3]}
     if not runs_on_cuda(q):
-        launch("omni_attention_forward", q, **launch_arguments(q, k, v, intervals, states, scale), **results)
-    elif states is None:
-        _decode.decode(q, k, v, intervals, scale, out, lse)
+        launch("omni_attention_forward", q, **launch_arguments(q, k, v, plan, scale), **results)
+    elif order is None:
+        _decode.decode(q, k, v, plan, scale, out, lse)
     else:
-        assert order is not None
         q, k, v = aligned(q), aligned(k), aligned(v)
         launch(
             "omni_attention_forward",
             q,
-            **launch_arguments(q, k, v, intervals, states, scale),
+            **launch_arguments(q, k, v, plan, scale),
             **results,
-            tile_rows=64 if order.size(0) == states.size(0) * states.size(1) else 128,
+            tile_rows=tile_rows,
             order=order,
             order_length=order.size(0),
         )
@@ -188,6 +178,8 @@ def _backward(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    order: Tensor | None,
+    tile_rows: int,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -197,14 +189,11 @@ def _backward(
         return _zeros(q), _zeros(k), _zeros(v)
     dout, out, lse = rows_contiguous(dout), rows_contiguous(out), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
-    intervals = pairs_contiguous(intervals)
     on_cuda = runs_on_cuda(q)
     if on_cuda:
-        if states is None:  # forward was a decode, which needs none
-            states = torch.ops.showo_ext.omni_block_table(intervals, k.size(2))
         q, k, v, out, dout = (aligned(x) for x in (q, k, v, out, dout))
     arguments: dict[str, Argument] = {
-        **launch_arguments(q, k, v, intervals, states, scale),
+        **launch_arguments(q, k, v, MaskPlan(intervals, states, order, tile_rows), scale),
         "out": out,
         "lse": lse,
         "dout": dout,
@@ -233,11 +222,11 @@ def _backward_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where bits may differ, dq is summed by atomic additions in fp32: a workspace of four bytes per element of q."""
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, k))
-    tiles = q.size(0) * q.size(1) * -(-q.size(2) // _block_table.BLOCK)
+    tiles = q.size(0) * q.size(1) * -(-q.size(2) // BLOCK)
     stats = torch.empty((tiles, 192), dtype=torch.float32, device=q.device)  # kOmniBackwardStats
     sums = None
     if not deterministic and q.dtype != torch.float32:
-        sums = torch.zeros((tiles, _block_table.BLOCK * q.size(3)), dtype=torch.float32, device=q.device)
+        sums = torch.zeros((tiles, BLOCK * q.size(3)), dtype=torch.float32, device=q.device)
     launch("omni_attention_backward", q, **arguments, dq=dq, dk=dk, dv=dv, stats=stats, dq_sums=sums)
     return dq, dk, dv
 
@@ -253,6 +242,7 @@ def _autocast(
     intervals: Tensor,
     states: Tensor | None,
     order: Tensor | None,
+    tile_rows: int,
     scale: float,
     deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -260,7 +250,7 @@ def _autocast(
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         result: tuple[Tensor, Tensor] = _FORWARD(
-            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, scale, deterministic
+            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, tile_rows, scale, deterministic
         )
     return result
 
@@ -275,6 +265,7 @@ def _forward_fake(
     intervals: Tensor,
     states: Tensor | None,
     order: Tensor | None,
+    tile_rows: int,
     scale: float,
     deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -289,6 +280,8 @@ def _backward_fake(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    order: Tensor | None,
+    tile_rows: int,
     out: Tensor,
     lse: Tensor,
     scale: float,
@@ -301,21 +294,22 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, intervals, states, _, scale, deterministic = inputs
+    q, k, v, *plan, scale, deterministic = inputs
     out, lse = output
-    ctx.save_for_backward(q, k, v, intervals, states, out, lse)
-    ctx.scale, ctx.deterministic = scale, deterministic
+    ctx.save_for_backward(q, k, v, out, lse)
+    # The plan needs no gradient. As a plain attribute it may hold tensors that were made under torch.inference_mode.
+    ctx.plan, ctx.scale, ctx.deterministic = plan, scale, deterministic
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, intervals, states, out, lse = ctx.saved_tensors
-    if dout is None and dlse is None:
-        return (None,) * 8
-    if dout is None:
-        dout = torch.zeros_like(out)
-    dq, dk, dv = _BACKWARD(dout, dlse, q, k, v, intervals, states, out, lse, ctx.scale, ctx.deterministic)
-    return dq, dk, dv, None, None, None, None, None
+    q, k, v, out, lse = ctx.saved_tensors
+    dq = dk = dv = None
+    if dout is not None or dlse is not None:
+        if dout is None:
+            dout = torch.zeros_like(out)
+        dq, dk, dv = _BACKWARD(dout, dlse, q, k, v, *ctx.plan, out, lse, ctx.scale, ctx.deterministic)
+    return dq, dk, dv, *[None] * len(ctx.plan), None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
@@ -327,8 +321,8 @@ def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _FORWARD = Operator(
-    "omni_attention_forward(Tensor q, Tensor k, Tensor v, Tensor intervals, Tensor? states, Tensor? order, "
-    "float scale, bool deterministic=False) -> (Tensor out, Tensor lse)",
+    f"omni_attention_forward(Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, float scale, bool deterministic=False)"
+    " -> (Tensor out, Tensor lse)",
     _forward,
     _forward_fake,
     backward=_autograd,
@@ -337,9 +331,8 @@ _FORWARD = Operator(
 for _key in ("AutocastCPU", "AutocastCUDA"):
     LIBRARY.impl("omni_attention_forward", _autocast, _key)
 _BACKWARD = Operator(
-    "omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor intervals, "
-    "Tensor? states, Tensor out, Tensor lse, float scale, bool deterministic=False)"
-    " -> (Tensor dq, Tensor dk, Tensor dv)",
+    f"omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, "
+    "Tensor out, Tensor lse, float scale, bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
     _backward,
     _backward_fake,
     backward=_no_second_derivative,

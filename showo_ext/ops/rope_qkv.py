@@ -347,14 +347,16 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.num_heads, ctx.num_kv_heads, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
+    qkv, k_in, v_in, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps = inputs
+    ctx.save_for_backward(qkv, k_in, v_in, bias, norm)
+    # The tables need no gradient. As a plain attribute they may have been made under torch.inference_mode.
+    ctx.tables = cos, sin
 
 
 def _gradient(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, k_in, v_in, cos, sin, bias, norm = ctx.saved_tensors
+    qkv, k_in, v_in, bias, norm = ctx.saved_tensors
     dqkv, dbias, dnorm = _BACKWARD(
-        dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
+        dq, dk, dv, qkv, k_in, v_in, *ctx.tables, bias, norm, ctx.num_heads, ctx.num_kv_heads, ctx.eps
     )
     parts = (dqkv, None, None)
     if k_in is not None:

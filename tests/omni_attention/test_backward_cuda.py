@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
 from tests.omni_attention.common import full_but_one_row
 from tests.ptx import sass
@@ -53,10 +54,7 @@ def gradients(q, k, v, dout, dlse, mask, scale, dtype):
 
 
 def backward(q, k, v, dout, dlse, mask, out, lse, scale, deterministic=False):
-    intervals = mask.intervals.expand(q.size(0), -1, -1, -1)
-    return OPS.omni_attention_backward(
-        dout, dlse, q, k, v, intervals, mask.block_states(), out, lse, scale, deterministic
-    )
+    return OPS.omni_attention_backward(dout, dlse, q, k, v, *make_plan(mask, 0), out, lse, scale, deterministic)
 
 
 def check(inputs, mask, *, scale=None, use_dlse=True, deterministic=False, arrange=lambda x: x, strict=True):
@@ -209,7 +207,7 @@ def test_deterministic_is_an_argument_and_a_global_setting():
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             if function is OPS.omni_attention_backward.default:
-                asked.append(args[10] if len(args) > 10 else False)
+                asked.append(args[12] if len(args) > 12 else False)
             return function(*args, **(kwargs or {}))
 
     before = torch.are_deterministic_algorithms_enabled()

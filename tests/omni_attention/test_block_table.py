@@ -1,4 +1,4 @@
-"""The block table of the CUDA kernels against its definition, on a GPU or the emulator."""
+"""The block tables of the CPU and of the CUDA kernels against their definition."""
 
 import pytest
 import torch
@@ -6,7 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import OmniMask
+from showo_ext._native import native
+from showo_ext.ops._mask_plan import BLOCK, EMPTY, FULL, PARTIAL
+from showo_ext.testing import available_isas, use_isa
 from tests.ptx.emulated import emulated_device, module_path
+
+
+def definition(dense: torch.Tensor, block_rows: int, *, incomplete_is_full: bool) -> torch.Tensor:
+    """States of the blocks of a dense mask [B, S_q, S_kv]."""
+    rows = []
+    for tall in dense.split(block_rows, dim=1):
+        blocks = [(block.flatten(1), block.size(2) == BLOCK) for block in tall.split(BLOCK, dim=2)]
+        full = [block.all(1) & (complete or incomplete_is_full) for block, complete in blocks]
+        some = [torch.where(block.any(1), PARTIAL, EMPTY) for block, _ in blocks]
+        rows.append(torch.stack([torch.where(f, FULL, s) for f, s in zip(full, some, strict=True)], 1))
+    return torch.stack(rows, 1).to(torch.uint8)
 
 
 @pytest.mark.skipif(module_path() is None, reason="the PTX emulator is not built; `make emulator` builds it")
@@ -19,8 +33,12 @@ def test_states_equal_the_definition(data):
     intervals = ends.sort(-1).values.int()
     if data.draw(st.booleans()):  # long runs of equal rows give full and empty blocks
         intervals = intervals[:, :1].expand(-1, rows, -1, -1)
-    want = OmniMask(intervals, columns).block_states()
+    dense = OmniMask(intervals, columns).to_dense()
     with emulated_device():
-        mask = OmniMask(intervals, columns)
-        assert torch.equal(mask.block_states(), want)
-        assert mask.block_states() is mask.block_states()
+        states = torch.ops.showo_ext.omni_block_table(intervals, columns)
+    assert torch.equal(states, definition(dense, 64, incomplete_is_full=False))
+    for isa in available_isas():
+        with use_isa(isa):
+            states = torch.ops.showo_ext.omni_block_table(intervals, columns)
+            rows = native().omni_attention_block_rows()
+        assert torch.equal(states, definition(dense, rows, incomplete_is_full=True))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.ops._attention_inputs import MAX_ROW_BYTES, strides_fit
+from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
 from tests.omni_attention.common import assert_lse, full_but_one_row, operands
 from tests.ptx import sass
@@ -29,7 +30,7 @@ dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 def attend(q, k, v, mask, scale, tile_rows):
     """The operator with a tile of one's choice: fp32 has 64 rows only."""
     rows = 64 if q.dtype == torch.float32 else tile_rows
-    return OPS.omni_attention_forward(q, k, v, mask.intervals, mask.block_states(), mask.tile_order(rows), scale)
+    return OPS.omni_attention_forward(q, k, v, *make_plan(mask, rows), scale)
 
 
 def check(q, k, v, mask, *, scale=0.125, tile_rows=128, rms=False):
@@ -247,8 +248,9 @@ def test_maxima_that_rise_and_fall(device, dtype):
 def test_same_bits_every_time_and_for_every_order(device):
     mask = OmniMask.t2i_padded([3, 60], text_length=130, image_length=66).to(device)
     q, k, v = operands(mask, 64, BF16, heads=2)
-    states, order = mask.block_states(), mask.tile_order(128)
-    results = [OPS.omni_attention_forward(q, k, v, mask.intervals, states, o, 0.1)[0] for o in (order, order.flip(0))]
+    plan = make_plan(mask, 128)
+    orders = (plan, plan._replace(order=plan.order.flip(0)))
+    results = [OPS.omni_attention_forward(q, k, v, *plan, 0.1)[0] for plan in orders]
     assert torch.equal(*results)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext._native import use_emulated
 from showo_ext.ops import _decode
+from showo_ext.ops._mask_plan import MaskPlan, make_plan
 from showo_ext.testing import (
     ENOUGH_ROWS,
     FLOAT_DTYPES,
@@ -33,7 +34,8 @@ dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 def decode(q, k, v, mask, scale=0.125, splits=None):
     """out and lse with a number of splits of one's choice."""
     out, lse = torch.empty_like(q, memory_format=torch.contiguous_format), torch.empty(q.shape[:3], device=q.device)
-    _decode.decode(q, k, v, mask.intervals, scale, out, lse, num_splits=splits)
+    plan = MaskPlan(mask.intervals.contiguous(), None, None, 0)
+    _decode.decode(q, k, v, plan, scale, out, lse, num_splits=splits)
     return out, lse
 
 
@@ -206,7 +208,7 @@ def test_agrees_with_the_large_kernel(device, dtype, dim):
     mask = OmniMask.prefix(torch.tensor([150, 90]), 330).rows(200, 213).to(device)
     mask = OmniMask(mask.intervals.clone(), 330)
     q, k, v = operands(mask, dim, dtype, heads=4, kv_heads=2)
-    large = OPS.omni_attention_forward(q, k, v, mask.intervals, mask.block_states(), mask.tile_order(64), 0.1)
+    large = OPS.omni_attention_forward(q, k, v, *make_plan(mask, 64), 0.1)
     small = decode(q, k, v, mask, 0.1, splits=2)
     oracle = reference.omni_attention(*(x.double() for x in (q, k, v)), mask, scale=0.1, return_lse=True)
     assert_within_budget(small[0], oracle[0], large[0])
@@ -321,9 +323,7 @@ def test_opcheck(plainly_emulated, dtype):
     mask = random_mask(1, 3, 520, 2, seed=2)
     q, k, v = (x.requires_grad_() for x in operands(mask, 32, dtype, heads=2))
     cheap = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(
-        OPS.omni_attention_forward.default, (q, k, v, mask.intervals, None, None, 0.2), test_utils=cheap
-    )
+    torch.library.opcheck(OPS.omni_attention_forward.default, (q, k, v, *make_plan(mask, 0), 0.2), test_utils=cheap)
 
 
 def test_compiles(plainly_emulated):

@@ -9,6 +9,7 @@ from torch import Tensor
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext._native import launch, native
 from showo_ext.ops._attention_inputs import launch_arguments
+from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import (
     FLOAT_DTYPES,
     assert_compiles,
@@ -270,7 +271,6 @@ def test_nothing_around_the_results_is_written(isa, dtype):
     mask = random_mask(1, 50, 70, 3, seed=4)
     out, lse = guarded(poisoned(q.shape, dtype=dtype)), guarded(poisoned((1, 2, 50)))
     common = {
-        **launch_arguments(q, k, v, mask.intervals, None, 0.1),
         "out": out.tensor,
         "lse": lse.tensor,
         "out_strides": out.tensor.stride()[:3],
@@ -278,6 +278,7 @@ def test_nothing_around_the_results_is_written(isa, dtype):
     parts = native().omni_attention_backward_parts(batch=1, heads=2, kv_heads=2, q_length=50)
     dq, dk, dv = guarded(poisoned(q.shape)), guarded(poisoned((parts, *k.shape))), guarded(poisoned((parts, *k.shape)))
     with use_isa(isa), use_threads(2):
+        common |= launch_arguments(q, k, v, make_plan(mask, 0), 0.1)
         launch("omni_attention_forward", q, **common)
         launch(
             "omni_attention_backward",
@@ -309,17 +310,15 @@ def test_opcheck(dtype):
     (q, k, v), mask = operands(dtype)
     if dtype != torch.float32:
         cheap = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(
-            OPS.omni_attention_forward.default, (q, k, v, mask.intervals, None, None, 0.2), test_utils=cheap
-        )
+        torch.library.opcheck(OPS.omni_attention_forward.default, (q, k, v, *make_plan(mask, 0), 0.2), test_utils=cheap)
         return
     strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v)]
-    torch.library.opcheck(OPS.omni_attention_forward.default, (*strided, mask.intervals, None, None, 0.2))
+    torch.library.opcheck(OPS.omni_attention_forward.default, (*strided, *make_plan(mask, 0), 0.2))
     with torch.no_grad():
-        out, lse = OPS.omni_attention_forward(q, k, v, mask.intervals, None, None, 0.2)
+        out, lse = OPS.omni_attention_forward(q, k, v, *make_plan(mask, 0), 0.2)
     q, k, v = (x.detach() for x in (q, k, v))
     for dlse in (None, torch.ones_like(lse)):
-        arguments = (torch.ones_like(out), dlse, q, k, v, mask.intervals, None, out, lse, 0.2)
+        arguments = (torch.ones_like(out), dlse, q, k, v, *make_plan(mask, 0), out, lse, 0.2)
         torch.library.opcheck(OPS.omni_attention_backward.default, arguments)
 
 

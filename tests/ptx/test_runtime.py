@@ -21,6 +21,7 @@ if emulated.module_path() is None:
 import showo_ext  # noqa: E402
 from showo_ext import reference  # noqa: E402
 from showo_ext._native import launch  # noqa: E402
+from showo_ext.ops._mask_plan import make_plan  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 F32_F16 = [torch.float32, torch.float16]
@@ -128,7 +129,7 @@ def test_remask_and_corrupt_tokens(device, length: int) -> None:
 
 def test_block_table(device) -> None:
     intervals = torch.randint(0, 150, (2, 130, 3, 2), dtype=torch.int32).sort(-1).values
-    states = showo_ext.OmniMask(intervals, 150).block_states()
+    states = torch.ops.showo_ext.omni_block_table(intervals, 150)
     dense = showo_ext.OmniMask(intervals, 150).to_dense()
     assert states.shape == (2, 3, 3)
     assert torch.equal(states[:, 1, 1] > 0, dense[:, 64:128, 64:128].flatten(1).any(1))
@@ -143,9 +144,7 @@ def test_omni_attention_forward(device, dtype: torch.dtype, dim: int, tile_rows:
         return
     mask = showo_ext.OmniMask.prefix(torch.tensor([70]), 140)
     q, k, v = (torch.randn(1, 1, 140, dim).to(dtype) for _ in range(3))
-    out, lse = torch.ops.showo_ext.omni_attention_forward(
-        q, k, v, mask.intervals, mask.block_states(), mask.tile_order(tile_rows), 0.1
-    )
+    out, lse = torch.ops.showo_ext.omni_attention_forward(q, k, v, *make_plan(mask, tile_rows), 0.1)
     expected = reference.omni_attention(q.double(), k.double(), v.double(), mask, scale=0.1)
     band = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(out.double(), expected, rtol=band, atol=band)

@@ -11,6 +11,7 @@ from torch import Tensor
 from showo.engine.generate import GenerationStep, generate_codes
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
+from showo_ext.testing import CountOperators
 
 TEXTS = [[1, 2, 3], [], [5] * 20, [7]]
 
@@ -76,6 +77,23 @@ def test_the_reference_loop(model: Showo, prompting: Prompting) -> None:
         noise=lambda step: tuple(part[:1] for part in noise(step)),  # type: ignore[arg-type,return-value]
     )
     assert torch.equal(got, chosen)
+
+
+@pytest.mark.parametrize(("device", "official"), [("cpu", False), ("cpu", True), ("emulated", False)])
+def test_masks_are_planned_once_however_many_steps(
+    model: Showo, prompting: Prompting, device: str, official: bool, request: pytest.FixtureRequest
+) -> None:
+    """One plan for all layers of all steps, one for the last layer's rows; two for the cached prefix."""
+    if device == "emulated":
+        request.getfixturevalue("emulated")
+    for steps in (1, 2):
+        with CountOperators() as counter:
+            generate_codes(model, prompting, [[1, 2]], steps=steps, guidance=0, grid=(5, 5), official=official)
+        layers = model.config.num_layers * (steps if official else steps + 1)
+        assert counter.calls["omni_attention_forward"] == layers
+        # The prefix has few rows: a table on the CPU, none for the CUDA decode kernels.
+        plans = 1 if official else 2 if device == "emulated" else 4
+        assert counter.calls["omni_block_table"] == plans
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])

@@ -1,0 +1,145 @@
+"""The plan of a mask: what the attention kernels visit, made once per mask on its own device.
+
+An `OmniMask` says what rows see; its `MaskPlan` says which blocks of rows and columns hold anything to compute, and on
+CUDA which tiles of rows start first. `plan_of` keeps the plan with the mask, so all layers of a model share it, forward
+and backward.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from showo_ext._inference import normal_tensors
+from showo_ext._native import launch, native, runs_on_cuda
+from showo_ext._operator import Operator, transforms_are_active
+from showo_ext.mask import OmniMask
+
+BLOCK = 64  # kQBlock and kKvBlock of csrc/omni_attention/mask.h
+DECODED_ROWS = 16  # up to so many query rows take the CUDA decode kernels; one m16 tile of the tensor cores
+EMPTY, PARTIAL, FULL = 0, 1, 2
+
+PLAN_SCHEMA = "Tensor intervals, Tensor? states, Tensor? order, int tile_rows"
+
+
+class MaskPlan(NamedTuple):
+    """A mask as the attention operators take it, in the order of `PLAN_SCHEMA`.
+
+    intervals: int32 [B or 1, S_q, K, 2], the mask's; the pairs of a row are contiguous.
+    states: uint8 [B or 1, ceil(S_q / block_rows), ceil(S_kv / 64)], EMPTY, PARTIAL or FULL; what no row sees is EMPTY
+        and never visited. None for the CUDA decode kernels, which look at the intervals instead.
+    order: int32 [tiles, 2], the (batch entry, tile) of all tiles of `tile_rows` query rows, most work first; None where
+        the forward kernel has no such tiles: on the CPU and for the CUDA decode kernels.
+    tile_rows: 64 or 128; 0 where there is no order.
+    """
+
+    intervals: Tensor
+    states: Tensor | None
+    order: Tensor | None
+    tile_rows: int
+
+
+def plan_of(mask: OmniMask, q: Tensor, *, trained: bool) -> MaskPlan:
+    """The plan of a mask for queries like q [B, H, S_q, D]; trained: whether a backward pass may follow.
+
+    Inside a traced graph only masks that are made in the graph keep their plan: what a graph leaves behind in its
+    arguments may lie in memory that the next run of a CUDA graph overwrites. Nor is a plan kept that is made inside
+    torch.func, where tensors end with the transform.
+    """
+    on_cuda = runs_on_cuda(q)
+    few_rows = on_cuda and q.size(2) <= DECODED_ROWS
+    if q.device.type == "meta" or (few_rows and not trained):
+        return MaskPlan(_pairs_contiguous(mask.intervals), None, None, 0)
+    rows = tile_rows(q) if on_cuda and not few_rows else 0
+    if not mask._kept.traced if torch.compiler.is_compiling() else transforms_are_active():
+        return make_plan(mask, rows)
+    plans, key = mask._kept.plans, (block_rows(q), rows)
+    if key not in plans:
+        states = next((plan.states for (blocks, _), plan in plans.items() if blocks == key[0]), None)
+        with normal_tensors():
+            plans[key] = make_plan(mask, rows, states)
+    return plans[key]
+
+
+def make_plan(mask: OmniMask, rows: int, states: Tensor | None = None) -> MaskPlan:
+    """A plan with tiles of `rows` query rows (0: none); states: the block table, where there is one already."""
+    intervals = _pairs_contiguous(mask.intervals)
+    if states is None:
+        states = _BLOCK_TABLE(intervals, mask.kv_length)
+    return MaskPlan(intervals, states, tile_order(states, rows) if rows else None, rows)
+
+
+def _pairs_contiguous(intervals: Tensor) -> Tensor:
+    return intervals if intervals.stride()[2:] == (2, 1) else intervals.contiguous()
+
+
+# ---- the block table ------------------------------------------------------------------------------------------------
+
+
+@torch.compiler.assume_constant_result
+def _cpu_block_rows() -> int:
+    return native().omni_attention_block_rows()
+
+
+def block_rows(x: Tensor) -> int:
+    """Query rows of a block, for kernels on x's device: on the CPU it depends on the instruction set."""
+    return _cpu_block_rows() if x.device.type == "cpu" and not runs_on_cuda(x) else BLOCK
+
+
+def states_shape(intervals: Tensor, kv_length: int) -> tuple[int, int, int]:
+    batch, rows = intervals.shape[:2]
+    return batch, -(-rows // block_rows(intervals)), -(-kv_length // BLOCK)
+
+
+def _empty(intervals: Tensor, kv_length: int) -> Tensor:
+    return intervals.new_empty(states_shape(intervals, kv_length), dtype=torch.uint8)
+
+
+def _block_table(intervals: Tensor, kv_length: int) -> Tensor:
+    """States of the blocks of a mask, as in `MaskPlan`.
+
+    The last block of columns may be incomplete: on CUDA it is PARTIAL at most. On the CPU an interval outside
+    0 <= start <= stop <= kv_length is a ValueError; on CUDA, where looking would stall the stream, it is cut.
+    """
+    states = _empty(intervals, kv_length)
+    intervals = _pairs_contiguous(intervals)
+    launch(
+        "omni_block_table",
+        intervals,
+        intervals=intervals,
+        states=states,
+        sizes=(*intervals.shape[:2], kv_length, intervals.size(2)),
+        intervals_strides=intervals.stride()[:2],
+    )
+    return states
+
+
+_BLOCK_TABLE = Operator("omni_block_table(Tensor intervals, SymInt kv_length) -> Tensor", _block_table, _empty)
+
+
+# ---- tiles of the CUDA forward kernels ------------------------------------------------------------------------------
+
+
+def tile_rows(q: Tensor) -> int:
+    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle.
+
+    A function of sizes and dtype alone, lest results depend on the machine; 108 is an A100's multiprocessors.
+    """
+    small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
+    return 64 if small or q.dtype == torch.float32 else 128
+
+
+def tile_order(states: Tensor, tile_rows: int) -> Tensor:
+    """The order in which tiles of `tile_rows` (64 or 128) query rows should start, most visited blocks first.
+
+    states: uint8 [B, ceil(S_q / 64), blocks]. Returns int32 [B * tiles, 2]: batch entry, tile.
+    """
+    visited = states != EMPTY
+    if tile_rows > BLOCK:
+        rows = torch.nn.functional.pad(visited, (0, 0, 0, states.size(1) % 2))
+        visited = rows.unflatten(1, (-1, 2)).any(2)
+    tiles = visited.size(1)
+    places = visited.sum(-1).flatten().argsort(descending=True, stable=True)
+    return torch.stack([places // tiles, places % tiles], 1).int()
