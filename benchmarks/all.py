@@ -8,26 +8,25 @@ the device; on a CPU they are small. docs/performance.md says what to expect. fl
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
-from benchmarks import bench_codebook, bench_omni_attention, bench_resample, bench_rope_qkv, harness
+from benchmarks import harness
 from benchmarks.plot import plot
+from showo_ext._operators import OPERATORS
 
-OPERATORS: dict[str, harness.Cases] = {
-    "omni_attention": bench_omni_attention.cases,
-    "rope_qkv": bench_rope_qkv.cases,
-    "codebook": bench_codebook.cases,
-    "resample": bench_resample.cases,
+FAMILIES: dict[str, harness.Cases] = {
+    rooms.family: importlib.import_module(f"benchmarks.bench_{rooms.family}").cases for rooms in OPERATORS.values()
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder for the pictures")
-    parser.add_argument("--only", nargs="+", choices=OPERATORS, default=list(OPERATORS), help="these operators alone")
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="these operators alone")
     options = parser.parse_args(argv)
     for name in options.only:
-        rows = harness.run(OPERATORS[name], options)
+        rows = harness.run(FAMILIES[name], options)
         print(f"{plot(rows, options.out / f'{name}.png')}\n")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.a100 import Prediction, predict
-from benchmarks.all import OPERATORS
+from benchmarks.all import FAMILIES
 from benchmarks.harness import OURS, Case
 from benchmarks.roofline import A100_80GB
 from tests.ptx.device import Counters
@@ -97,7 +97,7 @@ def kernel_rows(records: list[Launch]) -> list[str]:
 
 def tables_of(operator: str) -> str:
     summary, kernels = [], []
-    for case in OPERATORS[operator](torch.device("cpu"), True):
+    for case in FAMILIES[operator](torch.device("cpu"), True):
         if LEFT_OUT.search(case.name):
             continue
         records = launches(case)
@@ -120,7 +120,7 @@ def replace(page: str, operator: str, tables: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=OPERATORS, default=list(OPERATORS), help="these operators alone")
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="these operators alone")
     parser.add_argument("--write", action="store_true", help=f"update {PAGE.relative_to(PAGE.parents[1])}")
     options = parser.parse_args()
     for operator in options.only:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._operators import OPERATORS
+
 Argument = Tensor | torch.dtype | float | Sequence[int] | None  # of a launcher
 
 # The numbers of showo::DType (csrc/common/dtype.h).
@@ -165,23 +167,9 @@ def build_info() -> dict[str, Any]:
         info.update(native_info)
     if torch.cuda.is_available():
         info["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    for op, launcher in LAUNCHERS.items():
+    for op, rooms in OPERATORS.items():
         info["operators"][op] = {
-            device: "native" if hasattr(_module, f"{launcher}_{device}") else "missing" for device in ("cpu", "cuda")
+            device: "native" if hasattr(_module, f"{rooms.launcher}_{device}") else "missing"
+            for device in ("cpu", "cuda")
         }
     return info
-
-
-# operator -> stem of its forward launchers; `build_info` looks for <stem>_cpu and <stem>_cuda in the module.
-LAUNCHERS: dict[str, str] = {
-    "omni_attention": "omni_attention_forward",
-    "rope_qkv": "rope_qkv_forward",
-    "lfq_encode": "lfq_encode",
-    "lfq_decode": "lfq_decode",
-    "vq_encode": "vq_encode",
-    "codebook_lookup": "codebook_lookup_forward",
-    "sample_tokens": "sample_tokens",
-    "remask": "remask",
-    "resample": "resample",
-    "corrupt_tokens": "corrupt_tokens",
-}

@@ -13,24 +13,11 @@ import torch
 
 import showo_ext
 from showo_ext import _native
+from showo_ext._operators import OPERATORS
 
 ROOT = Path(__file__).parent.parent
 BINDINGS = ROOT / "csrc" / "bindings"
 NATIVE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh"}
-
-# operator -> (folder and binding in csrc, stem of its op and reference files)
-OPERATORS = {
-    "omni_attention": ("omni_attention", "omni_attention"),
-    "rope_qkv": ("rope_qkv", "rope_qkv"),
-    "lfq_encode": ("codebook", "lfq"),
-    "lfq_decode": ("codebook", "lfq"),
-    "vq_encode": ("codebook", "vq"),
-    "codebook_lookup": ("codebook", "vq"),
-    "sample_tokens": ("resample", "sample_tokens"),
-    "remask": ("resample", "remask"),
-    "resample": ("resample", "resample"),
-    "corrupt_tokens": ("resample", "corrupt_tokens"),
-}
 
 
 def sources(folder: str, *suffixes: str) -> list[Path]:
@@ -209,17 +196,20 @@ else:
 
 
 def test_every_operator_is_listed():
-    assert set(OPERATORS) == set(_native.LAUNCHERS)
+    files = {path.stem for path in (ROOT / "showo_ext" / "ops").glob("[!_]*.py")}
+    assert files == {rooms.file for rooms in OPERATORS.values()}
+    families = {path.parent.name for path in (ROOT / "csrc").glob("*/params.h")}
+    assert families == {rooms.family for rooms in OPERATORS.values()}
 
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_every_operator_has_all_its_rooms(op):
-    folder, stem = OPERATORS[op]
-    rooms = [f"csrc/{folder}/params.h", f"csrc/bindings/bind_{folder}.cpp"]
-    rooms += [f"showo_ext/ops/{stem}.py", f"showo_ext/reference/{stem}.py", f"benchmarks/bench_{folder}.py"]
+    family, file = OPERATORS[op].family, OPERATORS[op].file
+    rooms = [f"csrc/{family}/params.h", f"csrc/bindings/bind_{family}.cpp"]
+    rooms += [f"showo_ext/ops/{file}.py", f"showo_ext/reference/{file}.py", f"benchmarks/bench_{family}.py"]
     missing = [room for room in rooms if not (ROOT / room).exists()]
     assert not missing, f"{op} lacks {missing}"
-    assert list((ROOT / "csrc" / folder).glob("cpu*.cpp")), f"{op} lacks csrc/{folder}/cpu*.cpp"
+    assert list((ROOT / "csrc" / family).glob("cpu*.cpp")), f"{op} lacks csrc/{family}/cpu*.cpp"
     tests = list((ROOT / "tests").rglob("test_*.py"))
     assert any(re.search(rf"\b{op}\(", path.read_text()) for path in tests if path != Path(__file__)), f"{op}: no test"
 

@@ -9,6 +9,7 @@ import torch
 
 import showo_ext
 from showo_ext import _native
+from showo_ext._operators import OPERATORS
 from showo_ext.testing import ISAS, available_isas, randn, use_isa
 
 HAS_CUDA = showo_ext.build_info()["has_cuda"]
@@ -21,7 +22,7 @@ def test_build_info_describes_this_build():
     assert info["version"] == showo_ext.__version__
     assert info["cpu_isa"] in ISAS
     assert info["cpu_isa"] == info["cpu_isa_best"]
-    assert set(info["operators"]) == set(_native.LAUNCHERS)
+    assert set(info["operators"]) == set(OPERATORS)
     assert bool(info["cuda_archs"]) == bool(info["cuda_version"]) == info["has_cuda"]
     if info["has_cuda"]:
         assert info["cuda_archs"][-1].endswith("-virtual")  # PTX, for GPUs newer than the build

@@ -63,7 +63,7 @@ def test_floor_is_the_slower_of_products_and_memory() -> None:
 
 
 def test_one_command_times_records_and_draws(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(all_benchmarks.OPERATORS, "codebook", lambda *_: iter([case(showo_ext=torch.exp)]))
+    monkeypatch.setitem(all_benchmarks.FAMILIES, "codebook", lambda *_: iter([case(showo_ext=torch.exp)]))
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     all_benchmarks.main(["--device", "cpu", "--rounds", "2", "--csv", "--only", "codebook", "--out", str(tmp_path)])
     assert (tmp_path / "codebook.png").read_bytes().startswith(b"\x89PNG")

@@ -67,7 +67,7 @@ def test_flash_attention_2_calibrates_the_model() -> None:
 
 def test_page_is_written_between_its_marks() -> None:
     model = pytest.importorskip("benchmarks.model")
-    for operator in model.OPERATORS:
+    for operator in model.FAMILIES:
         page = model.replace(model.PAGE.read_text(), operator, "| a table |")
         assert f"<!-- model: {operator} -->\n| a table |\n<!-- end: {operator} -->" in page
     with pytest.raises(ValueError, match="has no '<!-- model: codebook -->'"):
