@@ -50,9 +50,9 @@ def entropy_loss(z: Tensor) -> Tensor:
     p = torch.sigmoid(4 * z)
     each = -(p * F.logsigmoid(4 * z) + (1 - p) * F.logsigmoid(-4 * z)).sum(1).mean()
     halves = []
-    for part in p.split([bits // 2, bits - bits // 2], dim=1):
-        codes = part.new_ones(positions, 1)
-        for bit in part.unbind(1):
+    for half in p.split([bits // 2, bits - bits // 2], dim=1):
+        codes = half.new_ones(positions, 1)
+        for bit in half.unbind(1):
             codes = torch.cat([codes * (1 - bit[:, None]), codes * bit[:, None]], dim=1)
         halves.append(codes)
     mean = halves[0].mT @ halves[1] / positions  # [2**(bits // 2), 2**(bits - bits // 2)]
