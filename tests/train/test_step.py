@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -137,10 +137,21 @@ def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again(
     assert len({*first, *other}) == 64
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing(bad: float) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "loss"),
+    [
+        (lambda value: value * float("nan"), "nan"),
+        (lambda value: value + float("inf"), "inf"),  # with a finite gradient
+        (lambda value: (value * 0).sqrt(), "0.0"),  # a gradient of 0 times infinity
+    ],
+)
+def test_a_step_that_is_not_finite_changes_nothing(spoil: Callable[[Tensor], Tensor], loss: str) -> None:
     model = linear()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(NotFiniteError, match=r"step 3: loss (nan|inf)"):
-        train_step(model, Recorder(model), squares(model, bad), 3, config())
+
+    def spoiled(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        return spoil(model(INPUTS[micro]).square().mean()), {}
+
+    with pytest.raises(NotFiniteError, match=f"step 3: loss {loss}, gradient norm"):
+        train_step(model, Recorder(model), spoiled, 3, config())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
