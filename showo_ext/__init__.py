@@ -5,6 +5,7 @@ Each operator has one public function here, a plain-torch twin of the same name 
 """
 
 from showo_ext import _mask_containers as _mask_containers
+from showo_ext._checks import HEAD_DIMS
 from showo_ext._native import build_info
 from showo_ext._version import __version__
 from showo_ext.mask import OmniMask
@@ -19,6 +20,7 @@ from showo_ext.ops.vq import codebook_lookup, vq_encode
 from showo_ext.reference.resample import ResampleOutput
 
 __all__ = [
+    "HEAD_DIMS",
     "OmniMask",
     "ResampleOutput",
     "__version__",

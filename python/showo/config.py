@@ -137,6 +137,13 @@ class ShowoConfig:
             raise ConfigError(
                 f"ShowoConfig: hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
             )
+        from showo_ext import HEAD_DIMS  # here, since it loads torch, which `showo --help` does without
+
+        if self.head_dim not in HEAD_DIMS:
+            raise ConfigError(
+                f"ShowoConfig: hidden_size {self.hidden_size} and num_heads {self.num_heads} give heads of "
+                f"{self.head_dim} numbers; expected one of {', '.join(map(str, HEAD_DIMS))}"
+            )
         if not 0 < self.partial_rotary_factor <= 1 or self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ConfigError(
                 f"ShowoConfig: partial_rotary_factor {self.partial_rotary_factor} of head size {self.head_dim} gives "

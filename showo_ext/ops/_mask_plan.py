@@ -53,9 +53,10 @@ def plan_of(mask: OmniMask, q: Tensor, *, trained: bool) -> MaskPlan:
     if q.device.type == "meta" or (few_rows and not trained):
         return MaskPlan(_pairs_contiguous(mask.intervals), None, None, 0)
     rows = tile_rows(q) if on_cuda and not few_rows else 0
-    if not mask._kept.traced if torch.compiler.is_compiling() else transforms_are_active():
+    tracing = torch.compiler.is_compiling()
+    if not mask._kept.traced if tracing else transforms_are_active():
         return make_plan(mask, rows)
-    plans, key = mask._kept.plans, (block_rows(q), rows)
+    plans, key = mask._kept.plans, (0 if tracing else block_rows(q), rows)  # 0: as many as when the graph runs
     if key not in plans:
         states = next((plan.states for (blocks, _), plan in plans.items() if blocks == key[0]), None)
         with normal_tensors():
@@ -78,14 +79,9 @@ def _pairs_contiguous(intervals: Tensor) -> Tensor:
 # ---- the block table ------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.assume_constant_result
-def _cpu_block_rows() -> int:
-    return native().omni_attention_block_rows()
-
-
 def block_rows(x: Tensor) -> int:
     """Query rows of a block, for kernels on x's device: on the CPU it depends on the instruction set."""
-    return _cpu_block_rows() if x.device.type == "cpu" and not runs_on_cuda(x) else BLOCK
+    return native().omni_attention_block_rows() if x.device.type == "cpu" and not runs_on_cuda(x) else BLOCK
 
 
 def states_shape(intervals: Tensor, kv_length: int) -> tuple[int, int, int]:

@@ -57,6 +57,7 @@ def test_released_config() -> None:
         ({"rope_theta": 10**400}, "rope_theta must be float"),
         ({"rope_theta": float("nan")}, "rope_theta must be positive"),
         ({"num_heads": 30}, "not a multiple of num_heads"),
+        ({"num_heads": 128}, "give heads of 16 numbers; expected one of 32, 64, 96, 128"),
         ({"partial_rotary_factor": 0.05}, "expected an even number"),
         ({"partial_rotary_factor": 2.0}, "expected an even number"),
         ({"max_positions": 386}, "need 387 places"),

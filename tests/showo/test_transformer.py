@@ -164,6 +164,38 @@ def test_cached_equals_uncached(model: Showo) -> None:
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("why", ["fp64", "gradient", "autocast"])
+def test_cache_without_the_fused_operator(model: Showo, model64: Showo, why: str) -> None:
+    """What rope_qkv_into_cache does not take: fp64, gradients, a cache of another dtype than the projection."""
+    used = model64 if why == "fp64" else model
+    ids = torch.randint(0, model.config.vocab_size, (2, 9))
+    mask = OmniMask.causal(2, 9)
+    dtype = torch.bfloat16 if why == "autocast" else torch.float32
+    cache = KVCache(model.config, 2, 12, dtype=used.dtype)
+    with torch.set_grad_enabled(why == "gradient"), torch.autocast("cpu", dtype, enabled=why == "autocast"):
+        whole = used.hidden_states(ids, mask=mask)
+        parts = [
+            used.hidden_states(
+                ids[:, first:end],
+                mask=mask.rows(first, end).columns(0, end),
+                positions=torch.arange(first, end),
+                cache=cache,
+                slots=slots,
+            )
+            for first, end, slots in ((0, 8, 0), (8, 9, torch.tensor([8, 8])))
+        ]
+    tolerance = {"fp64": 1e-9, "gradient": 1e-4, "autocast": 0.1}[why]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=tolerance, atol=tolerance)
+
+
+def test_gradient_through_a_cache(model: Showo) -> None:
+    ids, mask = torch.randint(0, model.config.vocab_size, (2, 9)), OmniMask.causal(2, 9)
+    weight = model.showo.model.layers[0].self_attn.k_proj.weight
+    cached = model.hidden_states(ids, mask=mask, positions=torch.arange(9), cache=KVCache(model.config, 2, 9), slots=0)
+    gradients = [torch.autograd.grad(h.square().sum(), weight)[0] for h in (cached, model.hidden_states(ids))]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_cache_refuses_rows_that_do_not_fit(model: Showo) -> None:
     ids = torch.zeros(1, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not fit 3 slots"):

@@ -86,8 +86,8 @@ class KVCache:
             self.values[layer][:, :, slots:end] = values
         else:
             rows = torch.arange(self.batch, device=slots.device)
-            self.keys[layer][rows, :, slots] = keys[:, :, 0]
-            self.values[layer][rows, :, slots] = values[:, :, 0]
+            for into, new in ((self.keys[layer], keys), (self.values[layer], values)):
+                into[rows, :, slots] = new[:, :, 0].to(into.dtype)  # under autocast projections have another dtype
 
 
 class Attention(nn.Module):
@@ -288,6 +288,8 @@ class Showo(PretrainedMixin, nn.Module):
         if positions.shape[1] != length or positions.shape[0] not in (1, batch):
             raise ValueError(f"Showo: positions must be [{length}] or [{batch}, {length}], got {list(positions.shape)}")
         rotary = rotary_tables(positions, self.config.rotary_dim, theta=self.config.rope_theta)
+        if torch.compiler.is_compiling():
+            mask = OmniMask(mask.intervals, mask.kv_length)  # a mask made in the graph keeps its plan for all layers
         places = None if cache is None else cache.places(slots, length)
         last = self.config.num_layers - 1
         for index, block in enumerate(self.showo.model.layers):
