@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from showo.errors import RunInUseError
+from showo.errors import OutputError, RunInUseError
 from showo.train.lock import LOCK_NAME, Owner, run_lock
 
 HOLD = """
@@ -80,6 +80,12 @@ def test_an_error_frees_the_run_and_keeps_what_is_in_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).mkdir()
+    with pytest.raises(OutputError, match="lock cannot be written: Is a directory"), run_lock(tmp_path):
+        pass
 
 
 HERE = Owner.this_process()

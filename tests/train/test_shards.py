@@ -148,6 +148,17 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     assert [sample.caption for sample in read_pairs([str(tmp_path / "a.tar")])] == ["one"]
 
 
+def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "a.tar", [("x.txt", b"one")])
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read: Permission denied"):
+        read_texts([str(tmp_path / "a.tar")])
+
+
 def test_two_files_of_one_type_in_a_sample_are_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("x.png", png()), ("x.txt", b"one"), ("x.txt", b"two")])
     with pytest.raises(DataError, match=r"a\.tar: sample 'x' has several files of one type"):

@@ -122,12 +122,12 @@ def zeroed(data: bytes, at: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "at byte 0 the file ends, 512 bytes too early"),
+        (b"", "at byte 0 512 bytes more are expected, but the file has 0 in all"),
         (b"<!DOCTYPE html>" * 100, "at byte 0 no header of a ustar"),
         (b"\x1f\x8b" + b"x" * 600, "at byte 0 gzip data begins; unpack it first"),
         (archive("ustar") + archive("gnu"), "the archive seems to end, but other bytes follow at byte 10240"),
         (ONE + b"garbage", f"at byte {BLOCK} the archive seems to end, but other bytes follow at byte {len(ONE)}"),
-        (ONE[:-BLOCK], "the file ends, 512 bytes too early"),
+        (ONE[:-BLOCK], "at byte 512 1024 bytes more are expected, but the file has 1024 in all"),
         (header() + bytes(BLOCK) + header() + END, f"at byte {BLOCK} the archive seems to end"),
         (zeroed(archive("gnu"), 0), "at byte 0 the archive seems to end"),
         (header(size=b"2001") + END, "begins 'x.txt' with 1025 bytes, of which 1024 are there"),
@@ -190,5 +190,5 @@ def test_a_file_that_shrinks_meanwhile_is_an_error() -> None:
     walk = walk_tar(file, "x.tar")
     next(walk)
     file.truncate(BLOCK)
-    with pytest.raises(DataError, match="too early"):
+    with pytest.raises(DataError, match="but the file has 512 in all"):
         list(walk)

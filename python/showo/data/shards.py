@@ -87,18 +87,21 @@ def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no file; expected a tar")
-    with path.open("rb") as file:
-        for member in walk_tar(file, str(path)):
-            name = PurePosixPath(member.name).name
-            if member.kind == "folder" or name.startswith(".") or "." not in name:
-                continue
-            if member.kind != "file":
-                raise DataError(f"{path}: {member.name} is a {member.kind}; a shard holds the files themselves")
-            if member.size > _MAX_FILE_BYTES:
-                raise DataError(f"{path}: {member.name} has {member.size} bytes, more than {_MAX_FILE_BYTES}")
-            file.seek(member.offset)
-            key, _, extension = member.name.rpartition(".")
-            yield key, extension.lower(), file.read(member.size)
+    try:
+        with path.open("rb") as file:
+            for member in walk_tar(file, str(path)):
+                name = PurePosixPath(member.name).name
+                if member.kind == "folder" or name.startswith(".") or "." not in name:
+                    continue
+                if member.kind != "file":
+                    raise DataError(f"{path}: {member.name} is a {member.kind}; a shard holds the files themselves")
+                if member.size > _MAX_FILE_BYTES:
+                    raise DataError(f"{path}: {member.name} has {member.size} bytes, more than {_MAX_FILE_BYTES}")
+                file.seek(member.offset)
+                key, _, extension = member.name.rpartition(".")
+                yield key, extension.lower(), file.read(member.size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def read_pairs(patterns: Sequence[str]) -> list[Sample]:

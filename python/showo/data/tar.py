@@ -79,7 +79,7 @@ class _Walk:
         self.file.seek(offset)
         data = self.file.read(size)
         if len(data) != size:
-            self.fail(offset + len(data), f"the file ends, {size - len(data)} bytes too early")
+            self.fail(offset, f"{size} bytes more are expected, but the file has {self.file.seek(0, 2)} in all")
         return data
 
     def members(self) -> Iterator[Member]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import RunInUseError
+from ..errors import OutputError, RunInUseError
 from ..files import make_folder
 
 LOCK_NAME = "lock"
@@ -62,23 +62,17 @@ class Owner:
 def run_lock(run: Path) -> Iterator[Owner | None]:
     """Hold the lock of a run folder, which is made if needed; yields the dead owner of a lock that was left behind.
 
-    Raises RunInUseError, which names the process that holds the lock.
+    Raises:
+        RunInUseError: another process holds the lock; the message names it.
+        OutputError: the folder or the lock file cannot be written.
     """
-    is_new = not run.exists()
+    is_new = not os.path.exists(run)
     make_folder(run)
     path = run / LOCK_NAME
-    descriptor, locks = _open_locked(path)
     try:
-        before = _read_owner(descriptor)
-        if before is not None and (before.is_alive() or not (locks or before.is_here())):
-            hint = "" if before.is_here() else f"; if that process is gone, delete {path}"
-            raise RunInUseError(f"{run} is in use by {before}{hint}")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(Owner.this_process())).encode(), 0)
-        os.fsync(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
+        descriptor, before = _claim(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     _held.add(descriptor)
     try:
         yield before
@@ -89,6 +83,23 @@ def run_lock(run: Path) -> Iterator[Owner | None]:
         if is_new:
             with suppress(OSError):  # unless something was written
                 run.rmdir()
+
+
+def _claim(path: Path) -> tuple[int, Owner | None]:
+    """Locks the file and signs it: its descriptor, and who had signed it before."""
+    descriptor, locks = _open_locked(path)
+    try:
+        before = _read_owner(descriptor)
+        if before is not None and (before.is_alive() or not (locks or before.is_here())):
+            hint = "" if before.is_here() else f"; if that process is gone, delete {path}"
+            raise RunInUseError(f"{path.parent} is in use by {before}{hint}")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(Owner.this_process())).encode(), 0)
+        os.fsync(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, before
 
 
 def _open_locked(path: Path) -> tuple[int, bool]:
