@@ -81,6 +81,7 @@ def test_describe_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     cut.write_bytes(whole.read_bytes()[:300])
     assert "cut.png: not a readable picture" in message(cut)
     assert "top_p must lie in (0, 1], got 0.0" in message(whole, "--top-p", 0)
+    assert "temperature must be 0 or more, got -1.0" in message(whole, "--temperature", -1)
     assert "temperature must be 0 or more, got nan" in message(whole, "--temperature", "nan")
     assert "threads must be 1 to" in message(whole, "--threads", -1)
     assert "positions; this model has 128" in message(whole, "--question", "x" * 200)
@@ -129,8 +130,9 @@ def test_a_full_standard_output_is_an_error(
 ) -> None:
     with contextlib.suppress(OSError), open("/dev/full", "w") as full:  # closing it writes again
         monkeypatch.setattr(sys, "stdout", full)
-        assert run("describe", picture, "-m", checkpoint, "--max-tokens", 1) == 2
-        assert capsys.readouterr().err == "showo: cannot write to standard output: No space left on device\n"
+        code = run("describe", picture, "-m", checkpoint, "--max-tokens", 1)
+    assert code == 2
+    assert capsys.readouterr().err == "showo: cannot write to standard output: No space left on device\n"
 
 
 def test_a_bug_keeps_its_traceback(

@@ -29,6 +29,7 @@ def few(pictures: Path) -> list[str]:
         ("data.train[0]=3", "data.train[0]=3: "),
         ("init_from=\udcff", "init_from=\\udcff: not to be read as YAML"),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: "),
+        ("questions=[a,[b]]", "questions must be a list of texts, got ['a', ['b']]"),
         ("steps=${steps}", "Recursive interpolation"),
         ("device=tpu", "device must be cpu, cuda or cuda:N, got 'tpu'"),
         ("device=cuda:99", "device cuda:99: this machine has"),

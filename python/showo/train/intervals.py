@@ -43,7 +43,10 @@ def within(interval: Interval, default: Any) -> Any:
 
 
 def check_intervals(config: Any, prefix: str = "") -> None:
-    """Raises ConfigError, which names the key, for a value out of its interval, also in dataclasses within `config`."""
+    """Raises ConfigError, which names the key, for a value out of its interval, also in dataclasses within `config`.
+
+    Also for a list within a list of texts, which OmegaConf does not notice.
+    """
     for each in fields(config):
         key, value = prefix + each.name, getattr(config, each.name)
         if is_dataclass(value):
@@ -52,3 +55,5 @@ def check_intervals(config: Any, prefix: str = "") -> None:
             for number in value if isinstance(value, (tuple, list)) else (value,):
                 if number not in interval:
                     raise ConfigError(f"{key} must be {interval}, got {value}")
+        elif isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{key} must be a list of texts, got {value}")
