@@ -33,7 +33,7 @@ def few(pictures: Path) -> list[str]:
         ("steps=${steps}", "Recursive interpolation"),
         ("device=tpu", "device must be cpu, cuda or cuda:N, got 'tpu'"),
         ("device=cuda:99", "device cuda:99: this machine has"),
-        ("model.hidden_size=100000000000", "its weights and their gradients do not fit"),
+        ("model.intermediate_size=100000000000", "its weights and their gradients do not fit"),
         ("model.num_layers=1000000000", "num_layers must be at most 1000"),
         (f"texts=[{LONG}]", "data: no file matches 'aaa"),
         (f"init_from={LONG}", "no checkpoint folder at aaa"),
