@@ -33,8 +33,8 @@ class RunLog:
         self.run = run
         with self._writing():
             forget_after(run / "logs", step)
-            # The purge step tells a TensorBoard that is running, and has read those events already.
-            self.writer = SummaryWriter(str(run / "logs"), purge_step=step + 1)
+            # The purge step is for a TensorBoard that is running, and has read the events that are cut off.
+            self.writer = SummaryWriter(str(run / "logs"), purge_step=step + 1 if step else None)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         with self._writing():
