@@ -65,9 +65,12 @@ def prepare(
     norm: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor, int, Tensor | None]:
     """The operator's cos, sin [B or 1, S, rotary_dim / 2], number of kv heads and norm [4, D] in fp32."""
-    num_heads = check_int("num_heads", num_heads, 1)
-    kv_heads = num_heads if num_kv_heads is None else check_int("num_kv_heads", num_kv_heads, 1)
-    if num_heads % kv_heads:
+    few = 0 if isinstance(qkv, tuple) else 1
+    num_heads = check_int("num_heads", num_heads, few)
+    kv_heads = num_heads if num_kv_heads is None else check_int("num_kv_heads", num_kv_heads, few)
+    if num_heads == kv_heads == 0:
+        raise ValueError("num_kv_heads is 0, expected heads of q, or of k and v")
+    if kv_heads and num_heads % kv_heads:
         raise ValueError(f"num_kv_heads is {kv_heads}, expected a divisor of num_heads, {num_heads}")
     first, dims = _validate_projection(qkv, num_heads, kv_heads)
     if bias is not None:
@@ -86,12 +89,14 @@ def _validate_projection(qkv: Projection, heads: int, kv_heads: int) -> tuple[Te
         named = {"qkv": (qkv, heads + 2 * kv_heads)}
     for name, (x, count) in named.items():
         check_tensor(name, x, FLOAT_DTYPES)
-        if x.dim() != 3 or x.shape[2] % count:
+        if x.dim() != 3 or x.shape[2] % max(count, 1):
             raise ValueError(f"{name} has shape {list(x.shape)}, expected [B, S, {count} * head_dim]")
-    (first_name, (first, count)), *others = named.items()
-    dims = first.shape[2] // count
+    widest = next(name for name, (_, count) in named.items() if count)
+    dims = named[widest][0].shape[2] // named[widest][1]
     if dims not in HEAD_DIMS:
-        raise ValueError(f"{first_name} has heads of {dims} numbers, expected one of {HEAD_DIMS}")
+        raise ValueError(f"{widest} has heads of {dims} numbers, expected one of {HEAD_DIMS}")
+    (first_name, (first, count)), *others = named.items()
+    check_shape(first_name, first, "B", "S", count * dims)
     for name, (x, count) in others:
         check_same_dtype(name, x, first_name, first)
         check_same_device(name, x.device, first_name, first)
@@ -100,6 +105,8 @@ def _validate_projection(qkv: Projection, heads: int, kv_heads: int) -> tuple[Te
 
 
 def head_dim(qkv: Tensor, k_in: Tensor | None, heads: int, kv_heads: int) -> int:
+    if k_in is not None and heads == 0:
+        return k_in.shape[2] // kv_heads
     return qkv.shape[2] // (heads + 2 * kv_heads if k_in is None else heads)
 
 

@@ -53,7 +53,8 @@ def rope_qkv(
         qkv: [B, S, (H + 2 H_kv) D], fp32, fp16 or bf16, D in 32, 64, 96, 128; any strides. Or three tensors (q, k, v),
             [B, S, H D], [B, S, H_kv D] and the same, as three linear layers give them.
         positions: int64 [B, S], [1, S] or [S]; or (cos, sin) from `rotary_tables`, which layers can share.
-        num_heads, num_kv_heads: H and H_kv, which divides H; default H_kv = H.
+        num_heads, num_kv_heads: H and H_kv, which divides H; default H_kv = H. Of three tensors one number may be 0,
+            for q alone or k and v alone; what is absent has width 0.
         rotary_dim: even, up to D; default D. With tables it is what they hold.
         theta: base of the angles; with tables it is not used.
         bias: [(H + 2 H_kv) D], in fp32 or qkv's dtype.
@@ -149,7 +150,7 @@ def _call(
 ) -> None:
     """Launches what forward and backward share; `heads` are q, k, v or their gradients."""
     qkv = projection[0]
-    if qkv.numel() == 0:
+    if qkv.shape[0] * qkv.shape[1] == 0:
         return
     parts = [_rows_contiguous(x) for x in projection if x is not None]
     if len(parts) == 1:
@@ -254,7 +255,7 @@ def _backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dqkv, dbias, dnorm = _backward_fake(dq, dk, dv, qkv, k_in, v_in, cos, sin, bias, norm, num_heads, num_kv_heads, eps)
-    if qkv.numel() == 0:
+    if qkv.shape[0] * qkv.shape[1] == 0:
         return dqkv, dbias.zero_(), dnorm.zero_()
     module = native()
     chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=num_heads + 2 * num_kv_heads)

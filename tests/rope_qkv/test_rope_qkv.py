@@ -255,6 +255,36 @@ def test_into_cache(device, dtype):
             assert torch.equal(into.nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_q_alone_and_k_and_v_alone(device, dtype):
+    """Both calls together give the bits of one call, forward and backward, into a cache too."""
+    q, k, v = (randn(2, 6, h * 64, dtype=dtype, seed=h, device=device).requires_grad_() for h in (4, 2, 2))
+    norm = {f"{n}_weight": randn(64, seed=i, device=device).requires_grad_() for i, n in enumerate("qk")}
+    positions = torch.arange(6, device=device)
+    whole = rope_qkv((q, k, v), positions, num_heads=4, num_kv_heads=2, **norm)
+    own_q, *absent = rope_qkv((q, q[..., :0], q[..., :0]), positions, num_heads=4, num_kv_heads=0, **norm)
+    assert [x.shape for x in absent] == [(2, 0, 6, 64)] * 2
+    with pytest.raises(ValueError, match="num_kv_heads is 0, expected heads"):
+        rope_qkv((q, k, v), positions, num_heads=0)
+    with pytest.raises(ValueError, match="num_heads is 0, expected an int"):
+        rope_qkv(q, positions, num_heads=0)
+    with pytest.raises(ValueError, match="k of qkv has shape"):
+        rope_qkv((q, k, v), positions, num_heads=4, num_kv_heads=0)
+    _, own_k, own_v = rope_qkv((k[..., :0], k, v), positions, num_heads=0, num_kv_heads=2, **norm)
+    parts = (own_q, own_k, own_v)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    leaves = [q, k, v, *norm.values()]
+    expected, got = (torch.autograd.grad([x.square().sum() for x in out], leaves) for out in (whole, parts))
+    assert all(torch.equal(a, b) for a, b in zip(expected[:3], got[:3], strict=True))
+    for a, b in zip(expected[3:], got[3:], strict=True):  # summed over other chunks of rows
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    cache = [torch.zeros(2, 2, 6, 64, dtype=dtype, device=device) for _ in range(2)]
+    with torch.no_grad():
+        arguments = {"num_heads": 0, "num_kv_heads": 2, **norm}
+        rope_qkv_into_cache((k[..., :0], k, v), positions, tuple(cache), positions, **arguments)
+    assert all(torch.equal(a, b) for a, b in zip(cache, whole[1:], strict=True))
+
+
 def test_slots_out_of_range(device, request):
     qkv, positions, arguments = problem(1, 3, 2, 2, 32, device=device)
     cache = (poisoned((1, 2, 4, 32), device=device), poisoned((1, 2, 4, 32), device=device))

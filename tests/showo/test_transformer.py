@@ -11,6 +11,7 @@ from torch import Tensor
 from showo.config import ShowoConfig, official
 from showo.model.transformer import KVCache, Showo
 from showo_ext import OmniMask
+from showo_ext.testing import CountOperators
 
 
 def official_layout(clip: bool) -> dict[str, tuple[int, ...]]:
@@ -209,7 +210,9 @@ def test_wanted_rows_only(model: Showo, rows: slice | Tensor) -> None:
     ids = torch.randint(0, model.config.vocab_size, (2, 8))
     with torch.no_grad():
         whole = model.hidden_states(ids)
-        some = model.hidden_states(ids, rows=rows)
+        with CountOperators() as counter:
+            some = model.hidden_states(ids, rows=rows)
+    assert counter.calls["rope_qkv_forward"] == model.config.num_layers + 1  # the last layer: q alone, k and v alone
     expected = whole[:, rows] if isinstance(rows, slice) else torch.stack([h[r] for h, r in zip(whole, rows)])
     torch.testing.assert_close(some, expected, rtol=1e-4, atol=1e-4)
 

@@ -119,15 +119,15 @@ class Attention(nn.Module):
         rows: Rows,
     ) -> Tensor:
         projection = (self.q_proj(select(x, rows)), self.k_proj(x), self.v_proj(x))
-        fused = rows is None and projection[0].dtype != torch.float64  # what rope_qkv takes
+        fused = projection[0].dtype != torch.float64  # what rope_qkv takes
         if cache is None or places is None:
-            q, k, v = self.split_heads(projection, rotary, rows, fused)
+            q, k, v = (self.fused_heads if fused else self.split_heads)(projection, rotary, rows)
         else:
             into = (cache.keys[layer], cache.values[layer])
             if fused and into[0].dtype == projection[0].dtype and not torch.is_grad_enabled():
-                q = rope_qkv_into_cache(projection, rotary, into, places, num_heads=self.num_heads, **self.norm())
+                q, _, _ = self.fused_heads(projection, rotary, rows, (into, places))
             else:
-                q, k, v = self.split_heads(projection, rotary, rows, fused)
+                q, k, v = (self.fused_heads if fused else self.split_heads)(projection, rotary, rows)
                 cache.write(layer, k, v, slots)
             k, v = (x[:, :, : mask.kv_length] for x in into)
         out = attend(q, k, v, mask)
@@ -140,12 +140,33 @@ class Attention(nn.Module):
             return {}
         return {"q_weight": q.weight, "q_bias": q.bias, "k_weight": k.weight, "k_bias": k.bias, "eps": q.eps}
 
+    def fused_heads(
+        self,
+        projection: tuple[Tensor, Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor],
+        rows: Rows,
+        cache: tuple[tuple[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`split_heads` by the fused operators; k and v go to the slots of a cache (buffers, slots) if one is given."""
+        q_in, k_in, v_in = projection
+        arguments = {"num_heads": self.num_heads, "num_kv_heads": self.num_heads, **self.norm()}
+        own_q = None
+        if rows is not None:  # q has rows of its own, so it goes alone, and k and v without it
+            absent, (cos, sin) = q_in[..., :0], rotary
+            tables = (select(cos, rows), select(sin, rows))
+            own_q, _, _ = rope_qkv((q_in, absent, absent), tables, **{**arguments, "num_kv_heads": 0})
+            q_in, arguments["num_heads"] = k_in[..., :0], 0
+        if cache is None:
+            q, k, v = rope_qkv((q_in, k_in, v_in), rotary, **arguments)
+        else:
+            k, v = cache[0]
+            q = rope_qkv_into_cache((q_in, k_in, v_in), rotary, *cache, **arguments)
+        return q if own_q is None else own_q, k, v
+
     def split_heads(
-        self, projection: tuple[Tensor, Tensor, Tensor], rotary: tuple[Tensor, Tensor], rows: Rows, fused: bool
+        self, projection: tuple[Tensor, Tensor, Tensor], rotary: tuple[Tensor, Tensor], rows: Rows
     ) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [B, H, S, D], normalised and turned; q is of `rows` only."""
-        if fused:
-            return rope_qkv(projection, rotary, num_heads=self.num_heads, **self.norm())
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in projection)
         cos, sin = rotary
         q = rotate(self.q_layernorm(q), select(cos, rows), select(sin, rows)).to(v.dtype)
