@@ -85,18 +85,22 @@ def in_autocast(tensor: Tensor) -> bool:
 # ---------------------------------------------------------------- numbers
 
 
-def check_int(name: str, value: Any, low: int | None = None, high: int = INT64_END - 1) -> int:
-    """`value` as an int, if low <= value <= high."""
+def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """`value` as an int, if low <= value <= high and if it fits int64; without low any value is fine."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected an int")
     number = cast(int, value) if isinstance(value, (int, torch.SymInt)) else int(value)
-    if low is not None and not low <= number <= high:
-        raise ValueError(f"{name} is {number}, expected an int {_range(low, high)}")
+    if low is not None:
+        # A symbolic int fits int64, and comparing it with a bound would make that a condition of the compiled graph.
+        if high is None and not torch.compiler.is_compiling():
+            high = INT64_END - 1
+        if number < low or (high is not None and number > high):
+            raise ValueError(f"{name} is {number}, expected an int {_range(low, high)}")
     return number
 
 
-def _range(low: int, high: int) -> str:
-    return f"of at least {low}" if high == INT64_END - 1 else f"from {low} to {high}"
+def _range(low: int, high: int | None) -> str:
+    return f"of at least {low}" if high is None or high == INT64_END - 1 else f"from {low} to {high}"
 
 
 def check_number(
@@ -106,6 +110,12 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, numbers.Real)):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected a number")
     number = float(value)
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+        # A symbolic float would become a constant inside the compiled operator, without a condition that other values
+        # compile anew: they would find the first value. Here it becomes one with that condition.
+        number = float(guard_scalar(number))
     if not low <= number <= high:
         raise ValueError(f"{name} is {number}, expected {expected}")
     return number

@@ -8,41 +8,42 @@ namespace showo {
 namespace {
 
 // The number, or the tensor that stands for it; its stride is 1 where every row has an entry of its own.
-Fields scalar_or_rows(const std::string& name, ScalarOrRows& x) {
+Fields scalar_or_rows(const std::string& name, ScalarOrRows<int64_t>& x) {
   return {{name.c_str(), x.value}, {(name + "_data").c_str(), x.data}, {(name + "_stride").c_str(), x.stride}};
 }
 
+// The number, or the tensor [1] that holds it.
+template <class T>
+Fields scalar(const std::string& name, Scalar<T>& x) {
+  return {{name.c_str(), x.value}, {(name + "_data").c_str(), x.data}};
+}
+
 Fields noise_fields(NoiseSource& source) {
-  return scalar_or_rows("seed", source.seed) +
-         Fields{{"noise", source.uniforms}, {"step", source.step.value}, {"step_data", source.step.data}};
+  return scalar_or_rows("seed", source.seed) + scalar("step", source.step) + Fields{{"noise", source.uniforms}};
 }
 
 Fields sample_fields(SampleParams& p) {
-  return noise_fields(p.noise) + Fields{{"logprob", p.logprob},
-                                        {"cond", p.cond},
-                                        {"uncond", p.uncond},
-                                        {"dtype", p.dtype},
-                                        {"batch", p.batch},
-                                        {"length", p.length},
-                                        {"vocab", p.vocab},
-                                        {"cond_stride_b", p.cond_stride_b},
-                                        {"cond_stride_n", p.cond_stride_n},
-                                        {"uncond_stride_b", p.uncond_stride_b},
-                                        {"uncond_stride_n", p.uncond_stride_n},
-                                        {"cond_scale", p.cond_scale},
-                                        {"uncond_scale", p.uncond_scale},
-                                        {"temperature", p.temperature},
-                                        {"top_k", p.top_k},
-                                        {"top_p", p.top_p}};
+  return noise_fields(p.noise) + scalar("guidance", p.guidance) + scalar("temperature", p.temperature) +
+         scalar("top_k", p.top_k) + scalar("top_p", p.top_p) +
+         Fields{{"logprob", p.logprob},
+                {"cond", p.cond},
+                {"uncond", p.uncond},
+                {"dtype", p.dtype},
+                {"batch", p.batch},
+                {"length", p.length},
+                {"vocab", p.vocab},
+                {"cond_stride_b", p.cond_stride_b},
+                {"cond_stride_n", p.cond_stride_n},
+                {"uncond_stride_b", p.uncond_stride_b},
+                {"uncond_stride_n", p.uncond_stride_n}};
 }
 
 Fields sample_tokens_fields(SampleParams& p) { return sample_fields(p) + Fields{{"ids", p.ids}}; }
 
 Fields remask_fields(RemaskParams& p) {
-  return noise_fields(p.noise) + scalar_or_rows("mask_len", p.mask_len) +
-         Fields{{"ids_out", p.ids_out}, {"masked", p.masked},           {"ids", p.ids},
-                {"logprob", p.logprob}, {"known", p.known.flags},       {"batch", p.batch},
-                {"length", p.length},   {"temperature", p.temperature}, {"mask_id", p.mask_id}};
+  return noise_fields(p.noise) + scalar_or_rows("mask_len", p.mask_len) + scalar("temperature", p.temperature) +
+         Fields{{"ids_out", p.ids_out},   {"masked", p.masked}, {"ids", p.ids},       {"logprob", p.logprob},
+                {"known", p.known.flags}, {"batch", p.batch},   {"length", p.length}, {"mask_id", p.mask_id}};
 }
 
 struct ResampleParams {
@@ -54,15 +55,11 @@ Fields resample_fields(ResampleParams& p) {
   SampleParams& sample = p.sample;
   RemaskParams& remask = p.remask;
   return sample_fields(sample) + scalar_or_rows("mask_len", remask.mask_len) +
-         Fields{{"sampled", sample.ids},
-                {"canvas", sample.canvas},
-                {"known", sample.known.flags},
-                {"mask_id", sample.known.mask_id},
-                {"offset", sample.offset},
-                {"ids_out", remask.ids_out},
-                {"masked", remask.masked},
-                {"remask_temperature", remask.temperature},
-                {"remask_noise", remask.noise.uniforms}};
+         scalar("remask_temperature", remask.temperature) +
+         Fields{{"sampled", sample.ids},       {"canvas", sample.canvas},
+                {"known", sample.known.flags}, {"mask_id", sample.known.mask_id},
+                {"offset", sample.offset},     {"ids_out", remask.ids_out},
+                {"masked", remask.masked},     {"remask_noise", remask.noise.uniforms}};
 }
 
 // What sampling and remasking have in common is an argument once, and goes to both.
@@ -83,9 +80,9 @@ Status resample(const ResampleParams& params, Place place) {
 }
 
 Fields corrupt_tokens_fields(CorruptParams& p) {
-  return noise_fields(p.noise) + Fields{{"inputs", p.inputs},    {"labels", p.labels},      {"masked", p.masked},
-                                        {"ids", p.ids},          {"batch", p.batch},        {"length", p.length},
-                                        {"mask_ratio", p.ratio}, {"mask_ratios", p.ratios}, {"mask_id", p.mask_id}};
+  return noise_fields(p.noise) + scalar("mask_ratio", p.ratio) +
+         Fields{{"inputs", p.inputs}, {"labels", p.labels}, {"masked", p.masked},      {"ids", p.ids},
+                {"batch", p.batch},   {"length", p.length}, {"mask_ratios", p.ratios}, {"mask_id", p.mask_id}};
 }
 
 void philox_uniforms(uintptr_t out, int64_t count, uint32_t first_block, uint32_t position, uint32_t step,

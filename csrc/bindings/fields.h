@@ -26,6 +26,7 @@ bool store(PyObject* value, void*& member);  // an address (Tensor.data_ptr()), 
 
 // The name of the element type of a tensor, as torch writes it.
 inline const char* element_name(const float*) { return "float32"; }
+inline const char* element_name(const double*) { return "float64"; }
 inline const char* element_name(const int64_t*) { return "int64"; }
 inline const char* element_name(const int32_t*) { return "int32"; }
 inline const char* element_name(const uint8_t*) { return "uint8"; }

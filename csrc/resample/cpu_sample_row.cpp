@@ -91,7 +91,8 @@ RowFault guide_typed(const SampleParams& p, const RowInput& row, int64_t start, 
                      int64_t* where) {
   const T* cond = static_cast<const T*>(row.cond) + start;
   const T* uncond = row.uncond ? static_cast<const T*>(row.uncond) + start : nullptr;
-  const Guided guided = guide(x, cond, uncond, n, p.cond_scale, p.uncond_scale);
+  const Guided guided =
+      guide(x, cond, uncond, n, static_cast<float>(1.0 + p.guidance.get()), static_cast<float>(p.guidance.get()));
   *largest = guided.largest;
   return guided.suspect ? settle(x, cond, uncond, n, largest, where) : RowFault::kNone;
 }
@@ -245,8 +246,10 @@ RowFault run_filtered(const SampleParams& p, const RowInput& row, Race* race, in
   const RowFault fault = guide_block(p, row, 0, p.vocab, x, &largest, where);
   if (fault != RowFault::kNone || largest == -kInf) return fault;
   const int64_t padded = padded_row(p.vocab);
-  if (p.top_k > 0 && p.top_k < p.vocab) keep_top_k(x, padded, p.top_k);
-  if (p.top_p < 1.0) keep_top_p(x, x + padded, padded, largest, race->inverse_temperature, p.top_p);
+  const int64_t top_k = p.top_k.get();
+  const double top_p = p.top_p.get();
+  if (top_k > 0 && top_k < p.vocab) keep_top_k(x, padded, top_k);
+  if (top_p < 1.0) keep_top_p(x, x + padded, padded, largest, race->inverse_temperature, top_p);
   race->raise_maximum(largest);  // a filter never drops the largest
   for (int64_t start = 0; start < p.vocab; start += kBlock) {
     const int64_t n = p.vocab - start < kBlock ? p.vocab - start : kBlock;
@@ -260,12 +263,13 @@ RowFault run_filtered(const SampleParams& p, const RowInput& row, Race* race, in
 
 RowOutput sample_row(const SampleParams& params, const RowInput& row) {
   Race race;
-  race.greedy = params.temperature == 0.0;
-  race.temperature = race.greedy ? 1.0 : params.temperature;
+  const double temperature = params.temperature.get();
+  race.greedy = temperature == 0.0;
+  race.temperature = race.greedy ? 1.0 : temperature;
   race.inverse_temperature = static_cast<float>(1.0 / race.temperature);
   int64_t where = 0;
   RowFault fault =
-      row_is_filtered(params) ? run_filtered(params, row, &race, &where) : run_streaming(params, row, &race, &where);
+      params.is_filtered() ? run_filtered(params, row, &race, &where) : run_streaming(params, row, &race, &where);
   if (fault == RowFault::kNone && race.index < 0) fault = RowFault::kNothingAllowed;
   if (fault != RowFault::kNone) return RowOutput{where, 0.0f, fault};
   const double exponent = (static_cast<double>(race.value) - race.largest) / race.temperature;

@@ -11,23 +11,33 @@
 namespace showo {
 
 // An argument that the caller gives as a number or, for all rows or per row, as a tensor: `data` wins when it is set.
+template <class T>
 struct ScalarOrRows {
-  const int64_t* data = nullptr;  // [1] if stride is 0, else [B]
-  int64_t value = 0;
+  const T* data = nullptr;  // [1] if stride is 0, else [B]
+  T value = 0;
   int64_t stride = 0;
 
-  SHOWO_PHILOX_FN int64_t at(int64_t row) const { return data ? data[row * stride] : value; }
+  SHOWO_PHILOX_FN T at(int64_t row) const { return data ? data[row * stride] : value; }
+};
+
+// The same without rows: a number that changes in every step of a loop stays on the device as a tensor [1].
+template <class T>
+struct Scalar {
+  const T* data = nullptr;
+  T value = 0;
+
+  SHOWO_PHILOX_FN T get() const { return data ? *data : value; }
 };
 
 // Where the noise comes from: uniforms given by the caller, else Philox (common/philox.h).
 struct NoiseSource {
   const float* uniforms = nullptr;  // contiguous, one per element: [B, N, V] or [B, N]
-  ScalarOrRows seed;                // stride 0: one for the batch, 1: every row has its own
-  ScalarOrRows step;                // data: [1]
+  ScalarOrRows<int64_t> seed;       // stride 0: one for the batch, 1: every row has its own
+  Scalar<int64_t> step;
 
   SHOWO_PHILOX_FN PhiloxRow row(PhiloxStream stream, int64_t batch_row, int64_t position) const {
     const bool seed_per_row = seed.data && seed.stride != 0;
-    return philox_row(seed.at(batch_row), stream, seed_per_row ? 0 : batch_row, position, step.at(0));
+    return philox_row(seed.at(batch_row), stream, seed_per_row ? 0 : batch_row, position, step.get());
   }
 };
 
@@ -57,13 +67,20 @@ struct SampleParams {
   int64_t uncond_stride_b = 0, uncond_stride_n = 0;
   DType dtype = DType::kF32;
 
-  int64_t offset = 0;       // added to every chosen index
-  float cond_scale = 1.0f;  // 1 + guidance
-  float uncond_scale = 0.0f;
-  double temperature = 1.0;  // 0: the most probable token, its log-probability at temperature 1
-  int64_t top_k = 0;         // 0: no limit
-  double top_p = 1.0;
+  int64_t offset = 0;          // added to every chosen index
+  Scalar<double> guidance;     // 0: uncond is not read
+  Scalar<double> temperature;  // 0: the most probable token, its log-probability at temperature 1
+  Scalar<int64_t> top_k;       // 0: no limit
+  Scalar<double> top_p;        // 1: no limit
+
+  SHOWO_PHILOX_FN bool is_filtered() const {
+    const int64_t most = top_k.get();
+    return (most > 0 && most < vocab) || top_p.get() < 1.0;
+  }
 };
+
+// The range of temperatures to sample at.
+SHOWO_PHILOX_FN bool is_sampling_temperature(double t) { return t == 0.0 || (t >= 1e-30 && t <= 1e30); }
 
 // Masks the min(mask_len, unknown) least confident unknown places: confidence = logprob + temperature * Gumbel(u).
 struct RemaskParams {
@@ -73,11 +90,11 @@ struct RemaskParams {
   const int64_t* ids = nullptr;    // [B, N]
   const float* logprob = nullptr;  // [B, N]
   KnownPlaces known;
-  ScalarOrRows mask_len;
+  ScalarOrRows<int64_t> mask_len;
   NoiseSource noise;
 
   int64_t batch = 0, length = 0;
-  double temperature = 0.0;
+  Scalar<double> temperature;  // 0: no noise
   int64_t mask_id = 0;
 };
 
@@ -89,7 +106,7 @@ struct CorruptParams {
 
   const int64_t* ids = nullptr;   // [B, N]
   const float* ratios = nullptr;  // [B], or null: ratio holds for every row
-  double ratio = 0.0;
+  Scalar<double> ratio;
   NoiseSource noise;
 
   int64_t batch = 0, length = 0;
@@ -106,7 +123,9 @@ Status resample_cpu(const SampleParams& sample, const RemaskParams& remask, int 
 // Nothing is reported about values on the GPU, which would stall the stream. A row with a fault (see
 // cpu_sample_row.cpp: NaN, +inf, guidance that overflows, nothing allowed, noise outside (0, 1)) gets index 0 and
 // logprob NaN; a place whose confidence is NaN is masked first; a negative mask_len counts as 0; a mask ratio is
-// clamped to [0, 1], NaN to 0; of a step the low 32 bits count.
+// clamped to [0, 1], NaN to 0; of a step the low 32 bits count. Of numbers that come as tensors: a sampling temperature
+// out of range is a fault of every row, a negative top_k and a top_p above 1 or NaN are no limit, a top_p of 0 or less
+// keeps the most probable token, a negative guidance is used as it is, and a remask temperature below 0 or NaN is 0.
 Status sample_tokens_cuda(const SampleParams& params, void* stream);
 Status remask_cuda(const RemaskParams& params, void* stream);
 Status corrupt_tokens_cuda(const CorruptParams& params, void* stream);

@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include "common/philox.h"
+#include "resample/params.h"
 #include "resample/search.cuh"
 
 namespace showo::resample {
@@ -152,14 +153,15 @@ struct Race {
   Runner best;                               // the lane's
   double lead = -static_cast<double>(kInf);  // the warp's best score
   float bound = kInf;                        // log2(E / w) of that, widened
-  bool fault = false;
+  bool fault;
 
   __device__ Race(const RowNoise& row_noise, int64_t row_length, double given_temperature)
       : noise(row_noise),
         vocab(static_cast<uint32_t>(row_length)),
-        temperature(given_temperature == 0.0 ? 1.0 : given_temperature),
-        scale(static_cast<float>(kLog2E / (given_temperature == 0.0 ? 1.0 : given_temperature))),
-        greedy(given_temperature == 0.0) {}
+        temperature(given_temperature > 0.0 ? given_temperature : 1.0),
+        scale(static_cast<float>(kLog2E / temperature)),
+        greedy(given_temperature == 0.0),
+        fault(!is_sampling_temperature(given_temperature)) {}
 
   __device__ __forceinline__ void set_bound() {
     bound = static_cast<float>((largest / temperature - lead) * kLog2E) + kSlack;

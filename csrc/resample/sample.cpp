@@ -72,7 +72,8 @@ void sample_place(const SampleParams& p, int64_t place, float* scratch, FirstFau
   const int64_t b = place / p.length, n = place % p.length;
   RowInput row;
   row.cond = row_of(p.cond, p.dtype, b * p.cond_stride_b + n * p.cond_stride_n);
-  row.uncond = row_of(p.uncond, p.dtype, b * p.uncond_stride_b + n * p.uncond_stride_n);
+  const void* uncond = p.guidance.get() != 0.0 ? p.uncond : nullptr;
+  row.uncond = row_of(uncond, p.dtype, b * p.uncond_stride_b + n * p.uncond_stride_n);
   row.uniforms = p.noise.uniforms ? p.noise.uniforms + place * p.vocab : nullptr;
   row.philox = p.noise.row(PhiloxStream::kSample, b, n);
   row.scratch = scratch;
@@ -90,7 +91,7 @@ Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
   SHOWO_RETURN_IF_ERROR(check_sample(params, true));
   const int64_t places = params.batch * params.length;
   const int64_t per_task = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, params.vocab));
-  const int64_t scratch_size = row_is_filtered(params) ? 2 * padded_row(params.vocab) : 0;
+  const int64_t scratch_size = params.is_filtered() ? 2 * padded_row(params.vocab) : 0;
   FirstFault first;
   parallel_for((places + per_task - 1) / per_task, num_threads, [&](int64_t task) {
     std::unique_ptr<float[]> scratch(scratch_size ? new float[static_cast<size_t>(scratch_size)] : nullptr);

@@ -15,6 +15,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cfloat>
+
 #include "common/cuda_check.h"
 #include "common/launch.h"
 #include "resample/checks.h"
@@ -49,10 +51,14 @@ struct Row {
 
   __device__ Row(const SampleParams& p, int64_t b, int64_t n)
       : cond(static_cast<const T*>(p.cond) + b * p.cond_stride_b + n * p.cond_stride_n),
-        uncond(p.uncond ? static_cast<const T*>(p.uncond) + b * p.uncond_stride_b + n * p.uncond_stride_n : nullptr),
-        vocab(static_cast<uint32_t>(p.vocab)),
-        cond_scale(p.cond_scale),
-        uncond_scale(p.uncond_scale) {
+        uncond(nullptr),
+        vocab(static_cast<uint32_t>(p.vocab)) {
+    const double guidance = p.guidance.get();
+    cond_scale = static_cast<float>(1.0 + guidance);
+    uncond_scale = static_cast<float>(guidance);
+    if (guidance != 0.0 && p.uncond) {
+      uncond = static_cast<const T*>(p.uncond) + b * p.uncond_stride_b + n * p.uncond_stride_n;
+    }
     const uintptr_t addresses = reinterpret_cast<uintptr_t>(cond) | reinterpret_cast<uintptr_t>(uncond);
     layout.packed = addresses % sizeof(Pack<T>) == 0;
   }
@@ -170,10 +176,11 @@ __device__ __forceinline__ void finish(Finish& shared, const Race& race, const S
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams p) {
   __shared__ Finish shared;
+  if (p.is_filtered()) return;
   const Place place(p);
   if (place.settle_known(p)) return;
   const Row<T> row(p, place.b, place.n);
-  Race race(place.noise(p), p.vocab, p.temperature);
+  Race race(place.noise(p), p.vocab, p.temperature.get());
 #pragma unroll 1
   for (uint32_t chunk = threadIdx.x / 32 * kChunk; chunk < row.vocab; chunk += kBlockStride) {
     float x[kUnits][4];
@@ -312,10 +319,11 @@ template <class T, bool kStaged>
 __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
   __shared__ Finish shared;
   __shared__ BlockReduce::Storage storage;
+  if (!p.is_filtered()) return;
   const Place place(p);
   if (place.settle_known(p)) return;
   const Keys<T, kStaged> keys{Row<T>(p, place.b, place.n)};
-  Race race(place.noise(p), p.vocab, p.temperature);
+  Race race(place.noise(p), p.vocab, p.temperature.get());
   BlockReduce reduce(&storage);
   const Pass<uint32_t> seen = reduce(keys.stage());  // its barrier makes the keys visible
   const float largest = number_of(seen.greatest);
@@ -325,10 +333,12 @@ __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
   }
 
   Kept kept;
-  if (p.top_k > 0 && p.top_k < p.vocab) {
-    kept = keys.prefix(reduce, kept, seen.greatest, static_cast<uint32_t>(p.top_k), [](uint32_t) { return 1u; });
+  const int64_t top_k = p.top_k.get();
+  if (top_k > 0 && top_k < p.vocab) {
+    kept = keys.prefix(reduce, kept, seen.greatest, static_cast<uint32_t>(top_k), [](uint32_t) { return 1u; });
   }
-  if (p.top_p < 1.0) {
+  if (p.top_p.get() < 1.0) {
+    const double top_p = fmax(p.top_p.get(), DBL_MIN);  // lest 0 keep nothing
     const float inverse_temperature = static_cast<float>(1.0 / race.temperature);
     const auto weigh = [&](uint32_t key) -> double {
       return exp_negative(__fmul_rn(__fsub_rn(number_of(key), largest), inverse_temperature));
@@ -337,7 +347,7 @@ __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
     keys.visit([&](uint32_t key, uint32_t index) {
       if (kept.has(key, index)) mass.weight += weigh(key);
     });
-    kept = keys.prefix(reduce, kept, seen.greatest, p.top_p * reduce(mass).weight, weigh);
+    kept = keys.prefix(reduce, kept, seen.greatest, top_p * reduce(mass).weight, weigh);
   }
 
 #pragma unroll 1
@@ -361,13 +371,8 @@ __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
 // -------------------------------------------------------------------------------------------------------- launchers
 
 template <class T>
-Status launch_sample(const SampleParams& p, cudaStream_t stream) {
+Status launch_filtered(const SampleParams& p, cudaStream_t stream) {
   const unsigned grid = static_cast<unsigned>(p.batch * p.length);
-  const bool filtered = (p.top_k > 0 && p.top_k < p.vocab) || p.top_p < 1.0;
-  if (!filtered) {
-    sample_kernel<T><<<grid, kThreads, 0, stream>>>(p);
-    return check_launch("sample_kernel");
-  }
   if (p.vocab > kMaxStaged) {
     filtered_kernel<T, false><<<grid, kThreads, 0, stream>>>(p);
     return check_launch("filtered_kernel");
@@ -381,6 +386,18 @@ Status launch_sample(const SampleParams& p, cudaStream_t stream) {
   }
   filtered_kernel<T, true><<<grid, kThreads, bytes, stream>>>(p);
   return check_launch("filtered_kernel");
+}
+
+// Where a limit lies on the device, the host cannot tell which kernel it asks for: both are launched, and one of them
+// does nothing.
+template <class T>
+Status launch_sample(const SampleParams& p, cudaStream_t stream) {
+  const bool unknown = p.top_k.data || p.top_p.data;
+  if (unknown || !p.is_filtered()) {
+    sample_kernel<T><<<static_cast<unsigned>(p.batch * p.length), kThreads, 0, stream>>>(p);
+    SHOWO_RETURN_IF_ERROR(check_launch("sample_kernel"));
+  }
+  return unknown || p.is_filtered() ? launch_filtered<T>(p, stream) : ok_status();
 }
 
 }  // namespace

@@ -29,10 +29,6 @@ constexpr int64_t kGroup = 32;  // elements of one vector step: eight Philox cou
 
 constexpr int64_t padded_row(int64_t vocab) { return (vocab + kGroup - 1) / kGroup * kGroup; }
 
-constexpr bool row_is_filtered(const SampleParams& params) {
-  return (params.top_k > 0 && params.top_k < params.vocab) || params.top_p < 1.0;
-}
-
 RowOutput sample_row(const SampleParams& params, const RowInput& row);
 
 // The noise itself, elements 4 * first_block .. of a row: for tests.

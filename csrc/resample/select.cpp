@@ -66,6 +66,7 @@ bool valid_uniform(float u) { return u > 0.0f && u < 1.0f; }
 int remask_row(const RemaskParams& p, int64_t b) {
   const int64_t first = b * p.length;
   const int64_t mask_len = p.mask_len.at(b);
+  const double temperature = p.temperature.get();
   if (mask_len < 0) return kMaskLen;
   RowNoise noise(p.noise, PhiloxStream::kRemask, b, p.length);
   std::vector<Scored> unknown;
@@ -78,8 +79,8 @@ int remask_row(const RemaskParams& p, int64_t b) {
     if (p.known.at(first + n)) continue;
     const float logprob = p.logprob[first + n];
     if (logprob != logprob) return kNanLogprob;
-    const double gumbel = p.temperature > 0 ? -std::log(-std::log(static_cast<double>(u))) : 0.0;
-    unknown.push_back(Scored{logprob + p.temperature * gumbel, n});
+    const double gumbel = temperature > 0 ? -std::log(-std::log(static_cast<double>(u))) : 0.0;
+    unknown.push_back(Scored{logprob + temperature * gumbel, n});
   }
   const int64_t count = std::min(mask_len, static_cast<int64_t>(unknown.size()));
   if (count > 0 && count < static_cast<int64_t>(unknown.size())) {
@@ -96,13 +97,13 @@ int remask_row(const RemaskParams& p, int64_t b) {
 // The product has the precision of the ratio, as torch's would; both round half to even.
 int64_t corrupted_count(const CorruptParams& p, int64_t b) {
   const double rounded = p.ratios ? std::nearbyint(p.ratios[b] * static_cast<float>(p.length))
-                                  : std::nearbyint(p.ratio * static_cast<double>(p.length));
+                                  : std::nearbyint(p.ratio.get() * static_cast<double>(p.length));
   return std::max<int64_t>(1, static_cast<int64_t>(rounded));
 }
 
 int corrupt_row(const CorruptParams& p, int64_t b) {
   const int64_t first = b * p.length;
-  const double ratio = p.ratios ? p.ratios[b] : p.ratio;
+  const double ratio = p.ratios ? p.ratios[b] : p.ratio.get();
   if (!(ratio >= 0.0 && ratio <= 1.0)) return kRatio;
   RowNoise noise(p.noise, PhiloxStream::kCorrupt, b, p.length);
   std::vector<Scored> places;

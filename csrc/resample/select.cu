@@ -47,9 +47,10 @@ __device__ __forceinline__ uint64_t remask_key(const RemaskParams& p, const Phil
                                                uint32_t place) {
   if (p.known.at(first + place)) return 0;
   double confidence = p.logprob[first + place];
-  if (p.temperature > 0) {
+  const double temperature = p.temperature.get();
+  if (temperature > 0) {
     const double u = uniform_of(p.noise, philox, first, place);
-    confidence = __dadd_rn(confidence, __dmul_rn(p.temperature, -log(-log(u))));
+    confidence = __dadd_rn(confidence, __dmul_rn(temperature, -log(-log(u))));
   }
   return confidence == confidence ? ~order_key(confidence) : ~uint64_t{0};
 }
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) remask_kernel(RemaskParams p) {
 __device__ __forceinline__ uint32_t corrupted_count(const CorruptParams& p, int64_t b) {
   const double length = static_cast<double>(p.length);
   const double rounded =
-      p.ratios ? rintf(__fmul_rn(p.ratios[b], static_cast<float>(p.length))) : rint(__dmul_rn(p.ratio, length));
+      p.ratios ? rintf(__fmul_rn(p.ratios[b], static_cast<float>(p.length))) : rint(__dmul_rn(p.ratio.get(), length));
   return rounded >= 1.0 ? static_cast<uint32_t>(rounded < length ? rounded : length) : 1u;  // 1 for NaN too
 }
 

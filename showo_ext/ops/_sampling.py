@@ -20,7 +20,6 @@ from showo_ext._checks import (
 )
 from showo_ext._native import Argument
 
-MAX_ROWS = 2**24  # room for the batch row in a Philox counter
 MAX_STEP = 2**32 - 1
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -53,32 +52,66 @@ def check_places(name: str, value: Tensor, dtype: torch.dtype, like_name: str, l
     check_same_shape(name, value, like_name, like.shape)
 
 
-def check_guidance(guidance: float, uncond: Tensor | None) -> float:
-    guidance = check_number("guidance", guidance, 0.0, 1e30, "a number from 0 to 1e30")
-    if guidance != 0 and uncond is None:
-        raise ValueError(f"uncond is None, expected the logits without the condition for guidance {guidance}")
-    return guidance
+# ----------------------------------------------------------------------------------------------------------------
+# numbers that may be tensors: a number is checked here and goes on as (number, None); a tensor, whose value stays on
+# its device, as (a number that says nothing, tensor)
+
+Number = float | Tensor
 
 
-def check_sampling_temperature(temperature: float) -> float:
-    number = check_number("temperature", temperature)
-    if not (number == 0 or 1e-30 <= number <= 1e30):
-        raise ValueError(f"temperature is {number}, expected 0 (greedy) or a number from 1e-30 to 1e30")
-    return number
+def split_number(
+    name: str, value: Number, low: float, high: float, expected: str, like_name: str, like: Tensor
+) -> tuple[float, Tensor | None]:
+    """A float, or a 0-d tensor of float32 or float64, which is taken in float64."""
+    if not isinstance(value, Tensor):
+        return check_number(name, value, low, high, expected), None
+    check_tensor(name, value, (torch.float32, torch.float64))
+    check_same_device(name, value.device, like_name, like)
+    check_shape(name, value)
+    return 1.0, value.detach().double()
 
 
-def check_noise_temperature(name: str, temperature: float) -> float:
-    return check_number(name, temperature, 0.0, 1e30, "a number from 0 (no noise) to 1e30")
+def split_guidance(guidance: Number, uncond: Tensor | None, logits: Tensor) -> tuple[float, Tensor | None]:
+    number, tensor = split_number("guidance", guidance, 0.0, 1e30, "a number from 0 to 1e30", "logits", logits)
+    if number != 0 and uncond is None:
+        raise ValueError("uncond is None, expected the logits without the condition, for a guidance that is not 0")
+    return number, tensor
 
 
-def check_top_p(top_p: float) -> float:
-    return check_number("top_p", top_p, math.ulp(0.0), 1.0, "a number above 0 and up to 1")
+def split_temperature(temperature: Number, logits: Tensor) -> tuple[float, Tensor | None]:
+    expected = "0 (greedy) or a number from 1e-30 to 1e30"
+    number, tensor = split_number("temperature", temperature, 0.0, 1e30, expected, "logits", logits)
+    if 0 < number < 1e-30:
+        raise ValueError(f"temperature is {number}, expected {expected}")
+    return number, tensor
+
+
+def split_noise_temperature(name: str, temperature: Number, ids: Tensor) -> tuple[float, Tensor | None]:
+    return split_number(name, temperature, 0.0, 1e30, "a number from 0 (no noise) to 1e30", "ids", ids)
+
+
+def split_limits(top_k: int | Tensor, top_p: Number, logits: Tensor) -> tuple[int, Tensor | None, float, Tensor | None]:
+    expected = "a number above 0 and up to 1"
+    return (
+        *split_int("top_k", top_k, 0, None, "logits", logits),
+        *split_number("top_p", top_p, math.ulp(0.0), 1.0, expected, "logits", logits),
+    )
+
+
+def split_int(
+    name: str, value: int | Tensor, low: int, high: int | None, like_name: str, like: Tensor
+) -> tuple[int, Tensor | None]:
+    """An int, or a 0-d int64 tensor."""
+    if not isinstance(value, Tensor):
+        return check_int(name, value, low, high), None
+    check_tensor(name, value, (torch.int64,))
+    check_same_device(name, value.device, like_name, like)
+    check_shape(name, value)
+    return 0, value
 
 
 def split_seed(seed: int | Tensor, rows: int, like_name: str, like: Tensor) -> tuple[int, Tensor | None]:
     """The key of Philox: an int taken modulo 2^64, or a tensor as `split_rows` has it."""
-    if rows > MAX_ROWS:
-        raise ValueError(f"{like_name} has {rows} rows, expected at most 2^24")
     value, tensor = split_rows("seed", seed, rows, like_name, like)
     if not -INT64_END <= value < INT64_END:
         value = (value + INT64_END) % (2 * INT64_END) - INT64_END  # the same 64 bits, as the schema's signed integer
@@ -103,12 +136,7 @@ def split_rows(
 
 
 def split_step(step: int | Tensor, like_name: str, like: Tensor) -> tuple[int, Tensor | None]:
-    if not isinstance(step, Tensor):
-        return check_int("step", step, 0, MAX_STEP), None
-    check_tensor("step", step, (torch.int64,))
-    check_same_device("step", step.device, like_name, like)
-    check_shape("step", step)
-    return 0, step
+    return split_int("step", step, 0, MAX_STEP, like_name, like)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -119,8 +147,24 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+# What sample_tokens and resample have in common at the end of their schemas, as `sample_arguments` takes it.
+SAMPLING_SCHEMA = (
+    "float guidance, Tensor? guidance_tensor, float temperature, Tensor? temperature_tensor, "
+    "SymInt top_k, Tensor? top_k_tensor, float top_p, Tensor? top_p_tensor"
+)
+
+
 def sample_arguments(
-    cond: Tensor, uncond: Tensor | None, guidance: float, temperature: float, top_k: int, top_p: float
+    cond: Tensor,
+    uncond: Tensor | None,
+    guidance: float,
+    guidance_tensor: Tensor | None,
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    top_k: int,
+    top_k_tensor: Tensor | None,
+    top_p: float,
+    top_p_tensor: Tensor | None,
 ) -> dict[str, Argument]:
     """The native arguments that say how to sample from logits `[B, N, V]`."""
     batch, length, vocab = cond.shape
@@ -135,11 +179,14 @@ def sample_arguments(
         "cond_stride_n": cond.stride(1),
         "uncond_stride_b": 0 if uncond is None else uncond.stride(0),
         "uncond_stride_n": 0 if uncond is None else uncond.stride(1),
-        "cond_scale": 1 + guidance if uncond is not None else 1.0,
-        "uncond_scale": guidance,
+        "guidance": guidance,
+        "guidance_data": guidance_tensor,
         "temperature": temperature,
+        "temperature_data": temperature_tensor,
         "top_k": top_k,
+        "top_k_data": top_k_tensor,
         "top_p": top_p,
+        "top_p_data": top_p_tensor,
     }
 
 

@@ -11,20 +11,22 @@ from showo_ext._checks import INT64_END, check_int, check_same_device, check_sam
 from showo_ext._native import launch
 from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
-    check_guidance,
+    SAMPLING_SCHEMA,
+    Number,
     check_ids,
     check_logits,
-    check_noise_temperature,
     check_places,
-    check_sampling_temperature,
-    check_top_p,
     contiguous,
     noise_arguments,
     row_stride,
     sample_arguments,
+    split_guidance,
+    split_limits,
     split_mask_len,
+    split_noise_temperature,
     split_seed,
     split_step,
+    split_temperature,
 )
 from showo_ext.reference.resample import ResampleOutput
 
@@ -38,11 +40,11 @@ def resample(
     uncond: Tensor | None = None,
     known: Tensor | None = None,
     offset: int = 0,
-    guidance: float = 0.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    remask_temperature: float = 1.0,
+    guidance: Number = 0.0,
+    temperature: Number = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: Number = 1.0,
+    remask_temperature: Number = 1.0,
     seed: int | Tensor,
     step: int | Tensor = 0,
     noise: Tensor | None = None,
@@ -81,11 +83,11 @@ def resample(
         check_places("known", known, torch.bool, "ids", ids)
     if remask_noise is not None:
         check_places("remask_noise", remask_noise, torch.float32, "ids", ids)
-    guidance = check_guidance(guidance, uncond)
+    weight, weight_tensor = split_guidance(guidance, uncond, logits)
     count, counts = split_mask_len(mask_len, ids)
     seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
     step, step_tensor = split_step(step, "ids", ids)
-    if guidance == 0:
+    if weight == 0:
         uncond = None
     out = _OPERATOR(
         logits.detach(),
@@ -96,17 +98,17 @@ def resample(
         counts,
         check_int("mask_id", mask_id, 0),
         check_int("offset", offset, 0, INT64_END // 2),
-        guidance,
-        check_sampling_temperature(temperature),
-        check_int("top_k", top_k, 0),
-        check_top_p(top_p),
-        check_noise_temperature("remask_temperature", remask_temperature),
+        *split_noise_temperature("remask_temperature", remask_temperature, ids),
         seed,
         seeds,
         step,
         step_tensor,
         noise,
         remask_noise,
+        weight,
+        weight_tensor,
+        *split_temperature(temperature, logits),
+        *split_limits(top_k, top_p, logits),
     )
     return ResampleOutput(*out)
 
@@ -126,17 +128,15 @@ def _resample(
     mask_lens: Tensor | None,
     mask_id: int,
     offset: int,
-    guidance: float,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     remask_temperature: float,
+    remask_temperature_tensor: Tensor | None,
     seed: int,
     seeds: Tensor | None,
     step: int,
     step_tensor: Tensor | None,
     noise: Tensor | None,
     remask_noise: Tensor | None,
+    *sampling: Any,
 ) -> _Output:
     out, masked, sampled, logprob = _resample_fake(logits)
     launch(
@@ -154,8 +154,9 @@ def _resample(
         mask_id=mask_id,
         offset=offset,
         remask_temperature=remask_temperature,
+        remask_temperature_data=remask_temperature_tensor,
         remask_noise=contiguous(remask_noise),
-        **sample_arguments(logits, uncond, guidance, temperature, top_k, top_p),
+        **sample_arguments(logits, uncond, *sampling),
         **noise_arguments(noise, seed, seeds, step, step_tensor),
     )
     return out, masked, sampled, logprob
@@ -176,9 +177,9 @@ def _resample_fake(logits: Tensor, *_: Any) -> _Output:
 
 _OPERATOR = Operator(
     "resample(Tensor logits, Tensor? uncond, Tensor ids, Tensor? known, SymInt mask_len, Tensor? mask_lens, "
-    "SymInt mask_id, SymInt offset, float guidance, float temperature, int top_k, float top_p, "
-    "float remask_temperature, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise, "
-    "Tensor? remask_noise) -> (Tensor ids, Tensor masked, Tensor sampled, Tensor logprob)",
+    "SymInt mask_id, SymInt offset, float remask_temperature, Tensor? remask_temperature_tensor, SymInt seed, "
+    "Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise, Tensor? remask_noise, "
+    f"{SAMPLING_SCHEMA}) -> (Tensor ids, Tensor masked, Tensor sampled, Tensor logprob)",
     _resample,
     _resample_fake,
 )

@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._checks import check_int
 from showo_ext._native import launch
 from showo_ext._operator import Operator
 from showo_ext.ops._sampling import (
-    check_guidance,
+    SAMPLING_SCHEMA,
+    Number,
     check_logits,
-    check_sampling_temperature,
-    check_top_p,
     noise_arguments,
     sample_arguments,
+    split_guidance,
+    split_limits,
     split_seed,
     split_step,
+    split_temperature,
 )
 
 
@@ -26,10 +27,10 @@ def sample_tokens(
     logits: Tensor,
     uncond: Tensor | None = None,
     *,
-    guidance: float = 0.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    guidance: Number = 0.0,
+    temperature: Number = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: Number = 1.0,
     seed: int | Tensor,
     step: int | Tensor = 0,
     noise: Tensor | None = None,
@@ -51,6 +52,11 @@ def sample_tokens(
     seed, step, row (dimension 0; only with one seed for the whole batch), position (the dimensions between, flattened)
     and index. They have 23 bits, so tokens e^19 times less probable than the likeliest are not drawn.
 
+    Numbers that change from call to call (guidance, temperature, top_k, top_p, step) may be tensors of one number on
+    the device of `logits`: 0-d, float32 or float64 (top_k and step int64). They are read there, without waiting for
+    the device, by a captured CUDA graph anew at every replay; torch.compile compiles once for all their values. The
+    results are those of the same number in Python, bit for bit.
+
     Args:
         logits: `[..., V]` float32, float16 or bfloat16, any strides with a contiguous last dimension.
         uncond: logits without the condition, same shape and dtype. Not read if guidance is 0.
@@ -61,8 +67,7 @@ def sample_tokens(
         seed: any integer for the batch, taken modulo 2^64 (-1 is 2^64 - 1), or int64 `[logits.shape[0]]`, one for each
             row: a row then gets the same noise in any batch, namely that of a batch of one with this seed. (A 0-d
             tensor is like an int.)
-        step: a number below 2^32 that makes the noise of one step of a loop differ from the next; an int, or a 0-d
-            int64 tensor, which a captured CUDA graph reads anew at every replay (there its low 32 bits count).
+        step: a number below 2^32 that makes the noise of one step of a loop differ from the next.
         noise: float32 uniforms in (0, 1) of the shape of `logits`, instead of Philox.
 
     Returns:
@@ -71,26 +76,29 @@ def sample_tokens(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or range; on the CPU also NaN or +inf
             among the logits, a row of -inf, guidance that overflows fp32, noise outside (0, 1). CUDA kernels cannot
-            raise for values: there the row in which they stand gets index 0 and logprob NaN.
+            raise for values: there the row in which they stand gets index 0 and logprob NaN, and so does every row
+            for a temperature tensor out of range. Of the other tensors, a negative guidance is used as it is, a
+            negative top_k and a top_p that is NaN or above 1 are no limit, a top_p of 0 or less keeps one token, and
+            of a step the low 32 bits count.
     """
     check_logits(logits, uncond, noise)
-    guidance = check_guidance(guidance, uncond)
+    weight, weight_tensor = split_guidance(guidance, uncond, logits)
     seed, seeds = split_seed(seed, logits.shape[0] if logits.dim() > 1 else 1, "logits", logits)
     step, step_tensor = split_step(step, "logits", logits)
-    if guidance == 0:
+    if weight == 0:
         uncond = None
     ids, logprob = _OPERATOR(
         logits.detach(),
         None if uncond is None else uncond.detach(),
-        guidance,
-        check_sampling_temperature(temperature),
-        check_int("top_k", top_k, 0),
-        check_top_p(top_p),
         seed,
         seeds,
         step,
         step_tensor,
         noise,
+        weight,
+        weight_tensor,
+        *split_temperature(temperature, logits),
+        *split_limits(top_k, top_p, logits),
     )
     return ids, logprob
 
@@ -112,15 +120,12 @@ def as_rows(logits: Tensor) -> Tensor:
 def _sample_tokens(
     logits: Tensor,
     uncond: Tensor | None,
-    guidance: float,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     seed: int,
     seeds: Tensor | None,
     step: int,
     step_tensor: Tensor | None,
     noise: Tensor | None,
+    *sampling: Any,
 ) -> tuple[Tensor, Tensor]:
     ids, logprob = _sample_tokens_fake(logits)
     cond = as_rows(logits)
@@ -130,7 +135,7 @@ def _sample_tokens(
         cond,
         ids=ids,
         logprob=logprob,
-        **sample_arguments(cond, free, guidance, temperature, top_k, top_p),
+        **sample_arguments(cond, free, *sampling),
         **noise_arguments(noise, seed, seeds, step, step_tensor),
     )
     return ids, logprob
@@ -145,8 +150,8 @@ def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 # registration
 
 _OPERATOR = Operator(
-    "sample_tokens(Tensor logits, Tensor? uncond, float guidance, float temperature, int top_k, float top_p, "
-    "SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, Tensor? noise) -> (Tensor ids, Tensor logprob)",
+    "sample_tokens(Tensor logits, Tensor? uncond, SymInt seed, Tensor? seeds, SymInt step, Tensor? step_tensor, "
+    f"Tensor? noise, {SAMPLING_SCHEMA}) -> (Tensor ids, Tensor logprob)",
     _sample_tokens,
     _sample_tokens_fake,
 )

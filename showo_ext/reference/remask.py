@@ -13,7 +13,7 @@ def remask(
     logprob: Tensor,
     known: Tensor,
     mask_len: int | Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     mask_id: int,
     *,
     seed: int | Tensor,
@@ -28,7 +28,7 @@ def remask(
     batch, length = ids.shape
     if noise is None:
         noise = uniforms(seed, STREAM_REMASK, step, batch, 1, length, ids.device).squeeze(1)
-    confidence = logprob.double() - temperature * (-noise.double().log()).log()
+    confidence = logprob.double() - float(temperature) * (-noise.double().log()).log()
     order = confidence.masked_fill(known, 0.0).argsort(dim=-1, stable=True)
     order = order.gather(-1, known.gather(-1, order).int().argsort(dim=-1, stable=True))  # known places last
     unknown = (~known).sum(-1, keepdim=True)

@@ -14,10 +14,10 @@ def sample_tokens(
     logits: Tensor,
     uncond: Tensor | None = None,
     *,
-    guidance: float = 0.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    guidance: float | Tensor = 0.0,
+    temperature: float | Tensor = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: float | Tensor = 1.0,
     seed: int | Tensor,
     step: int | Tensor = 0,
     noise: Tensor | None = None,
@@ -26,6 +26,7 @@ def sample_tokens(
 
     Returns int64 ``ids [...]`` and fp32 ``logprob [...]``. Arguments are taken to be valid.
     """
+    guidance, temperature, top_k, top_p = float(guidance), float(temperature), int(top_k), float(top_p)
     guided = _guide(logits, uncond, guidance)
     scaled = guided.double() / (temperature or 1.0)
     if 0 < top_k < scaled.shape[-1]:

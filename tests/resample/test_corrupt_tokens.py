@@ -115,9 +115,10 @@ def test_opcheck_and_compile():
     ids = randint(0, 9, (2, 12))
     op = torch.ops.showo_ext.corrupt_tokens.default
     for arguments in (
-        (ids, 0.4, None, MASK_ID, 5, None, None),
-        (ids, 0.0, torch.tensor([0.2, 0.9]), MASK_ID, 0, torch.tensor([1, 2]), None),
-        (ids, 0.4, None, MASK_ID, 5, None, uniforms(2, 12)),
+        (ids, 0.4, None, None, MASK_ID, 5, None, None),
+        (ids, 1.0, torch.tensor(0.4, dtype=torch.float64), None, MASK_ID, 5, None, None),
+        (ids, 0.0, None, torch.tensor([0.2, 0.9]), MASK_ID, 0, torch.tensor([1, 2]), None),
+        (ids, 0.4, None, None, MASK_ID, 5, None, uniforms(2, 12)),
     ):
         torch.library.opcheck(op, arguments)
     assert_compiles(lambda i, r: corrupt_tokens(i, r, MASK_ID, seed=3), ids, torch.tensor([0.2, 0.9]))
@@ -133,7 +134,8 @@ def test_writes_inside_and_reads_inside():
             launch(
                 "corrupt_tokens", ids.tensor,
                 inputs=inputs.tensor, labels=labels.tensor, masked=masked.tensor,
-                ids=ids.tensor, batch=3, length=length, mask_ratio=0.0, mask_ratios=ratios.tensor,
+                ids=ids.tensor, batch=3, length=length, mask_ratio=0.0, mask_ratio_data=None,
+                mask_ratios=ratios.tensor,
                 mask_id=MASK_ID, noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
             )  # fmt: skip
         for guard in (ids, noise, ratios, inputs, labels, masked):

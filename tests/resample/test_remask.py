@@ -143,10 +143,11 @@ def test_threads_agree():
 def test_opcheck_and_compile():
     ids, logprob, known = randint(0, 9, (2, 12)), randn(2, 12), uniforms(2, 12) < 0.5
     op = torch.ops.showo_ext.remask.default
+    half, step, rows = torch.tensor(0.5, dtype=torch.float64), torch.tensor(3), torch.tensor([1, 2])
     for arguments in (
-        (ids, logprob, known, 3, None, 1.0, MASK_ID, 5, None, 0, None, None),
-        (ids, logprob, known, 0, torch.tensor([2, 5]), 0.5, MASK_ID, 0, torch.tensor([1, 2]), 0, torch.tensor(3), None),
-        (ids, logprob, known, 3, torch.tensor(4), 0.5, MASK_ID, 0, None, 1, None, uniforms(2, 12)),
+        (ids, logprob, known, 3, None, 1.0, None, MASK_ID, 5, None, 0, None, None),
+        (ids, logprob, known, 0, rows + 1, 0.5, None, MASK_ID, 0, rows, 0, step, None),
+        (ids, logprob, known, 3, step, 1.0, half, MASK_ID, 0, None, 1, None, uniforms(2, 12)),
     ):
         torch.library.opcheck(op, arguments)
     assert_compiles(lambda i, p, k: remask(i, p, k, 3, 0.5, MASK_ID, seed=1, step=2), ids, logprob, known)
@@ -167,7 +168,8 @@ def test_writes_inside_and_reads_inside():
                 "remask", ids.tensor,
                 ids_out=out.tensor, masked=masked.tensor, ids=ids.tensor,
                 logprob=logprob.tensor, known=known.tensor, batch=3, length=length, mask_len=0,
-                mask_len_data=counts.tensor, mask_len_stride=1, temperature=1.0, mask_id=MASK_ID,
+                mask_len_data=counts.tensor, mask_len_stride=1, temperature=1.0, temperature_data=None,
+                mask_id=MASK_ID,
                 noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
             )  # fmt: skip
         for guard in (ids, logprob, known, noise, counts, out, masked):

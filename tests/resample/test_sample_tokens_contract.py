@@ -56,12 +56,14 @@ def test_numbers_may_be_numpys():
 
 def test_opcheck():
     logits, noise, seeds = randn(2, 3, 20), uniforms(2, 3, 20), torch.tensor([1, 2])
+    one = torch.tensor(1.0, dtype=torch.float64)
     op = torch.ops.showo_ext.sample_tokens.default
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic", "test_autograd_registration")
     for arguments in (
-        (logits, None, 0.0, 1.0, 0, 1.0, 5, None, 0, None, None),
-        (logits, randn(2, 3, 20, seed=1), 1.5, 0.5, 4, 0.9, 0, seeds, 0, torch.tensor(3), noise),
-        (logits[0, 0].bfloat16(), None, 0.0, 0.0, 0, 1.0, 5, None, 2, None, None),
+        (logits, None, 5, None, 0, None, None, 0.0, None, 1.0, None, 0, None, 1.0, None),
+        (logits, -logits, 0, seeds, 0, torch.tensor(3), noise, 1.5, None, 0.5, None, 4, None, 0.9, None),
+        (logits, -logits, 0, seeds, 0, None, None, 1.0, one, 1.0, one, 0, torch.tensor(3), 1.0, one),
+        (logits[0, 0].bfloat16(), None, 5, None, 2, None, None, 0.0, None, 0.0, None, 0, None, 1.0, None),
     ):
         torch.library.opcheck(op, arguments, test_utils=tests)
 
@@ -118,7 +120,8 @@ def test_writes_inside_and_reads_inside(dtype, isa):
                     "sample_tokens", cond.tensor,
                     ids=ids.tensor, logprob=logprob.tensor, cond=cond.tensor, uncond=None,
                     dtype=dtype, batch=3, length=1, vocab=vocab, cond_stride_b=vocab, cond_stride_n=0,
-                    uncond_stride_b=0, uncond_stride_n=0, cond_scale=1.0, uncond_scale=0.0, temperature=1.0, top_k=3,
+                    uncond_stride_b=0, uncond_stride_n=0, guidance=0.0, guidance_data=None, temperature=1.0,
+                    temperature_data=None, top_k_data=None, top_p_data=None, top_k=3,
                     top_p=0.9, noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
                 )  # fmt: skip
             for guard in (cond, noise, ids, logprob):
@@ -181,7 +184,7 @@ BAD = [
     ({"uncond": torch.zeros(2, 4), "guidance": 1.0}, ValueError, r"uncond has shape \[2, 4\], expected \[2, 5\]"),
     ({"uncond": torch.zeros(2, 5).half(), "guidance": 1.0}, TypeError, "uncond has dtype float16, expected float32"),
     ({"uncond": torch.zeros(2, 5, device="meta"), "guidance": 1.0}, ValueError, "uncond is on meta"),
-    ({"guidance": 1.0}, ValueError, "uncond is None, expected .* for guidance 1.0"),
+    ({"guidance": 1.0}, ValueError, "uncond is None, expected the logits without the condition"),
     ({"guidance": -1.0}, ValueError, "guidance is -1.0, expected a number from 0 to 1e30"),
     ({"guidance": math.nan}, ValueError, "guidance is nan, expected"),
     ({"guidance": "1"}, TypeError, "guidance is .*, expected a number"),

@@ -76,6 +76,10 @@ def generate_codes(
     seeds = row_seeds(seed, batch).to(device)
     if batch == 0:
         return canvas
+    # What changes from step to step lies on the device: a compiled or captured step serves all of them.
+    mask_len = torch.tensor(lengths, dtype=torch.int64, device=device)  # [steps, B]
+    remask_temperature = torch.tensor(heat, dtype=torch.float64, device=device)
+    number = torch.arange(steps, dtype=torch.int64, device=device)
     compute = (_Padded if official else _Cached)(model, prompting, texts, places, guided=guidance > 0)
     first_code = vocab.image_offset
     sampled = canvas
@@ -84,18 +88,17 @@ def generate_codes(
         if device.type == "cpu":
             check_finite(cond, uncond)
         sample_noise, remask_noise = noise(step) if noise is not None else (None, None)
-        same = len(set(lengths[step])) == 1
         out = resample(
             cond,
             canvas,
-            lengths[step][0] if same else torch.tensor(lengths[step], device=device),
+            mask_len[step],
             vocab.mask_id,
             uncond=uncond,
             offset=first_code,
             guidance=guidance,
-            remask_temperature=heat[step],
+            remask_temperature=remask_temperature[step],
             seed=seeds,
-            step=step,
+            step=number[step],
             noise=sample_noise,
             remask_noise=remask_noise,
         )
