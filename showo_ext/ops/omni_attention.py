@@ -43,7 +43,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool | None = None,
 ) -> Tensor: ...
@@ -54,7 +54,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: Literal[True],
     deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -64,7 +64,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -74,7 +74,9 @@ def omni_attention(
         q: [B, H, S_q, D], float32, float16 or bfloat16, D in 32, 64, 96, 128; any strides, last dimension contiguous.
         k, v: [B, H_kv, S_kv, D], dtype and device of q; H_kv divides H: query head h reads kv head h // (H / H_kv).
         mask: OmniMask with S_q rows and S_kv columns, of batch B or 1, on the device of q.
-        scale: factor of the scores, default 1 / sqrt(D).
+        scale: factor of the scores, default 1 / sqrt(D); a number, or a 0-d float32 or float64 tensor on the device of
+            q, for one that changes from call to call or is learned. A tensor multiplies q first, in fp32, and the
+            product is rounded to q's dtype: results differ by that rounding from those of the number.
         return_lse: also return the natural-log normaliser of each row.
         deterministic: whether the gradients must have the same bits every time. On CUDA in 16 bits that costs two more
             products per block (seven instead of five); everywhere else it is so anyway. None: what
@@ -92,11 +94,11 @@ def omni_attention(
         NotImplementedError: no kernel for this device in this build, or a second derivative is asked for.
     """
     _validate(q, k, v, mask)
-    scale = q.size(-1) ** -0.5 if scale is None else check_number("scale", scale)
+    q, factor = _split_scale(q, scale)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), scale, deterministic)
+    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), factor, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -123,6 +125,19 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
     check_same_device("mask", mask.device, "q", q)
     if mask.q_length != q_length or mask.kv_length != k.size(2) or mask.batch_size not in (1, batch):
         raise ValueError(f"mask has shape {list(mask.shape)}, expected [{batch} or 1, {q_length}, {k.size(2)}]")
+
+
+def _split_scale(q: Tensor, scale: float | Tensor | None) -> tuple[Tensor, float]:
+    """q, and the number that the kernels take for scale. The kernels read no scale from the device: a tensor goes into
+    q, which costs one pass over q and gives the tensor its gradient."""
+    if scale is None:
+        return q, q.size(-1) ** -0.5
+    if not isinstance(scale, Tensor):
+        return q, check_number("scale", scale)
+    check_tensor("scale", scale, (torch.float32, torch.float64))
+    check_same_device("scale", scale.device, "q", q)
+    check_shape("scale", scale)
+    return (q.float() * scale.float()).to(q.dtype), 1.0
 
 
 # ---- implementations -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_number
 from showo_ext._native import Argument, launch, native
 from showo_ext._operator import Operator
 from showo_ext.ops._rope_inputs import (
@@ -74,7 +75,7 @@ def rope_qkv(
     cos, sin, kv_heads, norm = prepare(
         qkv, positions, num_heads, num_kv_heads, rotary_dim, theta, bias, (q_weight, q_bias, k_weight, k_bias)
     )
-    q, k, v = _FORWARD(*split_projection(qkv), cos, sin, bias, norm, num_heads, kv_heads, float(eps))
+    q, k, v = _FORWARD(*split_projection(qkv), cos, sin, bias, norm, num_heads, kv_heads, check_number("eps", eps))
     return q, k, v
 
 
@@ -126,7 +127,7 @@ def rope_qkv_into_cache(
         if any(x is not None and x.requires_grad for x in given):
             raise RuntimeError("rope_qkv_into_cache has no gradient: use rope_qkv, or call it under torch.no_grad()")
     return _INTO_CACHE(
-        first, k_in, v_in, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, float(eps)
+        first, k_in, v_in, cos, sin, bias, norm, k_cache, v_cache, slots, num_heads, kv_heads, check_number("eps", eps)
     )
 
 

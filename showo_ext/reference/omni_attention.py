@@ -22,7 +22,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool | None = None,
 ) -> Tensor: ...
@@ -33,7 +33,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: Literal[True],
     deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -43,7 +43,7 @@ def omni_attention(
     v: Tensor,
     mask: OmniMask,
     *,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
