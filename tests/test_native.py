@@ -1,6 +1,7 @@
 """The loader, the instruction sets, and CUDA launchers on a machine that has no GPU."""
 
 import re
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,3 +136,17 @@ def test_emulated_module_takes_the_place_of_the_cuda_kernels():
         ids = showo_ext.lfq_encode(z, offset=1)
     assert not _native.runs_on_cuda(z)
     assert calls == [{**lfq_arguments(z, ids), "offset": 1, "stream": 0}]
+
+
+def test_tensors_live_until_the_launcher_returns():
+    made = [torch.empty((1, 1), dtype=torch.int64)]
+    reference, lives = weakref.ref(made[0]), []
+    module = SimpleNamespace(
+        lfq_encode_cuda=lambda arguments: lives.append(reference() is not None),
+        signatures={"lfq_encode_cuda": {"ids": "int64*", "z": "dtype*", "dtype": "dtype"}},
+    )
+    z = randn(1, 2, 1, 1)
+    with _native.use_emulated(module):
+        _native.launch("lfq_encode", z, z=z, ids=made.pop(), dtype=z.dtype)
+    assert lives == [True]
+    assert reference() is None
