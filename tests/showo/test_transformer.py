@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from showo.config import ShowoConfig, official
 from showo.model.transformer import KVCache, Showo
@@ -215,6 +218,20 @@ def test_wanted_rows_only(model: Showo, rows: slice | Tensor) -> None:
     assert counter.calls["rope_qkv_forward"] == model.config.num_layers + 1  # the last layer: q alone, k and v alone
     expected = whole[:, rows] if isinstance(rows, slice) else torch.stack([h[r] for h, r in zip(whole, rows)])
     torch.testing.assert_close(some, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_model_makes_one_plan(model: Showo) -> None:
+    tables: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        tables.append(sum("omni_block_table" in str(node.target) for node in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    ids, mask = torch.randint(0, model.config.vocab_size, (1, 8)), OmniMask.causal(1, 8)
+    compiled = torch.compile(model.hidden_states, fullgraph=True, backend=aot_autograd(fw_compiler=count))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids, mask=mask), model.hidden_states(ids, mask=mask))
+    assert tables == [1]
 
 
 def test_wanted_ids_only(model: Showo) -> None:
