@@ -62,9 +62,11 @@ def check_same_shape(name: str, tensor: Tensor, other_name: str, shape: Sequence
 
 def check_shape(name: str, tensor: Tensor, *sizes: int | str) -> None:
     """`sizes`: a number for a dimension of that size, a word for a dimension of any size."""
-    fits = tensor.dim() == len(sizes)
-    for size, expected in zip(tensor.shape, sizes, strict=False):
-        fits = fits and (isinstance(expected, str) or size == expected)
+    shape = tensor.shape
+    fits = len(shape) == len(sizes)
+    for size, expected in zip(shape, sizes):
+        if size != expected and not isinstance(expected, str):
+            fits = False
     if not fits:
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{', '.join(str(size) for size in sizes)}]")
 
@@ -79,7 +81,7 @@ def check_contiguous_rows(name: str, tensor: Tensor) -> None:
 def in_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device. Meta has no autocast, and torch raises where one asks for it."""
     kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 # ---------------------------------------------------------------- numbers

@@ -109,16 +109,17 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
     check_type("mask", mask, OmniMask, "an OmniMask (see OmniMask.from_dense)")
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, x, FLOAT_DTYPES)
-        check_shape(name, x, "B", "heads", "length", "head_dim")
-        check_contiguous_rows(name, x)
         check_same_device(name, x.device, "q", q)
-        if not in_autocast(q):
+        if x.dtype != q.dtype and not in_autocast(q):
             check_same_dtype(name, x, "q", q)
+    check_shape("q", q, "B", "heads", "length", "head_dim")
     batch, heads, q_length, head_dim = q.shape
     if head_dim not in HEAD_DIMS:
         raise ValueError(f"q has a head_dim of {head_dim}, expected one of {HEAD_DIMS}")
     check_shape("k", k, batch, "heads", "length", head_dim)
     check_same_shape("v", v, "k", k.shape)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_contiguous_rows(name, x)
     kv_heads = k.size(1)
     if (kv_heads == 0) != (heads == 0) or (kv_heads and heads % kv_heads):
         raise ValueError(f"k has {kv_heads} heads, expected a divisor of q's {heads}")
