@@ -9,10 +9,11 @@ namespace showo {
 
 inline Status check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return ok_status();
+  cudaGetLastError();  // clears the error, so that it is not found after somebody else's launch
   return cuda_error("%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
-// Call right after a launch: reports a bad configuration and clears it, so that it is not found by somebody else.
+// Call right after a launch: reports a bad configuration.
 inline Status check_launch(const char* kernel) { return check_cuda(cudaGetLastError(), kernel); }
 
 }  // namespace showo

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import vq_encode
-from showo_ext.testing import FLOAT_DTYPES, inside_larger, randint, randn
+from showo_ext.testing import FLOAT_DTYPES, inside_larger, randint, randn, uniforms
 from tests.ptx import sass
+from tests.ptx.device import MMA_ROUNDINGS, mma_rounding
 from tests.ptx.emulated import emulated_device, module_path
 
 NAN, INF = float("nan"), float("inf")
@@ -111,6 +112,28 @@ def test_near_ties(emulated):
 @pytest.mark.kernels
 def test_many_near_ties(emulated):
     settings(deadline=None, max_examples=500)(SWEEP(check_near_ties))()
+
+
+def ties_told_apart_by_rounding(dtype, dim, rows, seed):
+    """Pairs of codes with the very same distance to a row, whose partial sums of products go far up, or far down first.
+
+    Rounding errors, which grow with the partial sums, would make one of the two the nearest.
+    """
+    quarter = (1 + uniforms(rows, dim // 4, seed=seed)) * torch.exp2(randint(-2, 3, (rows, dim // 4), seed=seed))
+    z = quarter.repeat(1, 4).to(dtype)
+    up, down = (z.reshape(rows, 4, -1).clone() for _ in range(2))
+    up[:, 3], down[:, 0] = -up[:, 3], -down[:, 0]
+    pairs = torch.stack([up, down], 1).reshape(2 * rows, dim)
+    return z, pairs[torch.randperm(2 * rows, generator=torch.Generator().manual_seed(seed))]
+
+
+@dtypes
+@pytest.mark.parametrize("rounding", MMA_ROUNDINGS)
+def test_ids_are_exact_however_the_tensor_cores_round(emulated, dtype, rounding):
+    with mma_rounding(rounding):
+        check(randn(70, 64, dtype=dtype), nudged(randn(20, 64, dtype=dtype).repeat(4, 1), 0.1, 2))
+        for dim in (16, 256, 320):
+            check(*ties_told_apart_by_rounding(dtype, dim, 32, seed=dim))
 
 
 @dtypes
@@ -227,6 +250,13 @@ def test_few_rows_are_computed_again(dtype):
     compared_with_everything = 1.5 * codes * dim / 32
     assert decide.warp_instructions <= 0.05 * rows * compared_with_everything
     assert decide.tensor(f"{str(dtype).removeprefix('torch.')}[{rows}, {dim}]")["read"] <= 0.08 * rows * dim * 4
+
+
+@needs_emulator
+@dtypes
+def test_no_bank_conflicts_where_all_rows_meet_all_codes(dtype):
+    decide = cost(torch.full((70, 64), NAN, dtype=dtype), randn(150, 64, dtype=dtype))[2]
+    assert decide.shared_wavefronts[0] > 10_000
 
 
 @needs_emulator

@@ -44,4 +44,5 @@ def default_options() -> Iterator[None]:
     if device.library_path() is not None:
         device.set_option("threads", 0)
         device.set_option("lines", 0)
+        device.set_option("mma_rounding", 0)
         device.set_option("max_steps", 1 << 31)

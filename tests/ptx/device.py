@@ -8,10 +8,11 @@ A finding (out-of-bounds access, race, ...) raises `Finding`; its `kind` is the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def library() -> ctypes.CDLL:
         "ptx_registered": (text, []),
         "ptx_last_finding": (text, []),
         "ptx_clear_finding": (None, []),
+        "ptx_take_calls": (text, []),
+        "ptx_fail_call": (None, [ctypes.c_int64]),
         "ptx_set_option": (i32, [text, ctypes.c_int64]),
     }
     for name, (result, arguments) in signatures.items():
@@ -77,9 +80,25 @@ def library() -> ctypes.CDLL:
 
 
 def set_option(name: str, value: int) -> None:
-    """threads (0: all cores), max_steps (instructions per warp before a block counts as hung), lines (0 or 1)."""
+    """threads (0: all cores), max_steps (instructions per warp before a block counts as hung), lines (0 or 1),
+    mma_rounding (an index of MMA_ROUNDINGS)."""
     if not library().ptx_set_option(name.encode(), value):
         raise ValueError(f"unknown option {name!r}")
+
+
+# How an mma rounds each partial sum. Tensor cores have a rounding of their own that nobody documents; what depends on
+# no more than a bound of the error comes out right with each of these.
+MMA_ROUNDINGS = ("nearest", "toward zero", "up", "down")
+
+
+@contextlib.contextmanager
+def mma_rounding(name: str) -> Iterator[None]:
+    """Inside, every mma rounds its sums in this way."""
+    set_option("mma_rounding", MMA_ROUNDINGS.index(name))
+    try:
+        yield
+    finally:
+        set_option("mma_rounding", 0)
 
 
 def _fail() -> None:

@@ -18,7 +18,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -63,6 +63,14 @@ def launched_kernels() -> list[dict[str, Any]]:
     return json.loads(library().ptx_launched().decode())
 
 
+class RuntimeCall(NamedTuple):
+    """A call of the CUDA runtime that may fail: a launch, a memset, the setting of an attribute."""
+
+    launcher: str
+    function: str
+    stream: int
+
+
 class EmulatedDevice:
     """Stands in for the module _C_emulated: registers the tensors of each call, turns findings into exceptions."""
 
@@ -72,6 +80,8 @@ class EmulatedDevice:
         self._fresh: dict[int, tuple[int, int, str]] = {}  # storage address -> (address, bytes, name) inside its guards
         self._fresh_storages: list[torch.UntypedStorage] = []  # alive, lest another tensor inherit an entry
         self._records: list[Counters] = []
+        self.stream = 0  # what every launcher is given
+        self.calls: list[RuntimeCall] = []  # of all launchers so far
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._module, name)
@@ -99,8 +109,9 @@ class EmulatedDevice:
     def _call(self, launcher: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
         library().ptx_clear_finding()
+        library().ptx_take_calls()
         try:
-            result = launcher(arguments)
+            result = launcher(arguments | {"stream": self.stream})
         except RuntimeError as error:
             report = library().ptx_last_finding().decode()
             if report and not report.startswith("error: "):
@@ -108,6 +119,8 @@ class EmulatedDevice:
             raise
         finally:
             self._records += take_records()
+            calls = json.loads(library().ptx_take_calls().decode())
+            self.calls += [RuntimeCall(launcher.__name__, name, stream) for name, stream in calls]
         return result
 
     def _register(self, pointers: list[int]) -> None:

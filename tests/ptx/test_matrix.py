@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ptx.device import Finding, Module, Out
+from tests.ptx.device import Finding, Module, Out, mma_rounding
 from tests.ptx.snippets import HEADER
 
 LANES = range(32)
@@ -151,6 +151,21 @@ def test_every_element_of_a_and_b(instruction: str, rng: np.random.Generator) ->
     b = np.stack([fragment(m, b_table, per_register, instruction) for m in hot])
     a = np.repeat(fragment(other_a, a_table, per_register, instruction)[None], len(b), 0)
     np.testing.assert_array_equal(run_mma(module, a, b, zeros[: len(b)]), other_a @ hot)
+
+
+@pytest.mark.parametrize("instruction", SHAPES)
+def test_rounding_of_sums(instruction: str) -> None:
+    """1 plus or minus 2^-30, rounded in each of the ways."""
+    depth, per_register, a_table, b_table = SHAPES[instruction]
+    module = mma_module(instruction, 16 * depth // 32 // per_register, depth * 8 // 32 // per_register)
+    a, b = np.zeros((16, depth), np.float32), np.zeros((depth, 8), np.float32)
+    a[:2, 0], b[0] = [2.0**-15, -(2.0**-15)], 2.0**-15
+    fragments = [fragment(a, a_table, per_register, instruction), fragment(b, b_table, per_register, instruction)]
+    above, below = 1 + 2.0**-23, 1 - 2.0**-24
+    for how, sums in {"up": (above, 1), "toward zero": (1, below), "down": (1, below), "nearest": (1, 1)}.items():
+        with mma_rounding(how):
+            d = run_mma(module, fragments[0][None], fragments[1][None], np.ones((1, 4, 32), np.float32))
+        np.testing.assert_array_equal(d[0, :3, 0], [*sums, 1], err_msg=how)
 
 
 @pytest.mark.parametrize("instruction", SHAPES)

@@ -110,6 +110,8 @@ EXPORT const char* ptx_registered() {
 }
 EXPORT const char* ptx_last_finding() { return keep(last_finding()); }
 EXPORT void ptx_clear_finding() { clear_finding(); }
+EXPORT const char* ptx_take_calls() { return keep(take_calls()); }
+EXPORT void ptx_fail_call(int64_t index) { fail_call(index); }
 
 EXPORT int ptx_set_option(const char* name, int64_t value) {
   if (std::strcmp(name, "threads") == 0) {
@@ -118,6 +120,8 @@ EXPORT int ptx_set_option(const char* name, int64_t value) {
     options().max_steps = static_cast<uint64_t>(value);
   } else if (std::strcmp(name, "lines") == 0) {
     options().lines = value != 0;
+  } else if (std::strcmp(name, "mma_rounding") == 0) {
+    options().mma_rounding = static_cast<int>(value);
   } else {
     return 0;
   }

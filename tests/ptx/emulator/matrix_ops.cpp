@@ -3,8 +3,11 @@
 // order (row g, columns 2t and 2t + 1), which is how the loops below read it.
 #pragma GCC optimize("fp-contract=fast")  // products of halves and tf32 are exact in fp32: fused or not is the same
 
+#include <cfenv>
+
 #include "halves.h"
 #include "memory.h"
+#include "module.h"
 
 namespace showo::ptx {
 namespace {
@@ -51,9 +54,10 @@ void movmatrix(Warp& w, const Instr& in) {
   }
 }
 
-// d[16][8] = a[16][K] b[K][8] + d, accumulating over k in order.
+// d[16][8] = a[16][K] b[K][8] + d, accumulating over k in order. Not inlined, lest the compiler move sums past a change
+// of the rounding mode.
 template <int kDepth>
-void multiply(const float (*a)[kDepth], const Floats8* b, Floats8* d) {
+__attribute__((noinline)) void multiply_rounded(const float (*a)[kDepth], const Floats8* b, Floats8* d) {
   for (int half = 0; half < 16; half += 8) {
     Floats8 sum[8];
     for (int r = 0; r < 8; ++r) sum[r] = d[half + r];
@@ -62,6 +66,16 @@ void multiply(const float (*a)[kDepth], const Floats8* b, Floats8* d) {
     }
     for (int r = 0; r < 8; ++r) d[half + r] = sum[r];
   }
+}
+
+template <int kDepth>
+void multiply(const float (*a)[kDepth], const Floats8* b, Floats8* d) {
+  constexpr int kRoundings[] = {FE_TONEAREST, FE_TOWARDZERO, FE_UPWARD, FE_DOWNWARD};
+  const int rounding = options().mma_rounding;
+  if (rounding == 0) return multiply_rounded<kDepth>(a, b, d);
+  std::fesetround(kRoundings[rounding]);
+  multiply_rounded<kDepth>(a, b, d);
+  std::fesetround(FE_TONEAREST);
 }
 
 // c0, c1: row g, columns 2t, 2t + 1; c2, c3: row g + 8.

@@ -14,6 +14,7 @@ struct Options {
   int threads = 0;                // worker threads, 0: one per core
   uint64_t max_steps = 1u << 31;  // warp-instructions per warp before a block counts as hung
   bool lines = false;             // record counters line by line
+  int mma_rounding = 0;           // of every sum within an mma: 0 to nearest, 1 toward zero, 2 up, 3 down
 };
 Options& options();
 

@@ -55,6 +55,8 @@ struct Runtime {
   std::map<void*, std::unique_ptr<uint8_t[]>> allocations;
   std::string finding;
   cudaError_t last = cudaSuccess;
+  std::vector<std::pair<const char*, Stream>> calls;
+  int64_t calls_until_failure = -1;  // negative: none is to fail
 };
 Runtime& runtime() {
   static auto* r = new Runtime;  // outlives the modules' own destructors
@@ -76,6 +78,14 @@ cudaError_t fail(cudaError_t error, const std::string& what = "") {
   return error;
 }
 
+// Every call that may fail begins with this: the call is noted, and fails if a test wants it to.
+cudaError_t begin(const char* call, Stream stream = nullptr) {
+  Runtime& r = runtime();
+  r.calls.emplace_back(call, stream);
+  if (r.calls_until_failure < 0 || r.calls_until_failure-- > 0) return cudaSuccess;
+  return fail(cudaErrorNotSupported, std::string("error: ") + call + " was made to fail");
+}
+
 // Host memory that a copy or a memset changes counts as written by the host.
 void wrote(void* to, size_t bytes) { RegionTable::instance().mark_written(reinterpret_cast<uint64_t>(to), bytes); }
 
@@ -86,7 +96,8 @@ cudaError_t check_device_range(const void* p, size_t bytes, const char* call) {
                                          RegionTable::instance().describe(reinterpret_cast<uint64_t>(p), bytes));
 }
 
-cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared) {
+cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, Stream stream) {
+  if (const cudaError_t e = begin("cudaLaunchKernel", stream)) return e;
   Runtime& r = runtime();
   const auto found = r.kernels.find(function);
   if (found == r.kernels.end())
@@ -127,6 +138,16 @@ void clear_finding() {
   runtime().finding.clear();
   runtime().last = cudaSuccess;
 }
+std::string take_calls() {
+  std::string all = "[";
+  for (const auto& [name, stream] : runtime().calls) {
+    all += (all.size() > 1 ? ", [\"" : "[\"") + std::string(name) + "\", " +
+           std::to_string(reinterpret_cast<uintptr_t>(stream)) + "]";
+  }
+  runtime().calls.clear();
+  return all + "]";
+}
+void fail_call(int64_t index) { runtime().calls_until_failure = index; }
 
 }  // namespace showo::ptx
 
@@ -179,28 +200,30 @@ EXPORT cudaError_t __cudaGetKernel(const void** kernel, const void* function) {
   return cudaSuccess;
 }
 EXPORT cudaError_t __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
-                                      Stream) {
-  return launch(kernel, grid, block, arguments, shared);
+                                      Stream stream) {
+  return launch(kernel, grid, block, arguments, shared, stream);
 }
 EXPORT cudaError_t __cudaLaunchKernel_ptsz(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
-                                           Stream) {
-  return launch(kernel, grid, block, arguments, shared);
+                                           Stream stream) {
+  return launch(kernel, grid, block, arguments, shared, stream);
 }
 EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
-                                    Stream) {
-  return launch(function, grid, block, arguments, shared);
+                                    Stream stream) {
+  return launch(function, grid, block, arguments, shared, stream);
 }
 
 // ---- what our launchers call ----------------------------------------------------------------------------------------
 
-EXPORT cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, Stream) {
+EXPORT cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, Stream stream) {
+  if (const cudaError_t e = begin("cudaMemsetAsync", stream)) return e;
   if (const cudaError_t e = check_device_range(to, bytes, "cudaMemsetAsync")) return e;
   std::memset(to, value, bytes);
   wrote(to, bytes);
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
-EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, Stream) {
+EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, Stream stream) {
+  if (const cudaError_t e = begin("cudaMemcpyAsync", stream)) return e;
   std::memmove(to, from, bytes);
   wrote(to, bytes);
   return cudaSuccess;
@@ -243,6 +266,7 @@ EXPORT cudaError_t cudaMallocAsync(void** out, size_t bytes, Stream) { return cu
 EXPORT cudaError_t cudaFreeAsync(void* p, Stream) { return cudaFree(p); }
 
 EXPORT cudaError_t cudaFuncSetAttribute(const void* function, int attribute, int value) {
+  if (const cudaError_t e = begin("cudaFuncSetAttribute")) return e;
   constexpr int kMaxDynamicShared = 8, kCarveout = 9;
   const auto found = runtime().kernels.find(function);
   if (found == runtime().kernels.end()) return fail(cudaErrorInvalidDeviceFunction);
@@ -314,6 +338,8 @@ EXPORT const char* cudaGetErrorName(cudaError_t e) {
       return "cudaErrorInvalidDeviceFunction";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
     default:
       return "cudaErrorUnknown";
   }
