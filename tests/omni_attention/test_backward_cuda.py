@@ -243,6 +243,18 @@ def test_no_bank_conflicts(emulated, dtype, dim, deterministic):
         assert tensor["never_written"] == 0, tensor
 
 
+@dims
+def test_few_bank_conflicts_in_fp32(emulated, dim):
+    """Only where two rows of probabilities are stored at a time."""
+    mask = OmniMask.causal(1, 128)
+    q, k, v, dout, dlse = operands(1, 1, 1, mask, dim, torch.float32)
+    backward(q, k, v, dout, dlse, mask, torch.zeros_like(q), torch.zeros(1, 1, 128), 0.1)
+    main = [record for record in emulated.records() if "fp32" in record.kernel]
+    assert len(main) == 2
+    for record in main:
+        assert record.bank_conflicts <= 0.02 * record.shared_wavefronts[1], record.kernel
+
+
 def test_empty_blocks_cost_nothing(emulated):
     """Two packed samples cost two small ones; the limit is what the products of the visited blocks need."""
     mask = OmniMask.block_diagonal([[OmniMask.full(1, 128), OmniMask.full(1, 128)]])

@@ -268,6 +268,14 @@ def cost(mask, dim=64):
     return counters
 
 
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+def test_no_bank_conflicts_in_fp32(emulated, dim):
+    mask = OmniMask.causal(1, 140)
+    attend(*operands(mask, dim, torch.float32), mask, 0.1, 64)
+    (counters,) = [record for record in emulated.records() if "forward_f32" in record.kernel]
+    assert counters.bank_conflicts == 0
+
+
 def instructions(counters) -> int:
     return sum(count for count, _ in counters.classes.values())
 
