@@ -4,9 +4,9 @@
 // named by SHOWO_ISA and is forced inline, so that no copy compiled for a newer machine is ever shared with an older
 // one.
 //
-//   VecF x = load(p);  x = select(x > y, x, y);  store(p, exp2_bounded(x));        comparisons give VecI masks (0 or
-//   -1)
+//   VecF x = load(p);  x = select(x > y, x, y);  store(p, exp2_bounded(x));
 //
+// Comparisons give masks of the type VecI, each lane 0 or -1.
 // Relative errors measured over the whole range: exp2_bounded, exp and log below 1.2e-7.
 #pragma once
 

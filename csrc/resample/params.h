@@ -10,7 +10,8 @@
 
 namespace showo {
 
-// An argument that the caller gives as a number or, for all rows or per row, as a tensor: `data` wins when it is set.
+// An argument that the caller gives as a number, or as a tensor of one number for all rows or of one number a row.
+// Where `data` is set, the tensor counts and not the number.
 template <class T>
 struct ScalarOrRows {
   const T* data = nullptr;  // [1] if stride is 0, else [B]
@@ -41,7 +42,8 @@ struct NoiseSource {
   }
 };
 
-// Places whose token is settled: flagged, or, without flags, those whose id is not the mask id. Neither: none is.
+// Places whose token is settled. With flags they are the flagged places; with ids they are the places whose id is not
+// the mask id; with neither no place is settled.
 struct KnownPlaces {
   const bool* flags = nullptr;   // [B, N] contiguous, or null
   const int64_t* ids = nullptr;  // [B, N] contiguous, or null

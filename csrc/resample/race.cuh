@@ -1,12 +1,17 @@
-// The race of one warp over the tokens of a row: argmax of x / T + Gumbel(u), and sum of exp((x - m) / T).
+// The race of one warp over the tokens of a row: the warp finds the token with the largest x / T + Gumbel(u), and sums
+// exp((x - m) / T). The largest of these is the least of the ratios E / w:
 //
 //   choice = argmin_v E_v / w_v    E_v = -log u_v,  w_v = exp((x_v - m) / T),  m the warp's running maximum
 //
-// E >= 1 - u, so t_v = log2(1 - u_v) - log2 w_v is a lower bound of log2(E_v / w_v), and only tokens whose t is below
-// a ratio that is reached can win: that of the best so far, or that of the token with the least t. t costs
-// one fast logarithm; the few that pass (one or two per 512) are scored in fp64, in the very operations of the CPU
-// backend, and equal scores go to the lower index. Winners have w within 2^-29 of the maximum's, where t is right to
-// 1e-5 in fp32; kSlack covers that, so the choice is the exact argmax.
+// An exact ratio takes two logarithms in fp64, and almost every token loses by far. So each token first gets a lower
+// bound of its log2(E / w) that takes one fast logarithm. The bound is t = log2(1 - u) - log2 w, since E >= 1 - u. A
+// token can win only if its t is below the ratio of a token that is known already. Two ratios are known: the ratio of
+// the best token so far, and an upper bound of the ratio of the token that has the least t in the chunk at hand. One
+// or two tokens in 512 can still win; they are scored in fp64 with the very operations of the CPU backend, and of equal
+// scores the lower index wins.
+//
+// Every E lies between 2^-24 and 17, so the w of the winner is at least 2^-29 of the largest w. For such a w the t in
+// fp32 is right to 1e-5. The known ratios are raised by kSlack, which is more, so that the choice is the exact argmax.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,8 +33,8 @@ constexpr uint32_t kUnitElements = 128;
 constexpr uint32_t kChunk = kUnits * kUnitElements;
 constexpr uint32_t kBlockStride = kWarps * kChunk;
 
-// How the elements of a unit lie in the lanes: neighbours together (one wide access), or one every 32 (coalesced
-// single accesses, for rows at addresses that do not allow wide ones).
+// Which elements of a unit a lane has: four neighbours, which are one wide access, or every 32nd element, where the
+// address of the row allows no wide access; the lanes' single accesses are coalesced then.
 struct Layout {
   bool packed;
 
@@ -51,7 +56,9 @@ __device__ __forceinline__ float log2_fast(float x) {
   return y;
 }
 
-// log2 of -log(u) / (1 - u), or, where the fast logarithm of u is inexact, of its upper bound 1 / u; from 1 - u.
+// An upper bound of log2(E / (1 - u)), which is what t lacks of log2(E / w); `complement` is 1 - u. The value itself
+// for u up to 7/8. For larger u the fast logarithm of u is inexact, and the bound is log2(1 / u), since E <= (1 - u) /
+// u.
 __device__ __forceinline__ float log2_of_excess(float complement) {
   const float log2_u = log2_fast(1.0f - complement);
   if (complement < 0.125f) return -log2_u;
@@ -71,7 +78,7 @@ struct RowNoise {
     return uniform_from_word(element & 2 ? high : low);
   }
 
-  // 2^24 (1 - u) of the lane's elements of a unit; false if one of the caller's is outside (0, 1).
+  // 2^24 (1 - u) of the lane's elements of a unit; false if a uniform that the caller gave lies outside (0, 1).
   __device__ __forceinline__ bool complements(float (&out)[4], uint32_t chunk, int unit, uint32_t vocab,
                                               Layout layout) const {
     if (uniforms) {
@@ -87,7 +94,7 @@ struct RowNoise {
     }
     const uint32_t lane = threadIdx.x % 32;
     PhiloxWords words = philox_block(philox, (chunk + unit * kUnitElements) / 4 + lane);
-    if (!layout.packed) {  // the lane has the words of its neighbours in memory; hand them to those that need them
+    if (!layout.packed) {  // the words of four neighbours are in one lane, but four lanes have these elements
       PhiloxWords mine;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
@@ -148,11 +155,11 @@ struct Race {
   float scale;  // log2(e) / temperature
   bool greedy;
 
-  float largest = -kInf;                     // m, of the warp
-  double sum = 0.0;                          // of w, the lane's part
-  Runner best;                               // the lane's
-  double lead = -static_cast<double>(kInf);  // the warp's best score
-  float bound = kInf;                        // log2(E / w) of that, widened
+  float largest = -kInf;                     // m, the same in all lanes of the warp
+  double sum = 0.0;                          // of w, over the tokens of this lane
+  Runner best;                               // among the tokens of this lane
+  double lead = -static_cast<double>(kInf);  // the best score in the warp
+  float bound = kInf;                        // log2(E / w) of the token with that score, plus kSlack
   bool fault;
 
   __device__ Race(const RowNoise& row_noise, int64_t row_length, double given_temperature)
@@ -174,7 +181,7 @@ struct Race {
     set_bound();
   }
 
-  // Scores the lane's tokens with t < bound, and shares the warp's best.
+  // Scores those tokens of the lane whose t is below the bound, and tells all lanes the best score of the warp.
   __device__ __forceinline__ void score(const float (&x)[kUnits][4], const float (&t)[kUnits][4], uint32_t chunk,
                                         Layout layout) {
     uint32_t candidates = 0;

@@ -229,7 +229,8 @@ struct Keys {
 
   __device__ Layout layout() const { return Layout{kStaged || row.layout.packed}; }
 
-  // Leaves the keys in shared memory if they are to be there. Weight of the result: lanes that found a fault.
+  // Computes the keys of this thread's tokens, and leaves them in shared memory if they are staged. The result has the
+  // greatest of them, and as its weight 1 if this thread found a fault.
   __device__ Pass<uint32_t> stage() const {
     Pass<uint32_t> seen;
 #pragma unroll 1
@@ -298,7 +299,8 @@ struct Keys {
   template <class Weight, class Weigh>
   __device__ __forceinline__ Kept prefix(BlockReduce& reduce, const Kept& kept, uint32_t greatest, Weight target,
                                          Weigh weigh) const {
-    const auto by_key = [&](auto take) {  // the weight of the least key is never asked for, so ties need no look
+    // Tokens with the least key may have been dropped by index, but find_cut never asks for the weight of that key.
+    const auto by_key = [&](auto take) {
       visit([&](uint32_t key, uint32_t) { take(key, [&] { return weigh(key); }); });
     };
     const uint32_t least = max(kept.key, kForbiddenKey);

@@ -1,11 +1,11 @@
 // Selection inside a block without sorting: the greatest key whose upper set (all keys at least as great) reaches a
 // target weight.
 //
-// Bisection over the 32-bit keys, where every pass moves the bounds to keys that exist, so that it takes about as many
-// passes as there are bits in the number of distinct keys in doubt. A pass visits the keys of the block and ends with
-// one reduction and one barrier. Keys longer than 32 bits, and ties by index, are searched word by word: what remains
-// of the target goes to the next word of the keys that equal the cut so far. The sums have a fixed order, so results
-// do not vary from run to run.
+// The search is a bisection over 32-bit keys. Every pass visits the keys of the block, ends with one reduction and one
+// barrier, and moves the bounds to keys that exist; so the number of passes is about the logarithm of the number of
+// distinct keys between the bounds. Longer keys, and ties by index, are searched word by word: the next search is over
+// the next word of those keys that equal the result so far, and its target is what the greater keys have left of the
+// target. The sums have a fixed order, so results do not vary from run to run.
 #pragma once
 
 #include <cuda_runtime.h>

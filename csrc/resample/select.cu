@@ -1,9 +1,10 @@
 // remask and corrupt_tokens on the GPU: a block per row chooses the k least of its places, ties by index.
 //
-// Keys are turned round, so that the least are the greatest keys: of a place to be remasked the 64 ordered bits of its
-// fp64 confidence (the very operations of the CPU backend), of a place to be corrupted the 32 bits of its uniform. They
-// are computed once and stay in shared memory (rows of up to 4096; longer ones compute them again in every pass);
-// search.cuh finds where the k-th lies, word by word and last by index.
+// Every place gets an integer key, the greatest for the place that is to be chosen first. remask takes the 64 bits of
+// the confidence, computed in fp64 with the very operations of the CPU backend and put into falling order;
+// corrupt_tokens takes the 32 bits of the uniform in falling order. The keys of a row of up to 4096 places are computed
+// once and stay in shared memory; those of a longer row are computed again in every pass. search.cuh finds the k-th
+// greatest key, word by word, and among equal keys the last index that is chosen.
 //
 // Global traffic is the compulsory one, coalesced: per place, remask reads id, logprob and known (1 or 8 bytes) and
 // writes id and flag: 30 or 37 bytes; corrupt_tokens reads the id and writes two ids and the flag: 25 bytes.
@@ -42,7 +43,7 @@ struct Threshold {
 
 // --------------------------------------------------------------------------------------------------------- remasking
 
-// The turned key of a place: 0 if it is known, else greater, the greatest for NaN.
+// The key of a place: 0 if the place is known; else greater, the greater the less its confidence; the greatest for NaN.
 __device__ __forceinline__ uint64_t remask_key(const RemaskParams& p, const PhiloxRow& philox, int64_t first,
                                                uint32_t place) {
   if (p.known.at(first + place)) return 0;

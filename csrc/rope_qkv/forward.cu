@@ -3,11 +3,13 @@
 // Tiling: block.cuh. A block has a chunk of rows and 32 heads, a group of lanes one head, and each group loads the next
 // row before it works on this one.
 //
-// Global traffic: each element of qkv is read once and each of q, k, v written once, in whole sectors (16 bytes a lane
-// side by side). Besides, a block reads its slice of the bias and the norm vectors once, and for every pass over its
-// heads the tables of its rows (not where all its heads are v) and their slots (where some are not q). At Show-o's
-// sizes, 32 heads of 64 dims of which 32 turn, in bf16, that is 1.5% more for a training batch, most of that from the
-// L2 cache.
+// Global traffic. Each element of qkv is read once and each element of q, k and v is written once, in whole sectors (16
+// bytes a lane, side by side). In addition a block reads
+//   - its slice of the bias and the norm vectors, once;
+//   - the cosines and sines of its rows, at most once for each pass over its heads, unless all its heads are of v;
+//   - the slots of its rows, as often, if some of its heads are of k or v.
+// At Show-o's sizes (32 heads of 64 dims, of which 32 turn, in bf16) these additional reads are 1.5% of the traffic of
+// a training batch, and most of them are served by the L2 cache.
 #include "common/cuda_check.h"
 #include "rope_qkv/block.cuh"
 #include "rope_qkv/instances.cuh"

@@ -37,8 +37,8 @@ struct RopeQkvParams {
   const void* bias;      // [(heads + 2 kv_heads) head_dim], contiguous, or null
   const float* norm;     // [4, head_dim]: weight and bias of q, then of k; or null
   const int64_t* slots;  // forward: [1 or batch, length], the row of k and v that each row goes to; null: its own
-  void* dqkv;    // backward: gradient of the projection, written: [batch, length, (heads + 2 kv_heads) head_dim],
-                 // or, where it is in three tensors, all of q's, all of k's, all of v's one after another
+  void* dqkv;    // backward: gradient of the projection, written: [batch, length, (heads + 2 kv_heads) head_dim], or
+                 // if in_three [batch, length, heads head_dim] of q, then the same with kv_heads of k, then of v
   float* dbias;  // backward: [chunks, (heads + 2 kv_heads) head_dim], written, or null
   float* dnorm;  // backward: [chunks, splits, 4, head_dim], written, or null
 
@@ -51,15 +51,16 @@ struct RopeQkvParams {
   int64_t table_batch_stride;  // of cos and sin: 0 where all samples share them
   int64_t slots_batch_stride;
   int64_t num_slots;  // rows of out[1] and out[2] when slots are given
-  bool in_three;      // whether dqkv is
+  bool in_three;      // backward: dqkv holds three gradients one after another, those of q, of k and of v
   float eps;
   DType dtype;       // of in, out, dqkv: f32, f16 or bf16
   DType bias_dtype;  // dtype, or f32
 };
 
-// Work is cut into chunks of rows (a row is one position of one sample) times splits of heads. The cut depends on the
-// sizes alone, and so does the order of every sum. As many blocks as an A100 holds at a time (two on each of 108
-// multiprocessors), and no more, however many rows: each reads its parameters and writes its sums once.
+// Work is cut into chunks of rows (a row is one position of one sample) times splits of heads; a thread block, or a
+// task on the CPU, has one chunk and one split. The cut depends on the sizes alone, and so does the order of every sum.
+// There are at most as many blocks as an A100 holds at a time, two on each of its 108 multiprocessors, however many
+// rows there are, because every block reads the parameters and writes partial sums of its own.
 constexpr int64_t kRopeHeadsPerSplit = 32;
 constexpr int64_t kRopeBlocks = 216;
 

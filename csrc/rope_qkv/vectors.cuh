@@ -134,8 +134,8 @@ __device__ inline void store_if(T* to, const T& x, bool wanted) {
   if (wanted) *to = x;
 }
 
-// Lane 2 i keeps its first and gets its neighbour's first; lane 2 i + 1 gets its neighbour's second and keeps its own.
-// Twice gives what was there.
+// Two lanes, 2 i and 2 i + 1, trade one of their two arguments: lane 2 i ends with the first of both lanes, lane 2 i +
+// 1 with the second of both. A second call undoes the trade.
 __device__ inline void swap_with_neighbour(uint4& first, uint4& second, bool odd) {
   const auto trade = [odd](uint32_t& a, uint32_t& b) {
     const uint32_t got = __shfl_xor_sync(kAllLanes, odd ? a : b, 1);
@@ -147,8 +147,9 @@ __device__ inline void swap_with_neighbour(uint4& first, uint4& second, bool odd
   trade(first.w, second.w);
 }
 
-// ---- floats in global memory: vector `lane` of V floats. Eight floats are two accesses, and two lanes share them, so
-// that each access of the warp covers whole sectors: lane 2 i gets vectors 2 i and 2 i + 1 of four, then the other two.
+// ---- floats in global memory: vector `lane` of V floats. Eight floats take two accesses of four floats. So that each
+// access of the warp covers whole sectors, lanes 2 i and 2 i + 1 share the work: of the four pieces that make up both
+// their vectors, in the order of memory, the first access takes two and the second access the other two.
 
 template <int V>
 __device__ inline void load_floats_if(float (&x)[V], const float* from, int lane, bool wanted) {

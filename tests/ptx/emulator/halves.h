@@ -32,7 +32,8 @@ inline uint16_t float_to_bfloat(float f) {  // to nearest even
   return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded);
 }
 
-// Rounds an exact sum p + c once: to odd in double first, which any narrower rounding after it cannot tell from exact.
+// p + c rounded to odd in double: whatever narrower type the result is rounded to next, that rounding gives what it
+// would have given for the exact sum.
 inline double sum_to_odd(double p, double c) {
   const double s = p + c;
   const double back = s - p;

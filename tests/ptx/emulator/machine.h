@@ -87,13 +87,15 @@ struct Warp {
 
   // Moves `lanes` of the running group to `to`, the others stay at pc.
   void branch(uint32_t lanes, uint32_t to);
-  void schedule();  // picks the deepest, then lowest group; merges groups at the same place
+  // Puts the running group aside and picks the group to run next: of the deepest calls that with the lowest pc. Groups
+  // at the same place become one.
+  void schedule();
   void exit_lanes(uint32_t lanes);
 };
 
 struct Barrier {
-  uint32_t arrived = 0;             // bit per warp
-  uint32_t waiting = 0;             // those of them that block
+  uint32_t arrived = 0;             // a bit for each warp
+  uint32_t waiting = 0;             // a bit for each arrived warp that waits for the others
   uint32_t expected = 0;            // threads, 0: every thread of the block
   uint32_t popc = 0;                // of bar.red
   uint32_t count = 0;               // threads that contributed a predicate

@@ -12,9 +12,13 @@
 
 namespace showo::ptx {
 
-// Operands in order, vectors flattened: d/D destination of 32/64 bits (16-bit registers live in 32-bit lanes),
-// q destination predicate, Q the same with an optional second one, s/S/p sources, A address, '|' an optional
-// predicate destination of the preceding operand, '?' the rest may be missing (-1 then).
+// One instruction. The signature has a letter for each operand, in order, and for each element of a vector:
+//   d, D   destination of 32 or 64 bits (a 16-bit register lives in a 32-bit lane)
+//   q      destination predicate; Q: one that a second predicate may follow
+//   s, S   source of 32 or 64 bits; p: source predicate
+//   A      address
+//   |      a predicate that may follow the destination before it, as in %r1|%p1
+//   ?      the operands after it may be missing; they are -1 then
 struct OpEntry {
   Handler fn;
   InstrClass cls;
