@@ -47,7 +47,7 @@ test-ptx: emulator ## the PTX emulator's own tests, and the operators on it
 kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory and occupancy of every kernel
 	$(PYTHON) -m pytest -q tests/ptx/test_runtime.py --write-kernel-table
 
-test: emulator ## lint and the whole test suite
+test: emulator ## lint and the tests, but for the soak runs and the exhaustive sweep over kernels
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
 	$(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile -m "not soak and not kernels"
 

@@ -3,7 +3,8 @@
 The text never looks at the image, so its keys and values are computed once; every step runs only the soi..eoi rows
 against them, the head only for image places and image codes. With guidance the empty prompt's prefix is computed once
 for the whole batch. `official=True` computes the same the released way (padded rows, whole sequence and vocabulary
-in every step): the yardstick of tests and benchmarks. The loop waits for the device nowhere.
+in every step): the yardstick of tests and benchmarks. On CUDA the loop never waits for the device: what changes from
+step to step is copied there before the loop, and whether the logits are finite is asked after it.
 """
 
 from __future__ import annotations
