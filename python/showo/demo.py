@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .data.shards import read_pairs
-from .pictures import open_image, save_image
-from .train.config import ShowoTraining, load_config
-from .train.showo import train_showo
+from showo.data.shards import read_pairs
+from showo.pictures import open_image, save_image
+from showo.train.config import ShowoTraining, load_config
+from showo.train.showo import train_showo
 
 OUT = Path("out")
 TRAIN_SECONDS = 60

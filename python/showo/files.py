@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
-from .errors import OutputError
+from showo.errors import OutputError
 
 BUNDLED = "bundled:"
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import DataError, NotFiniteError, UserError
-from .files import atomic_path, make_folder
+from showo.errors import DataError, NotFiniteError, UserError
+from showo.files import atomic_path, make_folder
 
 MAX_PIXELS = 64 * 1024 * 1024  # a file may promise more than memory holds: refused before decoding
 MAX_EXCESS = 8  # how many times as long as the wanted shape a picture may be when it is resized

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from .errors import UserError
+from showo.errors import UserError
 
 # Characters that draw nothing: byte order mark, soft hyphen, zero-width space, marks of writing direction, controls.
 # The joiners U+200C and U+200D, variation selectors and emoji tags stay: they choose what is drawn.

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..prompting import question_text
-from ..tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer
-from .shards import read_pairs, read_texts
+from showo.data.shards import read_pairs, read_texts
+from showo.prompting import question_text
+from showo.tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer
 
 CAPTION_WEIGHT = 40
 TEXT_VOCAB_SIZE = 1536  # END_OF_TEXT included, the ten special tokens not

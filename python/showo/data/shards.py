@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..files import local_path
-from ..pictures import fit, open_image, to_tensor
-from ..seeds import seeded_generator
-from ..text import clean_text
-from .tar import walk_tar
+from showo.data.tar import walk_tar
+from showo.errors import DataError
+from showo.files import local_path
+from showo.pictures import fit, open_image, to_tensor
+from showo.seeds import seeded_generator
+from showo.text import clean_text
 
 MAX_SHARDS = 100_000  # that the braces of one pattern may stand for
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")

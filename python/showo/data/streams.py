@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from showo.data.shards import Shuffled
+from showo.model.image_tokenizer import ImageTokenizer
+from showo.prompting import Batch, Prompting, condition_dropout, question_text
+from showo.tokens import TextTokenizer
 from showo_ext import corrupt_tokens
-
-from ..model.image_tokenizer import ImageTokenizer
-from ..prompting import Batch, Prompting, condition_dropout, question_text
-from ..tokens import TextTokenizer
-from .shards import Shuffled
 
 
 @torch.no_grad()

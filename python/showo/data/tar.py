@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, NoReturn
 
-from ..errors import DataError
+from showo.errors import DataError
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 1024 * 1024  # of one extended header: names, times and attributes of a file

@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from showo.config import check_types, reject_unknown, without_bookkeeping
+from showo.errors import ConfigError
+from showo.model.weights import PretrainedMixin
 from showo_ext import lfq_decode, lfq_encode
-
-from ..config import check_types, reject_unknown, without_bookkeeping
-from ..errors import ConfigError
-from .weights import PretrainedMixin
 
 # More are a slip of the pen, which would fill the memory before anything else is noticed. MAGVIT-v2 has up to 18 bits.
 MAX_BITS, MAX_LEVELS, MAX_BLOCKS = 18, 12, 100

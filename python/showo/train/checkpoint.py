@@ -17,10 +17,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError, OutputError
-from ..files import atomic_folder, remove_folder
-from .checksums import check_checksums, write_checksums
-from .config import LoopConfig, to_yaml
+from showo.errors import CheckpointError, OutputError
+from showo.files import atomic_folder, remove_folder
+from showo.train.checksums import check_checksums, write_checksums
+from showo.train.config import LoopConfig, to_yaml
 
 _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.

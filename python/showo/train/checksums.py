@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ..errors import CheckpointError
-from ..files import atomic_write_text
+from showo.errors import CheckpointError
+from showo.files import atomic_write_text
 
 SUMS_NAME = "SHA256SUMS"
 _CHUNK = 1024 * 1024

@@ -16,11 +16,11 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import ShowoConfig
-from ..errors import ConfigError
-from ..files import package_path
-from ..model.image_tokenizer import ImageTokenizerConfig
-from .intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
+from showo.config import ShowoConfig
+from showo.errors import ConfigError
+from showo.files import package_path
+from showo.model.image_tokenizer import ImageTokenizerConfig
+from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
 
 T = TypeVar("T", bound="LoopConfig")
 

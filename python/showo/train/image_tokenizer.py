@@ -17,14 +17,14 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ..data.shards import Shuffled, load_images, read_pairs
-from ..devices import find_device
-from ..model.image_tokenizer import ImageTokenizer
-from ..pictures import to_image
-from ..sheets import sheet
-from .config import TokenizerTraining
-from .initial import initial_model
-from .loop import TrainLoop, train
+from showo.data.shards import Shuffled, load_images, read_pairs
+from showo.devices import find_device
+from showo.model.image_tokenizer import ImageTokenizer
+from showo.pictures import to_image
+from showo.sheets import sheet
+from showo.train.config import TokenizerTraining
+from showo.train.initial import initial_model
+from showo.train.loop import TrainLoop, train
 
 
 def commitment_loss(z: Tensor) -> Tensor:

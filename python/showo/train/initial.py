@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, ConfigError
-from ..model.building import Building
+from showo.errors import CheckpointError, ConfigError
+from showo.model.building import Building
 
 M = TypeVar("M", bound=nn.Module)
 

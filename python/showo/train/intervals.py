@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from ..errors import ConfigError
+from showo.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import OutputError, RunInUseError
-from ..files import make_folder
+from showo.errors import OutputError, RunInUseError
+from showo.files import make_folder
 
 LOCK_NAME = "lock"
 _WITHOUT_LOCKS = (

@@ -15,8 +15,8 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
-from ..errors import OutputError
-from ..pictures import save_image
+from showo.errors import OutputError
+from showo.pictures import save_image
 
 _HEADER = struct.Struct("<QI")  # of a record: the length of its data, and the checksum of the length
 _FOOTER_BYTES = 4  # the checksum of the data

@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ..errors import OutputError, UserError
-from ..files import atomic_write_text
-from .checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
-from .config import LoopConfig, to_yaml
-from .lock import run_lock
-from .log import RunLog
-from .optimizer import make_optimizer
-from .progress import TrainProgress
-from .step import LossFunction, train_step
-from .stop import StopRequest
+from showo.errors import OutputError, UserError
+from showo.files import atomic_write_text
+from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from showo.train.config import LoopConfig, to_yaml
+from showo.train.lock import run_lock
+from showo.train.log import RunLog
+from showo.train.optimizer import make_optimizer
+from showo.train.progress import TrainProgress
+from showo.train.step import LossFunction, train_step
+from showo.train.stop import StopRequest
 
 
 class TrainLoop:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import OptimizerConfig
+from showo.train.config import OptimizerConfig
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:

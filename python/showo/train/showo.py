@@ -10,24 +10,24 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ..data.shards import load_images, read_pairs, read_texts
-from ..data.streams import PictureStream, Question, TextStream, encode_pictures
-from ..devices import find_device
-from ..engine.generate import generate_codes
-from ..engine.pipeline import name_image_tokenizer
-from ..errors import ConfigError
-from ..model.image_tokenizer import ImageTokenizer
-from ..model.losses import Losses, multimodal_loss
-from ..model.transformer import Showo
-from ..pictures import to_image
-from ..prompting import Batch, Prompting
-from ..seeds import seeded_generator
-from ..sheets import sheet
-from ..text import clean_text
-from ..tokens import TextTokenizer
-from .config import ShowoTraining
-from .initial import initial_model
-from .loop import TrainLoop, train
+from showo.data.shards import load_images, read_pairs, read_texts
+from showo.data.streams import PictureStream, Question, TextStream, encode_pictures
+from showo.devices import find_device
+from showo.engine.generate import generate_codes
+from showo.engine.pipeline import name_image_tokenizer
+from showo.errors import ConfigError
+from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.losses import Losses, multimodal_loss
+from showo.model.transformer import Showo
+from showo.pictures import to_image
+from showo.prompting import Batch, Prompting
+from showo.seeds import seeded_generator
+from showo.sheets import sheet
+from showo.text import clean_text
+from showo.tokens import TextTokenizer
+from showo.train.config import ShowoTraining
+from showo.train.initial import initial_model
+from showo.train.loop import TrainLoop, train
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..errors import NotFiniteError
-from ..seeds import seeded_generator
-from .config import LoopConfig
-from .optimizer import learning_rate
+from showo.errors import NotFiniteError
+from showo.seeds import seeded_generator
+from showo.train.config import LoopConfig
+from showo.train.optimizer import learning_rate
 
 # (step, micro-batch of the step, generator) -> (loss to call backward on, figures to log)
 LossFunction = Callable[[int, int, torch.Generator], tuple[Tensor, Mapping[str, float]]]
