@@ -66,7 +66,7 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
-    def places(self, slots: int | Tensor, length: int) -> Tensor:
+    def row_slots(self, slots: int | Tensor, length: int) -> Tensor:
         """The slot of every row, int64 [S] or [B, 1]: for `slots` as of `write`."""
         if not isinstance(slots, int):
             return slots[:, None]
@@ -114,18 +114,18 @@ class Attention(nn.Module):
         attend: AttentionFunction,
         cache: KVCache | None,
         slots: int | Tensor,
-        places: Tensor | None,
+        row_slots: Tensor | None,
         layer: int,
         rows: Rows,
     ) -> Tensor:
         projection = (self.q_proj(select(x, rows)), self.k_proj(x), self.v_proj(x))
         fused = projection[0].dtype != torch.float64  # what rope_qkv takes
-        if cache is None or places is None:
+        if cache is None or row_slots is None:
             q, k, v = (self.fused_heads if fused else self.split_heads)(projection, rotary, rows)
         else:
             into = (cache.keys[layer], cache.values[layer])
             if fused and into[0].dtype == projection[0].dtype and not torch.is_grad_enabled():
-                q, _, _ = self.fused_heads(projection, rotary, rows, (into, places))
+                q, _, _ = self.fused_heads(projection, rotary, rows, (into, row_slots))
             else:
                 q, k, v = (self.fused_heads if fused else self.split_heads)(projection, rotary, rows)
                 cache.write(layer, k, v, slots)
@@ -311,7 +311,7 @@ class Showo(PretrainedMixin, nn.Module):
         rotary = rotary_tables(positions, self.config.rotary_dim, theta=self.config.rope_theta)
         if torch.compiler.is_compiling():
             mask = OmniMask(mask.intervals, mask.kv_length)  # a mask made in the graph keeps its plan for all layers
-        places = None if cache is None else cache.places(slots, length)
+        row_slots = None if cache is None else cache.row_slots(slots, length)
         last = self.config.num_layers - 1
         for index, block in enumerate(self.showo.model.layers):
             wanted = rows if index == last else None
@@ -323,7 +323,7 @@ class Showo(PretrainedMixin, nn.Module):
                 attend=self.attend,
                 cache=cache,
                 slots=slots,
-                places=places,
+                row_slots=row_slots,
                 layer=index,
             )
         return self.showo.model.final_layernorm(x)
