@@ -80,25 +80,27 @@ void backward_block(BackwardScratch<D>* s, int64_t rows, float scale, const floa
   for (int j = first, height; j < last; j += height) {
     height = tile_height(last - j);
     const uint64_t tile_columns = low_bits(height) << j;
-    int64_t from = 0, to = rows;
-    while (from < to && !(s->mask.bits[from] & tile_columns)) ++from;
-    while (to > from && !(s->mask.bits[to - 1] & tile_columns)) --to;
-    if (from == to) continue;
-    for (int d = 0; d < D; d += kPanel) {
-      tile_of<kQBlock, 1, D, D, Start::kAdd>(height, dv + j * D + d, s->p + j * kQBlock + from, s->dout + from * D + d,
-                                             to - from);
-      tile_of<kQBlock, 1, D, D, Start::kAdd>(height, dk + j * D + d, s->ds + j * kQBlock + from, s->q + from * D + d,
-                                             to - from);
+    // Runs of rows, and below of columns, that have pairs in the tile: what no pair needs is not read, since zero times
+    // NaN is NaN.
+    for (int64_t from = 0, to; from < rows; from = to) {
+      to = from + 1;
+      if (!(s->mask.bits[from] & tile_columns)) continue;
+      while (to < rows && s->mask.bits[to] & tile_columns) ++to;
+      for (int d = 0; d < D; d += kPanel) {
+        tile_of<kQBlock, 1, D, D, Start::kAdd>(height, dv + j * D + d, s->p + j * kQBlock + from,
+                                               s->dout + from * D + d, to - from);
+        tile_of<kQBlock, 1, D, D, Start::kAdd>(height, dk + j * D + d, s->ds + j * kQBlock + from, s->q + from * D + d,
+                                               to - from);
+      }
     }
   }
   for (int64_t row = 0, height; row < rows; row += height) {
     height = tile_height(rows - row);
-    const uint64_t any = s->mask.any_of_rows(row, row + height);
-    if (any == 0) continue;
-    const int from = first_bit(any), count = end_bit(any) - from;
-    for (int d = 0; d < D; d += kPanel)
-      tile_of<1, kQBlock, D, D, Start::kAdd>(height, s->dq + row * D + d, s->ds + from * kQBlock + row,
-                                             keys + from * D + d, count);
+    for_each_run(s->mask.any_of_rows(row, row + height), [&](int from, int count) {
+      for (int d = 0; d < D; d += kPanel)
+        tile_of<1, kQBlock, D, D, Start::kAdd>(height, s->dq + row * D + d, s->ds + from * kQBlock + row,
+                                               keys + from * D + d, count);
+    });
   }
 }
 

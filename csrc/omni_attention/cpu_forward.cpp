@@ -15,6 +15,7 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kOnes[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 template <int D>
 struct alignas(64) ForwardScratch {
@@ -101,12 +102,14 @@ void forward_block(ForwardScratch<D>* s, int64_t rows, const float* keys, const 
   }
   for (int64_t row = 0, height; row < rows; row += height) {
     height = tile_height(rows - row);
-    const uint64_t any = s->mask.any_of_rows(row, row + height);
-    if (any == 0) continue;
-    const int from = first_bit(any), count = end_bit(any) - from;
-    for (int d = 0; d < D; d += kPanel)
-      tile_of<1, kQBlock, D, D, Start::kScaledAdd>(height, s->out + row * D + d, s->p + from * kQBlock + row,
-                                                   values + from * D + d, count, s->rescale + row);
+    // Runs, lest a value that no row of the tile sees be read: zero times NaN is NaN.
+    const float* scale = s->rescale + row;
+    for_each_run(s->mask.any_of_rows(row, row + height), [&](int from, int count) {
+      for (int d = 0; d < D; d += kPanel)
+        tile_of<1, kQBlock, D, D, Start::kScaledAdd>(height, s->out + row * D + d, s->p + from * kQBlock + row,
+                                                     values + from * D + d, count, scale);
+      scale = kOnes;
+    });
   }
 }
 

@@ -246,6 +246,18 @@ struct BlockMask {
 SHOWO_INLINE int first_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 SHOWO_INLINE int end_bit(uint64_t bits) { return 64 - __builtin_clzll(bits); }
 
+// Calls f(first, count) for each run of set bits, the lowest first.
+template <class F>
+SHOWO_INLINE void for_each_run(uint64_t bits, F f) {
+  while (bits != 0) {
+    const int first = first_bit(bits);
+    const uint64_t from_end = ~(bits >> first);
+    const int count = from_end == 0 ? 64 : first_bit(from_end);
+    f(first, count);
+    bits &= ~(low_bits(count) << first);
+  }
+}
+
 // Sets p[j][panel] for the columns j in [from, to).
 SHOWO_INLINE void fill_columns(float* p, int64_t panel, int from, int to, float value) {
   for (int j = from; j < to; ++j) {

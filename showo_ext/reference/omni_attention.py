@@ -56,9 +56,12 @@ def omni_attention(
     """
     scale = q.size(-1) ** -0.5 if scale is None else scale
     group = q.size(1) // k.size(1) if k.size(1) else 1
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     allowed = mask.to_dense().unsqueeze(1)  # [B, 1, S_q, S_kv]
     some = allowed.any(-1, keepdim=True)
+    unseen = ~allowed.any(-2).unsqueeze(-1)  # [B, 1, S_kv, 1]
+    # What takes no part counts as zero, whatever it holds: zero times NaN is NaN.
+    q, k, v = q.masked_fill(~some, 0.0), k.masked_fill(unseen, 0.0), v.masked_fill(unseen, 0.0)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     # Rows without columns are computed as if they saw everything, then replaced: no NaN reaches autograd.
     scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~(allowed | ~some), float("-inf"))
     if k.size(2) == 0:

@@ -1,0 +1,100 @@
+"""What takes no part in attention may hold anything: columns that no row of the batch entry sees, and rows without
+columns. Results are those with zeros there, bit for bit.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.testing import FLOAT_DTYPES, available_isas, randint, randn, use_isa
+
+NAMES = ("out", "lse", "dq", "dk", "dv")
+
+
+def mask_with_unseen(batch, rows, columns, seed):
+    """Three runs of columns are there to be seen. Of 64 rows, all see all of them, or each sees parts, or nothing."""
+    runs = randint(0, columns + 1, (batch, 1, 3, 2), seed=seed).sort(-1).values
+    inner = randint(0, columns + 1, (batch, rows, 3, 2), seed=seed + 1).sort(-1).values
+    inner = torch.minimum(torch.maximum(inner, runs[..., :1]), runs[..., 1:])
+    whole = randint(0, 2, (batch, rows // 64 + 1), seed=seed + 2).repeat_interleave(64, 1)[:, :rows] == 0
+    intervals = torch.where(whole[..., None, None], runs, inner)
+    intervals[~whole & (randint(0, 4, (batch, rows), seed=seed + 3) == 0)] = 0
+    return OmniMask(intervals.int(), columns)
+
+
+def run(function, inputs, mask, deterministic):
+    """out, lse, dq, dk, dv. inputs: q, k, v, dout, dlse."""
+    leaves = [x.detach().requires_grad_() for x in inputs[:3]]
+    results = function(*leaves, mask, scale=0.2, return_lse=True, deterministic=deterministic)
+    return [x.detach() for x in results] + list(torch.autograd.grad(results, leaves, inputs[3:]))
+
+
+def fill(inputs, mask, value):
+    """The inputs with `value` wherever nothing takes part."""
+    dense = mask.to_dense()
+    rows, columns = ~dense.any(2).unsqueeze(1), ~dense.any(1).unsqueeze(1)  # [B, 1, S_q], [B, 1, S_kv]
+    where = (rows, columns, columns, rows, rows)
+    return [
+        x.masked_fill(w if x.dim() == 3 else w.unsqueeze(-1), value) for x, w in zip(inputs, where, strict=True)
+    ], where
+
+
+def check(function, mask, dim, dtype, heads=2, kv_heads=1, deterministic=True, seed=0):
+    batch, rows, columns = mask.shape
+    shapes = ((heads, rows, dim), (kv_heads, columns, dim), (kv_heads, columns, dim), (heads, rows, dim))
+    inputs = [randn(batch, *s, dtype=dtype, seed=seed + i, device=mask.device) for i, s in enumerate(shapes)]
+    inputs.append(randn(batch, heads, rows, seed=seed + 4, device=mask.device).to(torch.float32))
+    zeros, where = fill(inputs, mask, 0.0)
+    expected = run(function, zeros, mask, deterministic)
+    assert all(x.isfinite().all() for x in expected[2:])
+    for value in (float("nan"), float("inf"), -float("inf")):
+        actual = run(function, fill(inputs, mask, value)[0], mask, deterministic)
+        for name, a, e in zip(NAMES, actual, expected, strict=True):
+            if name == "dq" and not deterministic:
+                torch.testing.assert_close(a, e, rtol=0.02, atol=0.02)
+            else:
+                assert torch.equal(a, e), (name, value)
+    for name, gradient, nothing in zip(NAMES[2:], expected[2:], where[:3], strict=True):
+        assert bool((gradient == 0).masked_select(nothing.unsqueeze(-1)).all()), name
+
+
+SWEEP = given(
+    batch=st.integers(1, 2),
+    group=st.integers(1, 2),
+    rows=st.one_of(st.integers(1, 150), st.sampled_from([1, 16, 64, 65, 128])),
+    columns=st.one_of(st.integers(1, 200), st.sampled_from([1, 63, 64, 65, 128])),
+    dim=st.sampled_from([32, 64, 96, 128]),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+    deterministic=st.booleans(),
+    seed=st.integers(0, 999),
+)
+
+
+def sweep(function, examples):
+    def example(batch, group, rows, columns, dim, dtype, deterministic, seed):
+        mask = mask_with_unseen(batch, rows, columns, seed)
+        check(function, mask, dim, dtype, heads=group, deterministic=deterministic, seed=seed)
+
+    settings(deadline=None, max_examples=examples)(SWEEP(example))()
+
+
+def test_reference():
+    sweep(reference.omni_attention, 15)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_cpu(isa):
+    with use_isa(isa):
+        sweep(omni_attention, 15)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_a_cache_that_is_not_full(dtype):
+    """One row against 64 slots, of which those from 60 on are not written yet."""
+    mask = OmniMask(torch.tensor([0, 60], dtype=torch.int32).view(1, 1, 1, 2), 64)
+    q, k, v = (randn(1, 2, n, 64, dtype=dtype, seed=i) for i, n in enumerate((1, 64, 64)))
+    expected = omni_attention(q, k[:, :, :60], v[:, :, :60], mask.columns(0, 60))
+    k[:, :, 60:], v[:, :, 60:] = float("nan"), float("nan")
+    assert torch.equal(omni_attention(q, k, v, mask), expected)
