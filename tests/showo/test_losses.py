@@ -154,9 +154,9 @@ Head = tuple[Tensor, Tensor, Tensor, Tensor]  # hidden, weight, bias, targets
 
 @pytest.fixture
 def head() -> Head:
-    """1100 targets (two chunks and a rest) of a head over 700 ids."""
-    hidden, weight, bias = torch.randn(1100, 48), torch.randn(700, 48) / 3, torch.randn(700)
-    return hidden, weight, bias, torch.randint(700, (1100,))
+    """4200 targets (eight chunks and a rest) of a head over 100 ids."""
+    hidden, weight, bias = torch.randn(4200, 16), torch.randn(100, 16) / 2, torch.randn(100)
+    return hidden, weight, bias, torch.randint(100, (4200,))
 
 
 def with_gradients(function: Callable[..., Tensor], head: Head, dtype: torch.dtype, **options: float) -> list[Tensor]:
@@ -178,9 +178,8 @@ def test_chunked_loss_is_as_exact_as_the_plain_one(head: Head, dtype: torch.dtyp
     exact = with_gradients(exact_cross_entropy, rounded, torch.float64, smoothing=smoothing)  # type: ignore[arg-type]
     plain = with_gradients(_cross_entropy, head, dtype, smoothing=smoothing)
     chunked = with_gradients(_chunked_cross_entropy, head, dtype, smoothing=smoothing)
-    band = torch.finfo(dtype).eps
     for what, value, other, truth in zip(("loss", "hidden", "weight", "bias"), chunked, plain, exact):
-        bound = 2 * float((other - truth).norm() / truth.norm()) + band
+        bound = 1.5 * float((other - truth).norm() / truth.norm()) + 4 * torch.finfo(torch.float32).eps
         assert float((value - truth).norm() / truth.norm()) <= bound, what
         assert value.dtype == other.dtype
 
@@ -191,7 +190,7 @@ def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) 
     ours = with_gradients(_chunked_cross_entropy, head, dtype, smoothing=0.0)
     torchs = with_gradients(_linear_cross_entropy, head, dtype)
     for what, value, other in zip(("loss", "hidden", "weight", "bias"), torchs, ours):
-        assert float((value - other).norm() / other.norm()) < 2 * torch.finfo(dtype).eps, what
+        assert float((value - other).norm() / other.norm()) < 8 * torch.finfo(dtype).eps, what
 
 
 def test_chunked_loss_compiles_whole_and_runs_in_autocast(head: Head) -> None:
