@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import harness
 from benchmarks.plot import plot
-from showo_ext._operators import OPERATORS
+from showo_ext.ops import OPERATORS
 
 FAMILIES: dict[str, harness.Cases] = {
     rooms.family: importlib.import_module(f"benchmarks.bench_{rooms.family}").cases for rooms in OPERATORS.values()

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext._operators import OPERATORS
-
 Argument = Tensor | torch.dtype | float | Sequence[int] | None  # of a launcher
 
 # The numbers of showo::DType (csrc/common/dtype.h).
@@ -147,6 +145,7 @@ def build_info() -> dict[str, Any]:
     operators: {name: {"cpu": "native" | "missing", "cuda": "native" | "missing"}}.
     """
     from showo_ext._version import __version__
+    from showo_ext.ops import OPERATORS
 
     info: dict[str, Any] = {
         "version": __version__,

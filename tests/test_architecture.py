@@ -13,7 +13,7 @@ import torch
 
 import showo_ext
 from showo_ext import _native
-from showo_ext._operators import OPERATORS
+from showo_ext.ops import OPERATORS
 
 ROOT = Path(__file__).parent.parent
 BINDINGS = ROOT / "csrc" / "bindings"

@@ -10,7 +10,7 @@ import torch
 
 import showo_ext
 from showo_ext import _native
-from showo_ext._operators import OPERATORS
+from showo_ext.ops import OPERATORS
 from showo_ext.testing import ISAS, available_isas, randn, use_isa
 
 HAS_CUDA = showo_ext.build_info()["has_cuda"]

@@ -1,6 +1,7 @@
 // Lookup-free quantization on the CPU. Plain loops over contiguous positions that the compiler vectorises; signs are
 // tested on the bits of the numbers, so 16-bit floats need no conversion and flush-to-zero modes change nothing.
 #include "codebook/params.h"
+#include "common/dispatch.h"
 #include "common/parallel.h"
 
 namespace showo {
@@ -185,4 +186,8 @@ Status lfq_decode_cpu(const LfqParams& p, int num_threads) {
 }
 
 }  // namespace SHOWO_ISA
+
+SHOWO_CPU_LAUNCHER(lfq_encode_cpu, LfqParams)
+SHOWO_CPU_LAUNCHER(lfq_decode_cpu, LfqParams)
+
 }  // namespace showo

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "codebook/params.h"
+#include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"
 
@@ -249,4 +250,9 @@ Status codebook_lookup_backward_cpu(const CodebookLookupParams& p, int num_threa
 }
 
 }  // namespace SHOWO_ISA
+
+SHOWO_CPU_LAUNCHER(vq_encode_cpu, VqEncodeParams)
+SHOWO_CPU_LAUNCHER(codebook_lookup_forward_cpu, CodebookLookupParams)
+SHOWO_CPU_LAUNCHER(codebook_lookup_backward_cpu, CodebookLookupParams)
+
 }  // namespace showo

@@ -7,9 +7,9 @@
 // once.
 #include <cuda_runtime.h>
 
-#include "codebook/floats.cuh"
 #include "codebook/params.h"
 #include "common/cuda_check.h"
+#include "common/floats.cuh"
 #include "common/launch.h"
 
 namespace showo {

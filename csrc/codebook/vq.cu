@@ -16,10 +16,10 @@
 // end. Ties: lowest index. Reads 16 bytes per row and split, and what the few doubtful rows need.
 #include <cuda_runtime.h>
 
-#include "codebook/floats.cuh"
 #include "codebook/params.h"
 #include "codebook/vq_scores.h"
 #include "common/cuda_check.h"
+#include "common/floats.cuh"
 #include "common/launch.h"
 #include "common/ptx.cuh"
 

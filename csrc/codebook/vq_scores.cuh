@@ -38,8 +38,8 @@
 
 #include <cuda_runtime.h>
 
-#include "codebook/floats.cuh"
 #include "codebook/vq_scores.h"
+#include "common/floats.cuh"
 #include "common/launch_kernel.cuh"
 #include "common/ptx.cuh"
 

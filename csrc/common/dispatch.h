@@ -1,8 +1,12 @@
 // Picks, at run time, one of the copies of a function that cmake/simd.cmake compiled per instruction set.
 //
-//   cpu.cpp       namespace showo { namespace SHOWO_ISA { Status foo_cpu(const FooParams& params) { ... } } }
-//   dispatch.cpp  namespace showo { SHOWO_DISPATCH_ISA(Status, foo_cpu, (const FooParams& params), (params)) }
-//   params.h      namespace showo { Status foo_cpu(const FooParams& params); }
+//   params.h  namespace showo { Status foo_cpu(const FooParams& params, int num_threads); }
+//   cpu.cpp   namespace showo {
+//             namespace SHOWO_ISA { Status foo_cpu(const FooParams& params, int num_threads) { ... } }
+//             SHOWO_CPU_LAUNCHER(foo_cpu, FooParams)
+//             }
+//
+// Functions of another form are picked in a file that is compiled once, by SHOWO_DISPATCH_ISA.
 #pragma once
 
 #include "common/cpu_features.h"
@@ -34,4 +38,12 @@
   result function parameters;                                       \
   }                                                                 \
   result function parameters { return baseline::function arguments; }
+#endif
+
+// The launcher that picks: defined in the baseline's copy of the file, which every machine can run.
+#if defined(SHOWO_ISA_IS_BASELINE)
+#define SHOWO_CPU_LAUNCHER(function, Params) \
+  SHOWO_DISPATCH_ISA(Status, function, (const Params& params, int num_threads), (params, num_threads))
+#else
+#define SHOWO_CPU_LAUNCHER(function, Params)
 #endif

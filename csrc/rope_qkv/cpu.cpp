@@ -1,6 +1,7 @@
 // rope_qkv on the CPU. A task is one chunk of rows times one split of heads. A head is brought to float in a small
 // buffer, normalised and turned there with vectors, and written once. Backward keeps the sums of a task in float and
 // writes them as one partial result, so that the order of additions does not depend on the number of threads.
+#include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"
 #include "rope_qkv/params.h"
@@ -247,4 +248,8 @@ Status rope_qkv_backward_cpu(const RopeQkvParams& p, int num_threads) {
 }
 
 }  // namespace SHOWO_ISA
+
+SHOWO_CPU_LAUNCHER(rope_qkv_forward_cpu, RopeQkvParams)
+SHOWO_CPU_LAUNCHER(rope_qkv_backward_cpu, RopeQkvParams)
+
 }  // namespace showo

@@ -1,4 +1,4 @@
-// The codebook's element types on the device, as floats.
+// The element types on the device, as floats. For .cu files.
 #pragma once
 
 #include <cuda_bf16.h>
