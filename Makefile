@@ -71,7 +71,7 @@ test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehavi
 lint: $(SETUP) ## ruff, mypy, clang-format
 	$(BIN)ruff check $(PY_DIRS)
 	$(BIN)ruff format --check $(PY_DIRS)
-	$(BIN)mypy showo_ext $(if $(wildcard python/showo/__init__.py),python/showo)
+	$(BIN)mypy showo_ext tests/template/showo_ext $(if $(wildcard python/showo/__init__.py),python/showo)
 	$(if $(CXX_FILES),$(BIN)clang-format --dry-run --Werror $(CXX_FILES))
 
 format: $(SETUP) ## apply ruff and clang-format

@@ -13,16 +13,18 @@ import torch
 
 import showo_ext
 from showo_ext import _native
-from showo_ext.ops import OPERATORS
+from showo_ext.ops import OPERATORS, Rooms
+from tests.examples import examples
 
 ROOT = Path(__file__).parent.parent
-BINDINGS = ROOT / "csrc" / "bindings"
+TEMPLATE = ROOT / "tests" / "template"  # laid out as the repository is, and held to the same rules
 NATIVE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh"}
 
 
 def sources(folder: str, *suffixes: str) -> list[Path]:
-    """Files below a folder of the repository, without what was built."""
-    found = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and path.is_file()]
+    """Files below a folder of the repository and of the template operator, without what was built."""
+    below = [*(ROOT / folder).rglob("*"), *(TEMPLATE / folder).rglob("*")]
+    found = {path for path in below if path.suffix in suffixes and path.is_file()}
     return sorted(path for path in found if not {"build", "__pycache__", ".venv"} & set(path.parts))
 
 
@@ -58,15 +60,15 @@ def name(path: Path) -> str:
 def test_only_bindings_know_python_and_nothing_knows_torch(path):
     for header in includes(path):
         assert not header.startswith(("torch", "ATen", "c10")), f"{name(path)} includes {header}"
-        if BINDINGS not in path.parents:
+        if path.parent.name != "bindings":
             assert not header.startswith(("pybind11", "Python.h", "bindings/")), f"{name(path)} includes {header}"
 
 
-@pytest.mark.parametrize("path", [p for p in native_sources() if BINDINGS not in p.parents], ids=name)
+@pytest.mark.parametrize("path", [p for p in native_sources() if p.parent.name != "bindings"], ids=name)
 def test_operators_do_not_know_each_other(path):
     own = path.parent.name
     for header in includes(path):
-        if "/" in header and (ROOT / "csrc" / header).exists():
+        if "/" in header:
             assert header.split("/")[0] in {own, "common"}, f"{name(path)} includes {header}"
 
 
@@ -80,7 +82,7 @@ def test_simd_sources_use_no_shared_templates():
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is missing")
 def test_simd_objects_share_no_code():
-    objects = [p for isa in ("avx2", "avx512") for p in ROOT.glob(f"build/*/CMakeFiles/showo_simd_{isa}.dir/**/*.o")]
+    objects = [p for isa in ("avx2", "avx512") for p in ROOT.glob(f"build/*/CMakeFiles/showo*_simd_{isa}.dir/**/*.o")]
     if not objects:
         pytest.skip("no in-tree build (make dev)")
     for path in objects:
@@ -196,31 +198,42 @@ else:
 
 
 def test_every_operator_is_listed():
-    files = {path.stem for path in (ROOT / "showo_ext" / "ops").glob("[!_]*.py")}
-    assert files == {rooms.file for rooms in OPERATORS.values()}
-    families = {path.parent.name for path in (ROOT / "csrc").glob("*/params.h")}
-    assert families == {rooms.family for rooms in OPERATORS.values()}
+    listed = {rooms.file for rooms in OPERATORS.values()} | {rooms.family for rooms in OPERATORS.values()}
+    found = [*(ROOT / "showo_ext" / "ops").glob("[!_]*.py"), *(ROOT / "csrc").glob("*/params.h")]
+    unknown = [name(path) for path in found if not {path.stem, path.parent.name} & listed]
+    assert not unknown, f"OPERATORS of showo_ext/ops/__init__.py does not list the operators of {unknown}"
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+HOMES = {op: (ROOT, rooms) for op, rooms in OPERATORS.items()}
+HOMES["scale_rows"] = (TEMPLATE, Rooms("scale_rows", "scale_rows", "scale_rows_forward"))
+
+
+@pytest.mark.parametrize("op", HOMES)
 def test_every_operator_has_all_its_rooms(op):
-    family, file = OPERATORS[op].family, OPERATORS[op].file
-    rooms = [f"csrc/{family}/params.h", f"csrc/bindings/bind_{family}.cpp"]
-    rooms += [f"showo_ext/ops/{file}.py", f"showo_ext/reference/{file}.py", f"benchmarks/bench_{family}.py"]
-    missing = [room for room in rooms if not (ROOT / room).exists()]
+    home, rooms = HOMES[op]
+    family, file = rooms.family, rooms.file
+    test = f"tests/{family}/test_{file}.py"
+    files = [f"csrc/{family}/{kind}" for kind in ("params.h", "cpu*.cpp", "*.cu")]
+    files += [f"csrc/bindings/bind_{family}.cpp", f"showo_ext/ops/{file}.py", f"showo_ext/reference/{file}.py"]
+    files += [test, f"benchmarks/bench_{family}.py"]
+    missing = [file for file in files if not list(home.glob(file))]
     assert not missing, f"{op} lacks {missing}"
-    assert list((ROOT / "csrc" / family).glob("cpu*.cpp")), f"{op} lacks csrc/{family}/cpu*.cpp"
-    tests = list((ROOT / "tests").rglob("test_*.py"))
-    assert any(re.search(rf"\b{op}\(", path.read_text()) for path in tests if path != Path(__file__)), f"{op}: no test"
+    text = (home / test).read_text()
+    assert f"def example_{op}(" in text, f"{op} lacks example_{op} in {test}; see tests/examples.py"
+
+
+def test_every_public_function_has_an_example():
+    missing = set(showo_ext.ops.__all__) - set(examples())
+    assert not missing, f"no example_<function>, see tests/examples.py: {missing}"
 
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_every_operator_is_public_registered_and_native(op):
-    assert op in showo_ext.__all__
-    assert op in showo_ext.reference.__all__
+    for package in (showo_ext.ops, showo_ext.reference):
+        assert op in package.__all__, f"{name(Path(package.__file__))} does not name {op}"
     public, reference = getattr(showo_ext, op), getattr(showo_ext.reference, op)
     assert list(inspect.signature(public).parameters) == list(inspect.signature(reference).parameters)
     assert public.__doc__
-    registered = [name for name in (op, f"{op}_forward") if hasattr(torch.ops.showo_ext, name)]
+    registered = [schema for schema in (op, f"{op}_forward") if hasattr(torch.ops.showo_ext, schema)]
     assert registered, f"torch.ops.showo_ext.{op} is not registered"
     assert showo_ext.build_info()["operators"][op]["cpu"] == "native"

@@ -215,3 +215,11 @@ def test_large_tensor_reports_an_out_of_range_id():
     ids[3, 16000] = 8192
     with pytest.raises(ValueError, match=r"ids\[3, 16000\] is 8192"):
         lfq_decode(ids, 13, 128, 128)
+
+
+def example_lfq_encode(package, dtype):
+    return [package.lfq_encode(randn(2, 5, 3, 4, dtype=dtype))]
+
+
+def example_lfq_decode(package, dtype):
+    return [package.lfq_decode(randint(0, 32, (2, 12)), 5, 3, 4, dtype=dtype)]

@@ -306,3 +306,13 @@ def test_empty(leading):
     out.sum().backward()
     assert torch.equal(codebook.grad, torch.zeros(4, 6))
     assert codebook_lookup(torch.zeros(leading, dtype=torch.int64), torch.zeros(0, 6)).shape == (*leading, 6)
+
+
+def example_vq_encode(package, dtype):
+    return [package.vq_encode(randn(40, 8, dtype=dtype), randn(60, 8, dtype=dtype, seed=1))]
+
+
+def example_codebook_lookup(package, dtype):
+    codebook = randn(6, 8, dtype=dtype).requires_grad_()
+    out = package.codebook_lookup(randint(0, 6, (3, 5)), codebook)
+    return [out, *torch.autograd.grad(out.square().sum(), codebook)]

@@ -431,3 +431,15 @@ def test_errors_name_the_argument(changes, error, match):
     omni_attention(**arguments)
     with pytest.raises(error, match=match):
         omni_attention(**(arguments | changes))
+
+
+def example_omni_attention(package, dtype):
+    """Many rows, and the few rows against a long kv that have kernels of their own."""
+    tensors = []
+    for rows, columns in ((70, 70), (3, 600)):
+        mask = OmniMask.causal(1, rows, kv_length=columns)
+        leaves = [randn(1, 2, n, 32, dtype=dtype, seed=n).requires_grad_() for n in (rows, columns, columns)]
+        arguments = {} if package is reference else {"deterministic": True}
+        out, lse = package.omni_attention(*leaves, mask, return_lse=True, **arguments)
+        tensors += [out, lse, *torch.autograd.grad(out.float().square().sum() + lse.sum(), leaves)]
+    return tensors

@@ -1,5 +1,5 @@
-# Test infrastructure, built only when asked for (`make emulator`): the PTX emulator, and the extension's own objects
-# linked a second time, against the emulated CUDA runtime instead of the real one.
+# Test infrastructure, built only when asked for (`make emulator`): the PTX emulator, and the objects of the
+# extension and of the template operator, linked against the emulated CUDA runtime instead of the real one.
 add_subdirectory(${CMAKE_CURRENT_LIST_DIR}/emulator ${CMAKE_BINARY_DIR}/emulator EXCLUDE_FROM_ALL)
 add_custom_target(emulator DEPENDS showo_ptx _C_template)
 if(SHOWO_HAS_CUDA)

@@ -21,7 +21,9 @@ if emulated.module_path() is None:
 import showo_ext  # noqa: E402
 from showo_ext import reference  # noqa: E402
 from showo_ext._native import launch  # noqa: E402
+from showo_ext.ops import OPERATORS  # noqa: E402
 from showo_ext.ops._mask_plan import make_plan  # noqa: E402
+from tests.examples import examples  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 F32_F16 = [torch.float32, torch.float16]
@@ -51,6 +53,13 @@ def clean(device: emulated.EmulatedDevice) -> None:
     for record in device.records():
         for tensor in record.tensors:
             assert tensor["never_written"] == 0, (record.kernel, tensor)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_runs_without_a_finding(device, op: str, dtype: torch.dtype) -> None:
+    examples()[op](showo_ext, dtype)
+    assert device.records()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -178,3 +178,7 @@ def test_bad_arguments(change, error, message):
 
 def test_the_name_is_public():
     assert showo_ext.corrupt_tokens is corrupt_tokens
+
+
+def example_corrupt_tokens(package, dtype):
+    return package.corrupt_tokens(randint(0, 50, (2, 9)), 0.4, 99, seed=7)

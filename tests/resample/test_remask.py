@@ -231,3 +231,8 @@ def test_bad_arguments(change, error, message):
 
 def test_the_name_is_public():
     assert showo_ext.remask is remask
+
+
+def example_remask(package, dtype):
+    known = randint(0, 2, (2, 9)).bool()
+    return package.remask(randint(0, 50, (2, 9)), -uniforms(2, 9), known, 3, 0.7, 99, seed=7)

@@ -237,3 +237,7 @@ def test_bad_arguments(change, error, message):
 
 def test_the_name_is_public():
     assert showo_ext.resample is resample
+
+
+def example_resample(package, dtype):
+    return package.resample(randn(2, 9, 50, dtype=dtype), torch.full((2, 9), 99), 3, 99, temperature=0.8, seed=7)

@@ -306,3 +306,8 @@ def test_threads_and_code_paths_agree():
             ids, logprob = run()
             assert torch.equal(ids, expected[0])
             torch.testing.assert_close(logprob, expected[1], rtol=1e-6, atol=1e-6)
+
+
+def example_sample_tokens(package, dtype):
+    logits, uncond = (randn(3, 50, dtype=dtype, seed=s) for s in range(2))
+    return package.sample_tokens(logits, uncond, guidance=1.5, top_k=9, top_p=0.9, seed=7)

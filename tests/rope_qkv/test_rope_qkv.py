@@ -446,3 +446,24 @@ def test_bad_arguments(change, error, message):
     }
     with pytest.raises(error, match=message):
         rope_qkv(arguments.pop("qkv"), arguments.pop("positions"), **arguments)
+
+
+def norm_parameters(dtype):
+    return {name: randn(32, dtype=dtype, seed=i) for i, name in enumerate(("q_weight", "q_bias", "k_weight", "k_bias"))}
+
+
+def example_rope_qkv(package, dtype):
+    qkv, bias = (randn(*shape, dtype=dtype).requires_grad_() for shape in ((1, 5, 192), (192,)))
+    norm = {name: x.requires_grad_() for name, x in norm_parameters(dtype).items()}
+    out = package.rope_qkv(qkv, torch.arange(5), num_heads=2, bias=bias, **norm)
+    return [*out, *torch.autograd.grad(sum(x.float().square().sum() for x in out), (qkv, bias, *norm.values()))]
+
+
+def example_rope_qkv_into_cache(package, dtype):
+    cache = tuple(torch.zeros((1, 2, 8, 32), dtype=dtype) for _ in range(2))
+    qkv, places = randn(1, 5, 192, dtype=dtype), torch.arange(5)
+    return [package.rope_qkv_into_cache(qkv, places, cache, places + 2, num_heads=2, **norm_parameters(dtype)), *cache]
+
+
+def example_rotary_tables(package, dtype):
+    return package.rotary_tables(torch.arange(5), 32)

@@ -16,10 +16,10 @@ from showo_ext import _native, ops, reference
 HERE = Path(__file__).parent
 BUILT = HERE.parents[1] / "build" / "dev" / "template"  # by `make emulator`
 
-for package in (ops, reference):
-    package.__path__.append(str(HERE / "showo_ext" / package.__name__.rpartition(".")[2]))
-    module = importlib.import_module(f"{package.__name__}.scale_rows")
-    setattr(showo_ext if package is ops else reference, "scale_rows", module.scale_rows)
+ops.__path__.append(str(HERE / "showo_ext" / "ops"))
+reference.__path__.append(str(HERE / "showo_ext" / "reference"))
+showo_ext.scale_rows = importlib.import_module("showo_ext.ops.scale_rows").scale_rows
+reference.scale_rows = importlib.import_module("showo_ext.reference.scale_rows").scale_rows
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """scale_rows against a multiplication that broadcasts.
 
-    python -m benchmarks.bench_scale_rows [--rounds 15] [--threads 2] [--device cpu] [--csv]
+python -m benchmarks.bench_scale_rows [--rounds 15] [--threads 2] [--device cpu] [--csv]
 """
 
 from __future__ import annotations

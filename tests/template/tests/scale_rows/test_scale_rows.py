@@ -133,3 +133,7 @@ def test_second_derivative_is_refused():
 def test_bad_input_is_named(arguments, error, message):
     with pytest.raises(error, match=message):
         scale_rows(**({"x": torch.ones(2, 3), "scale": torch.ones(2)} | arguments))
+
+
+def example_scale_rows(package, dtype):
+    return results(package.scale_rows, *problem(5, 7, dtype))
