@@ -63,7 +63,9 @@ def test_generate_mistakes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_describe_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_mistakes(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def message(*arguments: object) -> str:
         return failure(capsys, "describe", *arguments, "-m", checkpoint)
 
@@ -84,7 +86,9 @@ def test_describe_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     assert "temperature must be 0 or more, got -1.0" in message(whole, "--temperature", -1)
     assert "temperature must be 0 or more, got nan" in message(whole, "--temperature", "nan")
     assert "threads must be 1 to" in message(whole, "--threads", -1)
+    monkeypatch.delattr(ImageTokenizer, "encode")  # which may take all memory before the size is refused
     assert "positions; this model has 128" in message(whole, "--question", "x" * 200)
+    assert "take 65540 positions; this model has 128" in message(whole, "--size", "1024x1024")
 
 
 def test_checkpoints_that_do_not_fit(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

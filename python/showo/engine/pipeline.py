@@ -22,7 +22,7 @@ from showo.config import ShowoConfig
 from showo.devices import find_device
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
-from showo.engine.understand import MAX_NEW_TOKENS, answer
+from showo.engine.understand import MAX_NEW_TOKENS, answer, check_length, prompt_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import CheckpointError, UserError
 from showo.files import atomic_write_text, package_path
@@ -225,6 +225,8 @@ class ShowoPipeline:
         check_answer_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
         height, width = self.grid(size)
         asked = self.text_tokenizer.encode_batch([question_text(question) for question in questions])
+        for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for
+            check_length(self.model, prompt_length(height * width, self.prompting.frame(question)))
         texts: list[str] = []
         for first in range(0, len(images), batch):
             answers = answer(

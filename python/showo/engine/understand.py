@@ -78,11 +78,10 @@ def stream(
         return
     device = model.device
     texts = [prompting.frame(question) for question in questions]
-    head = 3 + image_ids.shape[1]
-    lengths = torch.tensor([head + len(text) for text in texts])
-    longest = int(lengths.max())
-    if longest >= config.max_positions:
-        raise UserError(f"picture and question take {longest} positions; this model has {config.max_positions}")
+    row_lengths = [prompt_length(image_ids.shape[1], text) for text in texts]
+    longest = max(row_lengths)
+    check_length(model, longest)
+    lengths = torch.tensor(row_lengths)
     max_new_tokens = min(max_new_tokens, config.max_positions - longest)
     with torch.inference_mode():
         cache = KVCache(config, batch, longest + max_new_tokens, dtype=model.dtype, device=device)
@@ -125,6 +124,17 @@ def check_options(*, max_new_tokens: int, temperature: float, top_k: int, top_p:
         raise UserError(f"top_k must be 0 (all) or more, got {top_k}")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p must lie in (0, 1], got {top_p}")
+
+
+def prompt_length(codes: int, text: TextIds) -> int:
+    """Positions of `mmu soi codes eoi text`, where the text has its sot already."""
+    return 3 + codes + len(text)
+
+
+def check_length(model: Showo, length: int) -> None:
+    """UserError where picture and question leave no position for an answer."""
+    if length >= model.config.max_positions:
+        raise UserError(f"picture and question take {length} positions; this model has {model.config.max_positions}")
 
 
 def _prefill(
