@@ -22,8 +22,11 @@ def clean_text(text: str) -> str:
     Invisible characters go, every run of white space becomes one space, none is left at the ends, and the rest takes
     Unicode's composed form (NFC), in which nearly all text is written. A text in this form already comes back the same.
 
-    Raises UserError for lone surrogates, which are what bytes become that are no valid text.
+    Raises UserError for lone surrogates, which are what bytes become that are no valid text, and TypeError for what is
+    no text at all.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {type(text).__name__}")
     if _SURROGATE.search(text):
         raise UserError(f"text {text!r} holds bytes that are not valid in its encoding; expected UTF-8")
     return unicodedata.normalize("NFC", " ".join(_INVISIBLE.sub("", text).split()))

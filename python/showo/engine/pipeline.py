@@ -133,6 +133,8 @@ class ShowoPipeline:
 
     def text_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, cleaned as captions are; one too long for the model is cut as in training, with a warning."""
+        if isinstance(prompts, str):  # a sequence too, of its characters
+            raise TypeError(f"prompts must be a sequence of texts, got the text {prompts!r}; write [{prompts!r}]")
         ids = self.text_tokenizer.encode_batch([clean_text(prompt) for prompt in prompts])
         for prompt, row in zip(prompts, ids, strict=True):
             if self.prompting.is_cut(row):
