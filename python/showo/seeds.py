@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import index
 
 import numpy as np
 import torch
@@ -17,13 +18,13 @@ def seeded_generator(seed: int, *counters: int) -> torch.Generator:
     Seed and counters are hashed, not added up, so that no two uses draw the same by arithmetic: there is no random
     state to carry, to save or to restore.
     """
-    (hashed,) = np.random.SeedSequence(int(seed) % 2**64, spawn_key=counters).generate_state(1, np.uint64)
+    (hashed,) = np.random.SeedSequence(index(seed) % 2**64, spawn_key=counters).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(hashed))
 
 
 def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:
     """int64 [batch], a seed for each row of a batch as showo_ext takes them: `seed` counting up, or the given ones."""
-    values = [int(value) for value in seed] if isinstance(seed, Iterable) else [int(seed) + i for i in range(batch)]
+    values = [index(value) for value in seed] if isinstance(seed, Iterable) else [index(seed) + i for i in range(batch)]
     if len(values) != batch:
         raise UserError(f"seed must be one number or {batch}, got {len(values)}")
     return torch.tensor([value % 2**64 for value in values], dtype=torch.uint64).view(torch.int64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +23,13 @@ from showo.seeds import row_seeds, seeded_generator
 )
 def test_rows_count_up_modulo_two_to_64(seed: int, expected: list[int]) -> None:
     assert row_seeds(seed, 3).tolist() == expected
+
+
+@pytest.mark.parametrize("take", [seeded_generator, lambda seed: row_seeds(seed, 1), lambda seed: row_seeds([seed], 1)])
+@pytest.mark.parametrize("seed", [1.5, np.float32(2), "7"])
+def test_what_is_no_integer_is_refused(take: Callable[[Any], object], seed: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        take(seed)
 
 
 def draw(generator: torch.Generator) -> tuple[int, ...]:
