@@ -158,9 +158,9 @@ def test_bundled_models_are_found_wherever_a_folder_is() -> None:
 
 
 def test_the_folder_of_a_run_names_its_newest_checkpoint(model: Showo, tmp_path: Path) -> None:
-    for step in (3, 12):
-        model.save_pretrained(tmp_path / "checkpoints" / f"step-{step:06}")
-    with pytest.raises(CheckpointError, match=r"has no config\.json; it is a run, .* is .*/checkpoints/step-000012$"):
+    for name in ("step-000003", "step-999999", "step-1000000", "step-1000001.damaged", "step-1000002.tmp"):
+        model.save_pretrained(tmp_path / "checkpoints" / name)
+    with pytest.raises(CheckpointError, match=r"has no config\.json; it is a run, .* is .*/checkpoints/step-1000000$"):
         Showo.from_pretrained(tmp_path)
 
 

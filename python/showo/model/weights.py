@@ -125,8 +125,9 @@ def read_config(folder: Path, config_class: Any) -> Any:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        runs = sorted((folder / "checkpoints").glob("step-*/" + CONFIG_NAME))
-        hint = f"; it is a run, whose newest checkpoint is {runs[-1].parent}" if runs else ""
+        # Names end in digits, but for checkpoints that are damaged or half written; a longer number is a later step.
+        steps = sorted((folder / "checkpoints").glob("step-*[0-9]"), key=lambda path: (len(path.name), path.name))
+        hint = f"; it is a run, whose newest checkpoint is {steps[-1]}" if steps else ""
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}{hint}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
