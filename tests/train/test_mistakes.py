@@ -107,4 +107,5 @@ def test_a_loss_that_runs_away(pictures: Path, tmp_path: Path, capsys: pytest.Ca
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("showo: step ")
     assert "nan" in error
+    assert error.endswith("; there is no checkpoint of this run yet")
     assert not checkpoints(tmp_path)

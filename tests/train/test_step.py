@@ -152,6 +152,6 @@ def test_a_step_that_is_not_finite_changes_nothing(spoil: Callable[[Tensor], Ten
     def spoiled(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         return spoil(model(INPUTS[micro]).square().mean()), {}
 
-    with pytest.raises(NotFiniteError, match=f"step 3: loss {loss}, gradient norm"):
+    with pytest.raises(NotFiniteError, match=f"step 4: loss {loss}, gradient norm"):
         train_step(model, Recorder(model), spoiled, 3, config())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from showo.errors import OutputError, UserError
+from showo.errors import NotFiniteError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
@@ -131,6 +131,7 @@ def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) ->
         RunInUseError: the folder belongs to another process.
         UserError: it holds checkpoints and is not to be resumed, or holds none and is.
         OutputError: the disk is full, or refuses for another reason; the message names the last whole checkpoint.
+        NotFiniteError: a loss, a gradient or a drawn picture became NaN or infinite; the message names it likewise.
     """
     if resume and not checkpoints(run):
         raise UserError(f"--resume: {run} has no checkpoint")
@@ -145,8 +146,8 @@ def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) ->
         loop.model.train()
         try:
             loop.run()
-        except OutputError as error:
+        except (OutputError, NotFiniteError) as error:
             whole = checkpoints(run)
             last = f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint of this run yet"
-            raise OutputError(f"{error}; {last}") from error
+            raise type(error)(f"{error}; {last}") from error
     return loop

@@ -39,7 +39,8 @@ def train_step(
 ) -> dict[str, float]:
     """Changes weights and optimizer state by one step. Returns figures to log: loss, lr, grad_norm and those of `loss`.
 
-    Raises NotFiniteError, with the weights as they were, where the loss or its gradient is not finite.
+    Raises NotFiniteError, with the weights as they were, where the loss or its gradient is not finite. The message
+    counts steps from 1, as the log does.
     """
     rate = learning_rate(config.optimizer, step, config.steps)
     for group in optimizer.param_groups:
@@ -48,7 +49,7 @@ def train_step(
     limit = config.optimizer.max_grad_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
     if not (math.isfinite(norm) and math.isfinite(figures["loss"])):
-        raise NotFiniteError(f"step {step}: loss {figures['loss']}, gradient norm {norm}")
+        raise NotFiniteError(f"step {step + 1}: loss {figures['loss']}, gradient norm {norm}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": figures.pop("loss"), "lr": rate, **figures, "grad_norm": norm}
