@@ -14,6 +14,8 @@ from showo.errors import UserError
 from showo.text import clean_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL import Image
 
     from showo.engine.pipeline import PictureCallback, ShowoPipeline
@@ -128,7 +130,11 @@ def _check_prompts(pipe: ShowoPipeline, prompts: list[str]) -> None:
 
 
 def _watch(
-    pipe: ShowoPipeline, size: tuple[int, int] | None, film: list[list[Image.Image]], record: bool, advance: object
+    pipe: ShowoPipeline,
+    size: tuple[int, int] | None,
+    film: list[list[Image.Image]],
+    record: bool,
+    advance: Callable[[], object],
 ) -> PictureCallback:
     """Callback that advances the progress bar and, for the animation, keeps every step with masked places grey."""
     import torch
@@ -140,7 +146,6 @@ def _watch(
     factor = pipe.image_tokenizer.config.downsampling
 
     def callback(first: int, step: GenerationStep) -> None:
-        assert callable(advance)
         advance()
         if not record:
             return

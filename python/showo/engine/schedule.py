@@ -23,7 +23,7 @@ def mask_schedule(name: str) -> Schedule:
         return lambda t: (1 - t).clamp(1e-6, 1.0)
     if name == "sigmoid":
         return _sigmoid
-    if (match := _POW.fullmatch(name)) and float(match[1]) > 0:
+    if (match := _POW.fullmatch(name)) and 0 < float(match[1]) < math.inf:
         exponent = float(match[1])
         return lambda t: (1.0 - t**exponent).clamp(1e-6, 1.0)
     raise UserError(f"schedule must be cosine, linear, sigmoid or pow<exponent> (pow2), got {name!r}")
