@@ -9,6 +9,7 @@ one); a bool is neither.
 
 from __future__ import annotations
 
+import math
 import numbers
 import sys
 from collections.abc import Sequence
@@ -111,7 +112,10 @@ def check_number(
     """`value` as a float, if low <= value <= high, which NaN and infinity fail; `expected` says so in words."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, numbers.Real)):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond the largest float
+        number = math.inf if value > 0 else -math.inf
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_scalar
 

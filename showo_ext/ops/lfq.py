@@ -115,9 +115,9 @@ def _decode_fake(ids: Tensor, bits: int, height: int, width: int, offset: int, d
 
 # ---------------------------------------------------------------- registration
 
-_ENCODE = Operator("lfq_encode(Tensor z, int offset) -> Tensor", _encode, _encode_fake)
+_ENCODE = Operator("lfq_encode(Tensor z, SymInt offset) -> Tensor", _encode, _encode_fake)
 _DECODE = Operator(
-    "lfq_decode(Tensor ids, int bits, SymInt height, SymInt width, int offset, ScalarType dtype) -> Tensor",
+    "lfq_decode(Tensor ids, int bits, SymInt height, SymInt width, SymInt offset, ScalarType dtype) -> Tensor",
     _decode,
     _decode_fake,
 )

@@ -203,23 +203,21 @@ def _lookup_backward_fake(grad: Tensor, ids: Tensor, num_codes: int) -> Tensor:
 
 
 def _lookup_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ids, codebook = inputs
-    ctx.save_for_backward(ids)
+    # Not save_for_backward: that refuses ids made under inference_mode, and ids have no gradient to keep track of.
+    ctx.ids, codebook = inputs
     ctx.num_codes = codebook.shape[0]
 
 
 def _lookup_gradient(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-    (ids,) = ctx.saved_tensors
-    return None, _LOOKUP_BACKWARD(grad, ids, ctx.num_codes)
+    return None, _LOOKUP_BACKWARD(grad, ctx.ids, ctx.num_codes)
 
 
 def _lookup_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
+    _, ctx.ids, _ = inputs
 
 
 def _lookup_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (ids,) = ctx.saved_tensors
-    return _LOOKUP(ids, grad), None, None
+    return _LOOKUP(ctx.ids, grad), None, None
 
 
 # ---------------------------------------------------------------- registration

@@ -162,6 +162,20 @@ def test_compiles_once_for_many_sizes():
     assert count.frame_count == 1
 
 
+def test_compiles_at_most_twice_for_many_offsets():
+    torch.compiler.reset()
+    count = torch._dynamo.testing.CompileCounter()
+
+    @torch.compile(fullgraph=True, backend=count)
+    def round_trip(z, offset):
+        return lfq_decode(lfq_encode(z, offset=offset), 13, 4, 4, offset=offset)
+
+    z = randn(2, 13, 4, 4)
+    for offset in range(5, 25):
+        assert torch.equal(round_trip(z, offset), torch.where(z > 0, 1.0, -1.0))
+    assert count.frame_count == 2  # the first offset is taken for a constant
+
+
 def test_autocast_changes_nothing():
     z = randn(1, 13, 4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -230,6 +230,16 @@ def test_writes_nothing_else():
         assert torch.equal(g.tensor, copy)
 
 
+def test_lookup_trains_with_ids_made_in_inference_mode():
+    codebook = randn(9, 5).requires_grad_()
+    with torch.inference_mode():
+        ids = randint(0, 9, (2, 4))
+    (gradient,) = torch.autograd.grad(codebook_lookup(ids, codebook).square().sum(), codebook, create_graph=True)
+    assert torch.equal(gradient, torch.bincount(ids.clone().flatten(), minlength=9).view(9, 1) * 2 * codebook)
+    (second,) = torch.autograd.grad(gradient.sum(), codebook)
+    assert torch.equal(second, torch.bincount(ids.clone().flatten(), minlength=9).view(9, 1).expand(9, 5) * 2.0)
+
+
 def test_lookup_opcheck():
     ids, codebook = randint(0, 9, (2, 5)), randn(9, 6).requires_grad_()
     torch.library.opcheck(torch.ops.showo_ext.codebook_lookup.default, (ids, codebook))

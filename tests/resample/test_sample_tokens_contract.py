@@ -190,6 +190,7 @@ BAD = [
     ({"guidance": "1"}, TypeError, "guidance is .*, expected a number"),
     ({"temperature": -0.1}, ValueError, "temperature is .*, expected"),
     ({"temperature": math.inf}, ValueError, "temperature is .*, expected"),
+    ({"temperature": 10**400}, ValueError, "temperature is .*, expected"),
     ({"temperature": math.nan}, ValueError, "temperature is .*, expected"),
     ({"temperature": 1e-39}, ValueError, "temperature is .*, expected"),
     ({"top_k": -1}, ValueError, "top_k is -1, expected an int of at least 0"),
