@@ -114,8 +114,8 @@ def check_number(
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected a number")
     try:
         number = float(value)
-    except OverflowError:  # an int beyond the largest float
-        number = math.inf if value > 0 else -math.inf
+    except OverflowError:  # an int beyond the largest float, positive or negative: no bound allows it
+        number = math.inf
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_scalar
 
