@@ -27,11 +27,6 @@ DTYPE_CODES: dict[torch.dtype, int] = {
     torch.float32: 0,
     torch.float16: 1,
     torch.bfloat16: 2,
-    torch.float64: 3,
-    torch.int64: 4,
-    torch.int32: 5,
-    torch.uint8: 6,
-    torch.bool: 7,
 }
 
 _module: ModuleType | None = None
@@ -128,7 +123,10 @@ class _Launcher:
                     raise TypeError(f"{self._name}: {key} has dtype {tensor.dtype}, expected {expected}")
                 values[key] = tensor.data_ptr()
         for key in self._dtypes:
-            values[key] = DTYPE_CODES[values[key]]
+            given: Any = values.get(key)
+            if given not in DTYPE_CODES:
+                raise TypeError(f"{self._name}: {key} is {given}, expected float32, float16 or bfloat16")
+            values[key] = DTYPE_CODES[given]
         self._function(values)
 
 

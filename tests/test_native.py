@@ -1,5 +1,6 @@
 """The loader, the instruction sets, and CUDA launchers on a machine that has no GPU."""
 
+import math
 import re
 import weakref
 from pathlib import Path
@@ -50,12 +51,16 @@ def test_instruction_sets_can_be_chosen():
 
 
 def test_dtype_codes_are_those_of_the_module():
-    z = randn(1, 2, 1, 1)
+    """The module knows every code and no other, and reads the bits of a number as the dtype's: NaN in float16 is a
+    finite number in bfloat16, and the largest bfloat16 is NaN in float16."""
     ids = torch.empty(1, 1, dtype=torch.int64)
     for dtype, code in _native.DTYPE_CODES.items():
-        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            with pytest.raises(ValueError, match=f"no kernel for dtype {str(dtype).removeprefix('torch.')}"):
-                _native.native().lfq_encode_cpu(lfq_arguments(z, ids, code) | {"num_threads": 1})
+        z = torch.tensor([math.nan, torch.finfo(dtype).max], dtype=dtype).view(1, 2, 1, 1)
+        _native.native().lfq_encode_cpu(lfq_arguments(z, ids, code) | {"num_threads": 1})
+        assert ids.item() == 0b01
+    for code in (-1, len(_native.DTYPE_CODES)):
+        with pytest.raises(TypeError, match=f"lfq_encode_cpu: dtype is {code}, expected dtype"):
+            _native.native().lfq_encode_cpu(lfq_arguments(z, ids, code) | {"num_threads": 1})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,10 @@ def test_dtype_codes_are_those_of_the_module():
     [
         ({"z": randn(1, 2, 1, 1, dtype=torch.float64)}, "lfq_encode_cpu: z has dtype .*float64, expected .*float32"),
         ({"dtype": torch.float16}, "lfq_encode_cpu: z has dtype .*float32, expected .*float16"),
+        (
+            {"z": randn(1, 2, 1, 1, dtype=torch.float64), "dtype": torch.float64},
+            "lfq_encode_cpu: dtype is torch.float64, expected float32, float16 or bfloat16",
+        ),
         ({"ids": torch.zeros((1, 1), dtype=torch.int32)}, "lfq_encode_cpu: ids has dtype .*int32, expected .*int64"),
         ({"dtype": None}, "lfq_encode_cpu: z has dtype .*float32, expected None"),
         ({"batch": 1.0}, "lfq_encode_cpu: batch is 1.0, expected int"),

@@ -43,7 +43,7 @@ Fields backward_fields(Params& p) {
                                {"dv", p.dv}};
 }
 
-Fields backward_cpu_fields(OmniBackwardParams& p) { return backward_fields(p) + Fields{{"parts", p.parts}}; }
+Fields backward_cpu_fields(OmniBackwardParams& p) { return backward_fields(p) + Fields{{"summands", p.summands}}; }
 
 Fields block_table_fields(OmniBlockTableParams& p) {
   return {{"intervals", p.intervals},
@@ -80,7 +80,7 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "omni_block_table_cuda", block_table_fields, omni_block_table_cuda);
 #endif
   m.def("omni_attention_block_rows", &omni_attention_block_rows);
-  m.def("omni_attention_backward_parts", &omni_attention_backward_parts, py::kw_only(), py::arg("batch"),
+  m.def("omni_attention_backward_summands", &omni_attention_backward_summands, py::kw_only(), py::arg("batch"),
         py::arg("heads"), py::arg("kv_heads"), py::arg("q_length"));
 }
 

@@ -51,7 +51,7 @@ bool store(PyObject* value, bool& member) {
 
 bool store(PyObject* value, DType& member) {
   int32_t number = 0;
-  if (!store(value, number)) return false;
+  if (!store(value, number) || number < 0 || number > static_cast<int32_t>(DType::kBF16)) return false;
   member = static_cast<DType>(number);
   return true;
 }

@@ -52,16 +52,18 @@ struct Geometry {
   int64_t num_packs;  // over the whole tensor
 };
 
-// Where a pack's first position lies in z. In ids it is pack * vector.
+// Offset in z of the first of a pack's `vector` positions. In ids that position has the index pack * vector.
 __device__ inline int64_t locate(const LfqParams& p, const Geometry& g, int64_t pack, int vector) {
-  const int64_t first = pack * vector;  // runs hold whole packs, so a pack never crosses the end of one
+  const int64_t first = pack * vector;  // a run holds whole packs: no pack crosses the end of a run
   const int64_t run = first / g.length;
   const int64_t column = first - run * g.length;
   return run / g.rows * p.stride_batch + run % g.rows * g.stride_row + column * p.stride_column;
 }
 
-// Lanes 2 j and 2 j + 1 hold a pack each, of pieces of two ids. Turns that into every other piece of the one, and every
-// other of the other: the even lane's piece 2 i + 1 and the odd lane's piece 2 i change places. So it does in reverse.
+// A piece is two neighbouring ids, 16 bytes. An even lane and the odd lane after it hold the kVector / 2 pieces of one
+// pack each. The exchange gives the even lane the even-numbered pieces of both packs, and the odd lane the odd-numbered
+// pieces of both: for every even i, piece i + 1 of the even lane changes places with piece i of the odd lane. The two
+// lanes then access 32 contiguous bytes of ids at a time. A second exchange restores the packs.
 template <class Id, int kVector>
 __device__ inline void exchange_pieces(Id (&code)[kVector]) {
   const bool odd = threadIdx.x % 2 != 0;
@@ -76,14 +78,15 @@ __device__ inline void exchange_pieces(Id (&code)[kVector]) {
   }
 }
 
-// move(index, i) for each two ids i, i + 1 that the lane has after `exchange_pieces`; `index` is that of the first.
+// Calls move(index, i) for each piece that the lane has after `exchange_pieces`: the ids code[i] and code[i + 1] belong
+// at ids[index] and ids[index + 1].
 template <int kVector, class Move>
 __device__ inline void each_piece(int64_t pack, int64_t num_packs, Move&& move) {
   const int odd = static_cast<int>(pack % 2);
 #pragma unroll
   for (int i = 0; i < kVector; i += 2) {
-    const int64_t of = pack - odd + i / 2 % 2;
-    if (of < num_packs) move(of * kVector + i / 4 * 4 + 2 * odd, i);
+    const int64_t owner = pack - odd + i / 2 % 2;  // the pack that the piece belongs to
+    if (owner < num_packs) move(owner * kVector + i / 4 * 4 + 2 * odd, i);
   }
 }
 
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) lfq_encode_kernel(LfqParams p, Geome
   } else {
     exchange_pieces(code);
     each_piece<kVector>(pack, g.num_packs, [&](int64_t index, int i) {
-      // nvcc makes two stores of one of 16 bytes here
+      // In assembly, because nvcc splits this 16-byte store in two.
       asm volatile("st.global.v2.b64 [%0], {%1, %2};" ::"l"(p.ids + index), "l"(id(i)), "l"(id(i + 1)) : "memory");
     });
   }

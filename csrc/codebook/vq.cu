@@ -1,19 +1,21 @@
 // vq_encode on the GPU, in three launches: the codes' norms, scores on the tensor cores (vq_scores.cuh, which derives
-// how near two of them must be to leave any doubt), and the decision. The result has the bits of a plain search with
-// fp32 sums of squared differences, formed in rising order of channels: what the tensor cores cannot tell apart is
-// computed in that very way, and so is every row with numbers that they cannot be trusted with. Deterministic.
+// how far apart two scores must be to leave no doubt about the order of the two distances), and the decision. The ids
+// are those of a plain search with fp32 sums of squared differences, formed in rising order of channels: distances of
+// codes that the scores cannot tell apart are computed in that very way, and so is every row with numbers that the
+// tensor cores cannot be trusted with (vq_scores.cuh says which). Deterministic.
 //
 // vq_prepare_kernel: a block of 128 threads per group of 32 codes, as many lanes per code as it has 16-byte chunks, 8
 // at most. Reads the codebook once; writes a record of 288 bytes a group and, for fp32, four channels at a time as four
 // high and four low halves in bf16, 16 bytes in the place of the 16 that they came from.
 //
-// vq_decide_kernel: a block of 256 threads per kTile rows. One thread per row joins the splits: the largest threshold
-// counts, and a single candidate is the answer. Of several the exact distances are computed, one after another. Rows
-// with more candidates than were listed, or without a trustworthy one, are collected and compared with the whole
-// codebook by all threads: in tiles of kTile rows and kTile codes, kDepth channels at a time, transposed in shared
-// memory so that a thread reads its 4 rows and its 4 codes as one float4 each. Each thread keeps the best (distance,
-// index) of its rows over its own codes; the 16 threads that share rows are half a warp and meet by shuffles at the
-// end. Ties: lowest index. Reads 16 bytes per row and split, and what the few doubtful rows need.
+// vq_decide_kernel: a block of 256 threads per kTile rows. One thread per row joins the candidates of the splits: the
+// largest threshold of all splits counts, and a single candidate is the answer. For several candidates the thread
+// computes the exact distances, one after another. Rows with more candidates than were listed, or without a trustworthy
+// candidate, are collected and compared with the whole codebook by all threads: in tiles of kTile rows and kTile codes,
+// kDepth channels at a time, transposed in shared memory so that a thread reads its 4 rows and its 4 codes as one
+// float4 each. Each thread keeps the best (distance, index) of its rows over its own codes; the 16 threads that share
+// rows are half a warp and meet by shuffles at the end. Ties: lowest index. Reads 16 bytes per row and split, and the
+// rows and codes whose exact distances are needed.
 #include <cuda_runtime.h>
 
 #include "codebook/params.h"
@@ -137,8 +139,9 @@ __device__ inline int decide(const VqDecideParams<T>& p, int64_t row) {
     threshold = fmaxf(threshold, top.x);
     best = fmaxf(best, top.y);
   }
-  // The first fails for a row whose own norm was too large for the tensor cores, its threshold being infinite; below
-  // the second the winner may be farther away than a code whose norm was.
+  // `best > threshold` fails for a row whose own norm the tensor cores cannot be trusted with: its threshold is
+  // infinite. A best score below -kVqLargestNorm / 64 is no proof: a code whose norm is too large, and whose score is
+  // therefore -inf, may be nearer.
   if (!(best > threshold && best >= -kVqLargestNorm / 64)) return kAll;
 
   int count = 0, only = 0;
@@ -168,7 +171,7 @@ __device__ inline int decide(const VqDecideParams<T>& p, int64_t row) {
   return id;
 }
 
-// Where row i of a tile lies in the line of a channel: eight channels further it is another half of the banks.
+// Where row i of a tile lies in the line of a channel. Lines of channels d and d + 8 use different halves of the banks.
 template <class T>
 __device__ inline int place(int i, int channel) {
   return i ^ (channel / 8 * 2 * Chunk<T>::kCount);

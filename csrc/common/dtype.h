@@ -1,4 +1,5 @@
-// Element types of tensors, and scalar conversions on the host. The numbers are part of the binding:
+// Element types of the tensors that kernels compute with, and scalar conversions on the host. The numbers are part of
+// the binding:
 // showo_ext/_native.py holds the same list. Functions are `static inline` so that each file keeps the copy compiled
 // with its own flags.
 #pragma once
@@ -8,7 +9,7 @@
 
 namespace showo {
 
-enum class DType : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kF64 = 3, kI64 = 4, kI32 = 5, kU8 = 6, kBool = 7 };
+enum class DType : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
 
 // Storage types of the 16-bit floats: bits only, arithmetic happens in float.
 struct Half {
@@ -20,18 +21,11 @@ struct BFloat16 {
 
 static inline int64_t element_size(DType dtype) {
   switch (dtype) {
-    case DType::kF64:
-    case DType::kI64:
-      return 8;
     case DType::kF32:
-    case DType::kI32:
       return 4;
     case DType::kF16:
     case DType::kBF16:
       return 2;
-    case DType::kU8:
-    case DType::kBool:
-      return 1;
   }
   return 0;
 }
@@ -44,16 +38,6 @@ static inline const char* dtype_name(DType dtype) {
       return "float16";
     case DType::kBF16:
       return "bfloat16";
-    case DType::kF64:
-      return "float64";
-    case DType::kI64:
-      return "int64";
-    case DType::kI32:
-      return "int32";
-    case DType::kU8:
-      return "uint8";
-    case DType::kBool:
-      return "bool";
   }
   return "unknown";
 }

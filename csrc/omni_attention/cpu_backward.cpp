@@ -3,8 +3,9 @@
 //   p = 2^(s - lse);  dp = dout v^T;  ds = scale p (dp - delta),  delta = sum_d dout out - dlse
 //   dv += p^T dout;   dk += ds^T q;   dq += ds k
 //
-// One task owns the dk and dv of its kv head (of its summand of them, see omni_attention_backward_parts), over all
-// query heads that read it: no atomics, and the same bits every time.
+// The query rows that read a kv head are dealt to several tasks, as many as there are summands of dk and dv
+// (omni_attention_backward_summands). A task alone writes its summand of its kv head's dk and dv: no atomics, and the
+// same bits every time.
 #include "omni_attention/cpu_tile.h"
 
 namespace showo {
@@ -141,7 +142,7 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
   KvRows<D> keys, values;
   place_kv_copies<D>(&keys, &values, in, task, s + 1);
   const int64_t kv_size = in.kv_length * D;
-  const int64_t kv_index = (task.part * in.batch + task.batch) * in.kv_heads + task.kv_head;
+  const int64_t kv_index = (task.summand * in.batch + task.batch) * in.kv_heads + task.kv_head;
   float *dk = p.dk + kv_index * kv_size, *dv = p.dv + kv_index * kv_size;
   if (kv_size > 0) std::memset(dk, 0, sizeof(float) * kv_size);
   if (kv_size > 0) std::memset(dv, 0, sizeof(float) * kv_size);

@@ -12,7 +12,7 @@ namespace showo {
 // item = head_in_group * num_q_blocks + q_block.
 struct OmniTask {
   int64_t batch, kv_head, first_item, last_item;
-  int64_t part;  // summand of dk and dv that this task fills (backward)
+  int64_t summand;  // of dk and dv, which the task fills (backward only)
 };
 
 // The block table (block_table.cpp), shared by all heads of a sample.

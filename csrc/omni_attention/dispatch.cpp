@@ -56,9 +56,10 @@ Status check(const OmniInputs& in) {
   return ok_status();
 }
 
-// Cuts each kv head's items into at most `parts` runs of about equal work, heaviest runs first. With `all_parts`
-// every part gets a task, if need be an empty one.
-std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int64_t parts, bool all_parts) {
+// Cuts each kv head's items into at most `per_head` tasks of about equal work, and puts the heaviest tasks first. With
+// `keep_empty` a kv head has exactly `per_head` tasks, some of which may have no item: the backward needs these, since
+// a task also writes the zeros of its summand.
+std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int64_t per_head, bool keep_empty) {
   struct Weighted {
     OmniTask task;
     int64_t work;
@@ -75,11 +76,11 @@ std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int
       total += work[item];
     }
     int64_t item = 0, done = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t first = item, before = done, goal = total * (part + 1) / parts;
-      while (item < items && (part == parts - 1 || done < goal)) done += work[item++];
-      if (item == first && !all_parts) continue;
-      for (int64_t h = 0; h < in.kv_heads; ++h) weighted.push_back({OmniTask{b, h, first, item, part}, done - before});
+    for (int64_t i = 0; i < per_head; ++i) {
+      const int64_t first = item, before = done, goal = total * (i + 1) / per_head;
+      while (item < items && (i == per_head - 1 || done < goal)) done += work[item++];
+      if (item == first && !keep_empty) continue;
+      for (int64_t h = 0; h < in.kv_heads; ++h) weighted.push_back({OmniTask{b, h, first, item, i}, done - before});
     }
   }
   std::stable_sort(weighted.begin(), weighted.end(),
@@ -91,7 +92,7 @@ std::vector<OmniTask> make_tasks(const OmniInputs& in, const OmniPlan& plan, int
 }
 
 template <class Params>
-Status run(const Params& params, int64_t parts, bool all_parts, int num_threads,
+Status run(const Params& params, int64_t tasks_per_head, bool keep_empty, int num_threads,
            void (*kernel)(const Params&, const OmniPlan&, const OmniTask&, void*), int64_t scratch_bytes,
            int64_t q_block) {
   const OmniInputs& in = params.in;
@@ -103,7 +104,7 @@ Status run(const Params& params, int64_t parts, bool all_parts, int num_threads,
   plan.batch_stride = in.block_states_batch_stride;
   SHOWO_CHECK_ARGUMENT(plan.state != nullptr || in.batch * plan.num_q_blocks * plan.num_kv_blocks == 0,
                        "omni_attention: the mask's block table is missing");
-  const std::vector<OmniTask> tasks = make_tasks(in, plan, parts, all_parts);
+  const std::vector<OmniTask> tasks = make_tasks(in, plan, tasks_per_head, keep_empty);
   parallel_for(static_cast<int64_t>(tasks.size()), num_threads,
                [&](int64_t i) { kernel(params, plan, tasks[i], thread_scratch().get(scratch_bytes)); });
   return ok_status();
@@ -116,25 +117,27 @@ Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threa
   const OmniCpuKernels& kernels = omni_cpu_kernels();
   // Whole heads where there are enough of them to keep the threads busy, since a task shares one copy of k and v.
   const int64_t heads = std::max<int64_t>(1, params.in.batch * params.in.kv_heads);
-  const int64_t parts = (4 * int64_t{std::max(1, num_threads)} + heads - 1) / heads;
-  return run(params, parts, false, num_threads, kernels.forward, kernels.forward_scratch(params), kernels.q_block);
+  const int64_t per_head = (4 * int64_t{std::max(1, num_threads)} + heads - 1) / heads;
+  return run(params, per_head, false, num_threads, kernels.forward, kernels.forward_scratch(params), kernels.q_block);
 }
 
-int64_t omni_attention_backward_parts(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length) {
+int64_t omni_attention_backward_summands(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length) {
   constexpr int64_t kTasksWanted = 32, kRowsOfBlock = 48;
   if (batch <= 0 || heads <= 0 || kv_heads <= 0) return 1;
   const int64_t items = heads / kv_heads * ((q_length + kRowsOfBlock - 1) / kRowsOfBlock);
-  const int64_t parts = (kTasksWanted + batch * kv_heads - 1) / (batch * kv_heads);
-  return std::max<int64_t>(1, std::min(parts, items));
+  const int64_t wanted = (kTasksWanted + batch * kv_heads - 1) / (batch * kv_heads);
+  return std::max<int64_t>(1, std::min(wanted, items));
 }
 
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads) {
   SHOWO_RETURN_IF_ERROR(check(params.in));
   const OmniInputs& in = params.in;
-  SHOWO_CHECK_ARGUMENT(params.parts == omni_attention_backward_parts(in.batch, in.heads, in.kv_heads, in.q_length),
-                       "omni_attention_backward: dk and dv have %lld parts", static_cast<long long>(params.parts));
+  const int64_t expected = omni_attention_backward_summands(in.batch, in.heads, in.kv_heads, in.q_length);
+  SHOWO_CHECK_ARGUMENT(params.summands == expected,
+                       "omni_attention_backward: dk and dv have %lld summands, expected %lld",
+                       static_cast<long long>(params.summands), static_cast<long long>(expected));
   const OmniCpuKernels& kernels = omni_cpu_kernels();
-  return run(params, params.parts, true, num_threads, kernels.backward, kernels.backward_scratch(params),
+  return run(params, params.summands, true, num_threads, kernels.backward, kernels.backward_scratch(params),
              kernels.q_block);
 }
 

@@ -1,4 +1,13 @@
-// The one mask predicate: which columns of which block a query row may look at.
+// The rule of every mask, and the rule applied to 64 columns at once.
+//
+// A row sees a column if one of the row's half-open intervals [start, stop) holds the column. Intervals are cut to the
+// columns that exist, 0 to kv_length; they may overlap and come in any order, and an interval with stop <= start holds
+// no column.
+//
+// The CPU kernels, both block tables and the CUDA backward take the rule from row_bits(). The CUDA forward and decode
+// keep a tile's intervals in shared memory, cut once (load_intervals in forward_mask.cuh, fill_intervals in
+// decode_tile.cuh), and apply the rule to as many columns as a warp needs at a time: WarpMask and column_bits in
+// forward_mask.cuh, DecodeWalk and UnitMask in decode_tile.cuh.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +27,13 @@ constexpr int64_t kKvBlock = 64;
 constexpr int64_t kQBlock = 64;
 enum BlockState : uint8_t { kEmpty = 0, kPartial = 1, kFull = 2 };
 
-// May a row with these intervals ([K, 2]) look at `column`?
-SHOWO_HOST_DEVICE static inline bool row_sees(const int32_t* intervals, int64_t num_intervals, int64_t column) {
-  for (int64_t i = 0; i < num_intervals; ++i)
-    if (intervals[2 * i] <= column && column < intervals[2 * i + 1]) return true;
-  return false;
-}
-
 // Bits 0..count-1 set, 0 <= count <= 64.
 SHOWO_HOST_DEVICE static inline uint64_t low_bits(int64_t count) {
   return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
-// Bit j says whether the row sees column first_column + j.
+// Bit j says whether a row with these intervals ([num_intervals, 2]) sees column first_column + j, which is never
+// negative. The cut at kv_length is the caller's: `& low_bits(kv_length - first_column)`.
 SHOWO_HOST_DEVICE static inline uint64_t row_bits(const int32_t* intervals, int64_t num_intervals,
                                                   int64_t first_column) {
   uint64_t bits = 0;

@@ -74,11 +74,12 @@ struct OmniBackwardParams {
   const void* dout;   // [B, H, S_q, D]  dtype
   const float* dlse;  // [B, H, S_q]     contiguous, or null
   OmniStrides out_strides, dout_strides;
-  // Results in float32, contiguous. dk and dv come in `parts` summands, omni_attention_backward_parts() of them.
+  // Results in float32, contiguous. dk and dv come as omni_attention_backward_summands() summands, which the caller
+  // adds up.
   float* dq;  // [B, H, S_q, D]
-  float* dk;  // [parts, B, H_kv, S_kv, D]
-  float* dv;  // [parts, B, H_kv, S_kv, D]
-  int64_t parts;
+  float* dk;  // [summands, B, H_kv, S_kv, D]
+  float* dv;  // [summands, B, H_kv, S_kv, D]
+  int64_t summands;
 };
 
 // Numbers per 64 query rows in `stats` below.
@@ -119,8 +120,8 @@ Status omni_attention_decode_cuda(const OmniDecodeParams& params, void* stream);
 Status omni_attention_backward_cuda(const OmniBackwardCudaParams& params, void* stream);
 Status omni_block_table_cuda(const OmniBlockTableParams& params, void* stream);
 
-// Into how many summands dk and dv are split so that few heads can still keep many threads busy. A function of the
-// sizes alone, lest results depend on the machine.
-int64_t omni_attention_backward_parts(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length);
+// How many summands the CPU kernel makes of dk and dv, so that few heads can still keep many threads busy. A function
+// of the sizes alone: with the number of threads in it, results would depend on the machine.
+int64_t omni_attention_backward_summands(int64_t batch, int64_t heads, int64_t kv_heads, int64_t q_length);
 
 }  // namespace showo

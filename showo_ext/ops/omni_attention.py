@@ -229,15 +229,15 @@ def _backward(
 
 
 def _backward_cpu(q: Tensor, k: Tensor, arguments: dict[str, Argument]) -> tuple[Tensor, Tensor, Tensor]:
-    """dk and dv are summands, so that few heads can still keep many threads busy."""
-    parts = native().omni_attention_backward_parts(
+    """dk and dv come as several summands, so that few heads can still keep many threads busy."""
+    summands = native().omni_attention_backward_summands(
         batch=q.size(0), heads=q.size(1), kv_heads=k.size(1), q_length=q.size(2)
     )
     dq = torch.empty(q.shape, dtype=torch.float32)
-    dk = torch.empty((parts, *k.shape), dtype=torch.float32)
+    dk = torch.empty((summands, *k.shape), dtype=torch.float32)
     dv = torch.empty_like(dk)
-    launch("omni_attention_backward", q, **arguments, dq=dq, dk=dk, dv=dv, parts=parts)
-    summed = [x[0] if parts == 1 else x.sum(0) for x in (dk, dv)]
+    launch("omni_attention_backward", q, **arguments, dq=dq, dk=dk, dv=dv, summands=summands)
+    summed = [x[0] if summands == 1 else x.sum(0) for x in (dk, dv)]
     return dq.to(q.dtype), summed[0].to(k.dtype), summed[1].to(k.dtype)
 
 

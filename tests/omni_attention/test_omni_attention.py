@@ -275,8 +275,8 @@ def test_nothing_around_the_results_is_written(isa, dtype):
         "lse": lse.tensor,
         "out_strides": out.tensor.stride()[:3],
     }
-    parts = native().omni_attention_backward_parts(batch=1, heads=2, kv_heads=2, q_length=50)
-    dq, dk, dv = guarded(poisoned(q.shape)), guarded(poisoned((parts, *k.shape))), guarded(poisoned((parts, *k.shape)))
+    summands = native().omni_attention_backward_summands(batch=1, heads=2, kv_heads=2, q_length=50)
+    dq, dk, dv = (guarded(poisoned(shape)) for shape in (q.shape, (summands, *k.shape), (summands, *v.shape)))
     with use_isa(isa), use_threads(2):
         common |= launch_arguments(q, k, v, make_plan(mask, 0), 0.1)
         launch("omni_attention_forward", q, **common)
@@ -290,7 +290,7 @@ def test_nothing_around_the_results_is_written(isa, dtype):
             dq=dq.tensor,
             dk=dk.tensor,
             dv=dv.tensor,
-            parts=parts,
+            summands=summands,
         )
     for written in (out, lse, dq, dk, dv):
         written.check()
