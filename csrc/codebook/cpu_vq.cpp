@@ -66,7 +66,7 @@ SHOWO_INLINE void visit_block(const float* rows, const float* packed, int64_t di
   }
 }
 
-// Lanes hold the first code of the winning block; the lane itself adds the rest. Ties: lowest index.
+// The nearest code of all lanes: a lane's nearest code is its index plus the lane's number. Ties: lowest code.
 inline int64_t winner(const VecF* distance, const VecI* index) {
   float best = 0.0f;
   int32_t best_code = kNoIndex;

@@ -1,4 +1,4 @@
-// The entries of ids, and the gradient of that, on the GPU. Deterministic.
+// The codebook's entries by id, and the gradient of this lookup, on the GPU. Deterministic.
 //
 // codebook_lookup: a block of 128 threads per 32 rows, whose ids go through shared memory; the result is written as one
 // run, in words as wide as the addresses allow. Reads ids and the rows that they name and writes the result once.

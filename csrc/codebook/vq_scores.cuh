@@ -92,7 +92,7 @@ struct CodeCopy {
     left = end - first - row;
   }
 
-  // Chunks from `chunks` on, and codes from the last on, become zeros.
+  // `chunks` chunks of a code exist; chunks and codes that do not exist become zeros.
   __device__ __forceinline__ void fetch(uint32_t stage, int64_t stride, int slice, int chunks) const {
     const uint32_t to = stage + threadIdx.x * 16;
     const char* row = from + slice * (Tile::kBlocks * 64);
@@ -167,7 +167,8 @@ struct VqRows {
             const int chunk = j * 4 + lane % 4;
             const bool exists = row < p.num_rows && slice * (Tile::kBlocks * 4) + chunk < p.chunks;
             if constexpr (kSliced) {
-              // Selected word by word: loaded into the fragments' own registers, they would be copied for each mma.
+              // Zeros are selected word by word: nvcc would copy words that are loaded into the fragments' own
+              // registers before each mma.
               words = *reinterpret_cast<const uint4*>(exists ? z + chunk * 16 : p.z);
               words.x = exists ? words.x : 0, words.y = exists ? words.y : 0;
               words.z = exists ? words.z : 0, words.w = exists ? words.w : 0;
@@ -196,7 +197,7 @@ struct VqRows {
     return *reinterpret_cast<const float4*>(offsets + n / 4 * kVqGroupBytes + n % 4 * 64);
   }
 
-  // What products<true>() begins with.
+  // Starts the scores from the codes' offsets, as products<true>() does.
   __device__ __forceinline__ static void begin(float (&s)[kM][kN8][4], const char* offsets) {
 #pragma unroll
     for (int n = 0; n < kN8; ++n) {
@@ -207,8 +208,8 @@ struct VqRows {
     }
   }
 
-  // Adds the products with 8 kN8 codes. codes, offsets: the lane's addresses of the first of them. kStart: begins with
-  // the offsets.
+  // Adds the products with 8 kN8 codes to the scores; with kStart the scores start from the codes' offsets. codes,
+  // offsets: the lane's addresses for the first of these codes.
   template <bool kStart>
   __device__ __forceinline__ void products(float (&s)[kM][kN8][4], const char* codes, const char* offsets) const {
     float4 offset[kN8];
@@ -249,12 +250,12 @@ struct VqRows {
     if (best[m][half] <= raised) count[m][half] = 0;
     best[m][half] = fmaxf(best[m][half], top);
     threshold[m][half] = raised;
-    uint32_t found = 0;  // by place in the group, but for 2 t
+    uint32_t found = 0;  // bit b: the score of code 2 t + b of the group is above the threshold
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int i = 0; i < 2; ++i) found |= s[m][kFirstN8 + n][2 * half + i] > raised ? 1u << (n * 8 + i) : 0u;
-    int end = __popc(found);  // places of the list, counted over the quad
+    int end = __popc(found);  // the codes found by this thread and by those before it in the quad
     const int one = __shfl_up_sync(kAllLanes, end, 1, 4);
     end += t >= 1 ? one : 0;
     const int two = __shfl_up_sync(kAllLanes, end, 2, 4);
@@ -326,7 +327,7 @@ __global__ void __launch_bounds__(kVqThreads, VqTile<T, kBytes, kM, kSliced>::kR
       rows.count[m][half] = 0;
     }
   if (lane < Tile::kWarpRows) reinterpret_cast<int4*>(lists)[lane] = make_int4(0, 0, 0, 0);
-  lists += lane / 4 * kVqListed;  // from here on this thread's, of m = half = 0
+  lists += lane / 4 * kVqListed;  // from here on the list of the thread's own row for m = half = 0
   __syncwarp();
 
   const char* stage = shared;

@@ -82,18 +82,18 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const int kv_blocks = static_cast<int>(ceil_div(in.kv_length, kKvBlock));
 
   // Where this lane finds its rows (ldmatrix: see scores and accumulate).
-  const uint32_t own_at = shared + M::kK + R::at(16 * warp + lane % 16, lane / 16);
+  const uint32_t own_at = shared + M::kK + swizzled<D>(16 * warp + lane % 16, lane / 16);
   constexpr int kDqTiles = D / 8 / M::kLines;
   const int dq_rows = warp % 4, dq_tile = warp / 4 * kDqTiles;  // this warp's part of a block of dq
   uint32_t ds_at = shared + (16 * warp + g) * M::kDsBytes + 4 * t;
   uint32_t dq_ds_at = shared + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows + lane / 8 % 2) * 16;
 
-  uint32_t row_at = R::at(lane % 8, lane / 8), column_at = R::at(lane % 16, lane / 16);
-  const uint32_t dq_k_at = shared + R::at(lane % 16, lane / 16 + dq_tile);
+  uint32_t row_at = swizzled<D>(lane % 8, lane / 8), column_at = swizzled<D>(lane % 16, lane / 16);
+  const uint32_t dq_k_at = shared + swizzled<D>(lane % 16, lane / 16 + dq_tile);
   pin<D>(ds_at), pin<D>(dq_ds_at), pin<D>(row_at), pin<D>(column_at);
 
   // The thread's own first place in the matrices that it copies from and to.
-  uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
+  uint32_t copy_at = swizzled<D>(R::copy_row(), R::copy_chunk());
   pin<D>(copy_at);
   const auto source = [&](const void* matrix, const OmniStrides& strides, int head, int row) {
     return reinterpret_cast<const char*>(static_cast<const T*>(matrix) + batch * strides.batch + head * strides.head +
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     const uint8_t* states = in.block_states + opaque(batch) * in.block_states_batch_stride + first_kv / kKvBlock;
     pin<D>(states);
     const int lines = kv_blocks - static_cast<int>(first_kv / kKvBlock);
-    Walk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines, static_cast<int>(in.q_length / kQBlock));
+    BlockWalk<M::kLines> walk(states, kv_blocks, 1, q_blocks, lines, static_cast<int>(in.q_length / kQBlock));
     Visit visit, following;
     bool more = walk.next(&visit);
     if (more) load(stage, visit);

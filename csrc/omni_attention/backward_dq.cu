@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const int q_block = q_blocks - 1 - static_cast<int>(blockIdx.y);  // under causal masks the last rows see most
   const int64_t first_row = static_cast<int64_t>(q_block) * kQBlock;
 
-  const LaneRows<D, 2> own(shared + M::kQ + R::at(16 * warp + lane % 16, lane / 16));
-  const uint32_t copy_at = R::at(R::copy_row(), R::copy_chunk());
+  const LaneRows<D, 2> own(shared + M::kQ + swizzled<D>(16 * warp + lane % 16, lane / 16));
+  const uint32_t copy_at = swizzled<D>(R::copy_row(), R::copy_chunk());
   const auto source = [&](const void* matrix, const OmniStrides& strides, int64_t h, int64_t row) {
     return reinterpret_cast<const char*>(static_cast<const T*>(matrix) + batch * strides.batch + h * strides.head +
                                          (row + R::copy_row()) * strides.row + R::copy_chunk() * 8);
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
 
   const float factor = in.scale * kLog2E;
   float dq[D / 8][4] = {};
-  Walk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, 1, 0,
-               kv_blocks, 1, kv_blocks);
+  BlockWalk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks,
+                    1, 0, kv_blocks, 1, kv_blocks);
   Visit visit, following;
   uint32_t stage = shared;
   bool more = walk.next(&visit);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     __syncthreads();
     const uint32_t other = shared + M::kStage - (stage - shared);
     if (more) load(other, following);
-    const LaneRows<D, 4> rows(stage + R::at(lane % 8, lane / 8));
-    const LaneRows<D, 2> columns(stage + R::at(lane % 16, lane / 16));
+    const LaneRows<D, 4> rows(stage + swizzled<D>(lane % 8, lane / 8));
+    const LaneRows<D, 2> columns(stage + swizzled<D>(lane % 16, lane / 16));
     const uint32_t masks = stage + M::kMasks + warp * 32;
     const SubTiles tiles(kFull ? 0 : load_shared_word_at<0>(masks + lane / 8 * MaskBits::kStride + lane % 8 * 4));
     unrolled<64 / kColumns>([&](auto part) {

@@ -137,8 +137,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       load_rows<D, kOwn>(m.a, q, in.q_strides.row, own_first, in.q_length);
       load_rows<D, kOwn>(m.b, dout, p.dout_strides.row, own_first, in.q_length);
     }
-    Walk<1> walk(kOwnerKv ? states + own_block : states + own_block * kv_blocks, kOwnerKv ? kv_blocks : 1, 0,
-                 kOwnerKv ? q_blocks : kv_blocks, 1, kOwnerKv ? q_blocks : kv_blocks);
+    BlockWalk<1> walk(kOwnerKv ? states + own_block : states + own_block * kv_blocks, kOwnerKv ? kv_blocks : 1, 0,
+                      kOwnerKv ? q_blocks : kv_blocks, 1, kOwnerKv ? q_blocks : kv_blocks);
     Visit visit;
     while (walk.next(&visit)) {
       const int64_t q_block = kOwnerKv ? visit.block : own_block, kv_block = kOwnerKv ? own_block : visit.block;

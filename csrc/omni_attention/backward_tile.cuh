@@ -6,6 +6,7 @@
 #include "common/ptx.cuh"
 #include "omni_attention/mask.h"
 #include "omni_attention/params.h"
+#include "omni_attention/swizzle.cuh"
 
 namespace showo {
 
@@ -15,21 +16,17 @@ constexpr float kLog2E = 1.4426950408889634f;
 // then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
 constexpr int kStatsLse = 0, kStatsDelta = 64, kStats = kOmniBackwardStats;
 
-// Rows of D 16-bit numbers in shared memory, as chunks of 16 bytes. Eight rows of one chunk column fall into different
-// banks (ldmatrix without conflicts): chunks are permuted within groups of kGroup by the row's number.
+// Rows of D 16-bit numbers in shared memory, laid out by swizzled<D>().
 template <int D>
 struct Rows {
-  static constexpr int kBytes = 2 * D, kChunks = D / 8, kGroup = D % 64 == 0 ? 8 : 4;
-
-  __device__ static int swizzle(int row) { return kGroup == 8 ? row & 7 : (row >> 1) & 3; }
-  __device__ static int at(int row, int chunk) { return row * kBytes + (chunk ^ swizzle(row)) * 16; }
+  static constexpr int kBytes = 2 * D, kChunks = D / 8, kGroup = kSwizzledChunks<D>;
 
   // Copies of kCount rows by kThreads threads: a thread's first row and chunk.
   __device__ static int copy_row() { return threadIdx.x / kGroup; }
   __device__ static int copy_chunk() { return threadIdx.x % kGroup; }
 
   // Starts the copy of kCount rows, of which `count` exist; the others become zeros. `to`, kTo bytes further on, and
-  // `from` are the thread's own places: at(copy_row(), copy_chunk()), and that row and chunk of the matrix.
+  // `from` are the thread's own places: swizzled<D>(copy_row(), copy_chunk()), and that row and chunk of the matrix.
   template <int kCount, int kThreads, int kTo>
   __device__ __forceinline__ static void copy(uint32_t to, const char* from, int64_t row_bytes, int count) {
     constexpr int kStep = kThreads / kGroup;
@@ -44,20 +41,22 @@ struct Rows {
   }
 };
 
-// The 64 x 64 blocks that one thread block visits: down a block column of the table, or along a block row. Every warp
-// walks by itself; 32 states at a time become words of bits. kLines neighbouring lines are walked at once, and a
-// place is visited if any of them has something there, full if all are.
+// One stop of a BlockWalk: the number of the block along the lines, and whether the block is full on every line.
 struct Visit {
   int block;
   bool full;
 };
 
+// Walks over the 64 x 64 blocks that one thread block visits: along kLines neighbouring lines of the block table, which
+// are columns of the table (dk, dv) or a row of it (dq). A block is visited unless it is empty on every line. Every
+// warp walks by itself and reads the states of 32 blocks at a time, one block a lane.
 template <int kLines>
-class Walk {
+class BlockWalk {
  public:
-  // `count` states, `step` apart, on each of `lines` lines, line_step apart. From `whole` on, blocks lack query rows:
-  // the table calls them full if the rows that exist are, but it is cheaper to skip the others.
-  __device__ Walk(const uint8_t* states, uint32_t step, uint32_t line_step, int count, int lines, int whole)
+  // A line has `count` states, `step` apart; `lines` lines exist, line_step apart. Blocks from number `whole` on have
+  // query rows that do not exist. The table calls such a block full if the rows that exist see all of it, but the walk
+  // calls it partial: kernels then skip the sub-tiles of the rows that do not exist.
+  __device__ BlockWalk(const uint8_t* states, uint32_t step, uint32_t line_step, int count, int lines, int whole)
       : states_(states), step_(step), line_step_(line_step), count_(count), lines_(lines), whole_(whole) {}
 
   __device__ bool next(Visit* visit) {
@@ -231,7 +230,7 @@ __device__ inline void store_sums(const float (&sum)[D / 8][4], float factor, ui
   for (int j = 0; j < D / 8; ++j) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      store_shared_word_at<0>(scratch + Rows<D>::at(lane / 4 + 8 * half, j) + lane % 4 * 4,
+      store_shared_word_at<0>(scratch + swizzled<D>(lane / 4 + 8 * half, j) + lane % 4 * 4,
                               pack<T>(sum[j][2 * half] * factor, sum[j][2 * half + 1] * factor));
   }
   __syncwarp();
@@ -239,7 +238,7 @@ __device__ inline void store_sums(const float (&sum)[D / 8][4], float factor, ui
   for (int i = 0; i < D / 16; ++i) {
     const int chunk = i * 32 + lane, row = chunk / Rows<D>::kChunks, column = chunk % Rows<D>::kChunks;
     if (first + row < length) {
-      const float4 x = load_shared4_at<0>(scratch + Rows<D>::at(row, column));
+      const float4 x = load_shared4_at<0>(scratch + swizzled<D>(row, column));
       store_global16(to + (first + row) * D + column * 8, reinterpret_cast<const uint4&>(x));
     }
   }

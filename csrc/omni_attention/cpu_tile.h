@@ -78,7 +78,6 @@ SHOWO_INLINE void tile_of(int height, float* c, const float* a, const float* b, 
 }
 
 // ---- rows of tensors
-// ---------------------------------------------------------------------------------------------------
 
 SHOWO_INLINE const void* row_at(const void* base, const OmniStrides& s, DType dtype, int64_t batch, int64_t head,
                                 int64_t row) {
@@ -200,14 +199,15 @@ SHOWO_INLINE void place_kv_copies(KvRows<D>* keys, KvRows<D>* values, const Omni
 }
 
 // ---- masks
-// -------------------------------------------------------------------------------------------------------------
 
-// Who sees what in one block of query rows x 64 columns. Rows beyond the last one are nobody's and count nowhere.
+// Which columns the query rows of one block see. Bit j of every word stands for column j of the block's 64. A row
+// beyond the last query row sees no column, and `every` leaves it out.
 struct BlockMask {
-  uint64_t bits[kQBlock];                 // per query row, bit j = column j of the block
-  int32_t low[kQBlock], high[kQBlock];    // the two halves of bits, for vectors
-  uint64_t any[kPanels], every[kPanels];  // over the rows of a panel
-  uint64_t any_row;                       // over all rows
+  uint64_t bits[kQBlock];               // what each query row sees
+  int32_t low[kQBlock], high[kQBlock];  // the two halves of `bits`, for vectors
+  uint64_t any[kPanels];                // what some row of a panel sees
+  uint64_t every[kPanels];              // what every row of a panel sees
+  uint64_t any_row;                     // what some row of the block sees
 
   void fill(const OmniInputs& in, int64_t batch, int64_t first_row, int64_t rows, int64_t first_column, int64_t columns,
             bool full) {
@@ -233,7 +233,7 @@ struct BlockMask {
     }
   }
 
-  // Negative lanes: rows [first, first + kLanes) that see column j.
+  // A lane for each row of [first, first + kLanes): negative if the row sees column j.
   VecI sees(int64_t first, int j) const { return load((j < 32 ? low : high) + first) << (31 - (j & 31)); }
 
   uint64_t any_of_rows(int64_t first, int64_t last) const {

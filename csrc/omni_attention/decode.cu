@@ -1,18 +1,20 @@
 // omni_attention for at most 16 query rows against a long kv: split over kv, then combined. The kernels of fp16 and
 // bf16; fp32's are in decode_f32.cu.
 //
-// Rows. The query heads of one kv head are packed: their group * S_q rows fill m16 tiles, up to four in a thread block,
-// so keys and values are read once for all of them (once per 64 packed rows where there are more). With one tile the
-// four warps share it, each with its own 16 of a stage's 64 columns; with two tiles two warps do, with more none.
+// Rows. The query heads of one kv head are packed: their group * S_q rows fill m16 tiles of 16 rows, up to four tiles
+// in a thread block, so that keys and values are read once for all rows (once per 64 packed rows where there are more).
+// If the thread block has one tile, its four warps share the tile: of a stage's 64 columns each warp takes 16. If it
+// has two tiles, two warps share each tile and take 32 columns each. If it has more, each tile has one warp.
 //
-// Columns. Split s has every splits-th block of 64 columns; of these it visits the ones that some row sees, which it
-// finds in the rows' intervals themselves: there is no block table. Blocks that every row sees whole take no mask, in
-// others each lane turns the intervals of one row into column bits. Three stages of shared memory (two for D = 128),
-// filled by cp.async: the next blocks are on their way while one is used, one barrier a block.
+// Columns. A split has every splits-th block of 64 columns and visits those that some row sees. It finds these blocks
+// in the rows' intervals: there is no block table. Blocks that every row sees whole take no mask; in the other blocks
+// each lane turns the intervals of one row into column bits. Shared memory has three stages (two for D = 128), filled
+// by cp.async: while one block is used the next blocks are on their way, with one barrier a block.
 //
-// Softmax as in forward_tile.cuh, with (m, sum, output) of a warp; at the end the warps' triples are joined through
-// shared memory, and those of the splits by the combine kernel, one warp a row: weights are 2^(m_s - max m), which
-// rounds no more than one softmax over all columns would (an lse per split would, in fp32).
+// Softmax. As in forward_tile.cuh, but every warp has an m, a sum and an output of its own for each of its rows. At the
+// end the warps' triples (m, sum, output) are joined through shared memory, and the splits' triples by the combine
+// kernel, one warp a row. Triple s has the weight 2^(m_s - max m). These weights round no more than one softmax over
+// all columns; in fp32, weights made from an lse of each split would round more.
 //
 // Memory. k and v of visited blocks, q and out cross the bus once; the workspaces are written and read once, 4 D + 8
 // bytes for each row and split that has columns. With one split there is neither workspace nor combine kernel. What a
@@ -151,8 +153,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
                           block.mask_row(m_tile * 16 + lane % 16);
   const int num_intervals = static_cast<int>(p.in.num_intervals);
 
-  // A fragments: lanes 0..15 address rows of the left chunk, 16..31 of the right one. B of q k^T: 8 rows, two chunks,
-  // then 8 rows more. B of p v, transposed: 16 rows of the left chunk, then of the right one, as for A.
+  // The row and the chunk that a lane addresses for ldmatrix: as in forward_tile.cuh.
   const uint32_t row16 = swizzled<D>(lane % 16, lane / 16), base = shared_address(shared);
   const uint32_t keys = base + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
   const uint32_t values = base + Tile::kMatrixBytes + row16;

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   };
 
   const int kv_blocks = (kv_length + 63) / 64;
-  Walk<1, Tile::kColumns> walk{
+  StageWalk<1, Tile::kColumns> walk{
       in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(first_row / 64) * kv_blocks,
       kv_blocks, kv_length, 0, false};
   Stage stage = kNoStage;

@@ -12,7 +12,8 @@ namespace showo {
 
 // ---- which columns come next
 
-// In one register: the first column, a multiple of 32, and in bit 0 whether every row of the tile sees every column.
+// A stage is the columns whose keys and values are in shared memory at a time. `code` is the first column, a multiple
+// of 32, plus 1 if every row of the tile sees every column of the stage: one register for both.
 struct Stage {
   int code;
 
@@ -22,12 +23,15 @@ struct Stage {
 };
 constexpr Stage kNoStage{-2};
 
-// Walks the visited blocks of a tile's row (or two rows) of the block table, 32 states at a time.
+// Walks over the stages of a tile of 64 M query rows, in rising order: the blocks of 64 columns of which some row of
+// the tile sees something, each as one stage of 64 columns or two of 32. A tile has M lines of states in the block
+// table; 32 states of a line are read at a time, one a lane.
 template <int M, int kColumns>
-struct Walk {
-  const uint8_t* states;
-  int blocks, kv_length, second;  // second: distance of the other row of states, 0 if there is none
-  bool never_full;
+struct StageWalk {
+  const uint8_t* states;  // the tile's first line
+  int blocks, kv_length;
+  int second;       // from the first line to the second: 0 if there is only one
+  bool never_full;  // the tile has rows that do not exist: no stage counts as full, so that their warps do nothing
   int base = -32;
   uint32_t visited = 0, full = 0;
 
@@ -57,9 +61,9 @@ struct Walk {
   }
 };
 
-// The intervals of a tile's rows, cut to the columns that exist, to [num_intervals][kRows]; empty ones as (0, 0). Rows
-// that do not exist get those of the last row, so that they do not make a sub-tile partial; none where all 16 rows of a
-// sub-tile do not exist.
+// Stores the intervals of a tile's kRows rows as [num_intervals][kRows], cut to the columns that exist; an interval
+// without columns becomes (0, 0). A row that does not exist gets the intervals of the last row that does, so that no
+// sub-tile is partial because of it. Where none of the 16 rows of a sub-tile exists, all their intervals are (0, 0).
 template <int kRows>
 __device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, int64_t batch, int first_row) {
   const int64_t row = first_row + threadIdx.x;
@@ -73,24 +77,30 @@ __device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, i
   }
 }
 
-// All bits from `first` on. The hardware shifts by 32 and more to zero, C++ does not say so.
+// The word whose bits from number `first` on are set: 0 if `first` is 32 or more. In assembly, because shifts by 32 and
+// more are undefined in C++; the hardware's give 0.
 __device__ __forceinline__ uint32_t bits_from(uint32_t first) {
   uint32_t bits;
   asm("shl.b32 %0, %1, %2;" : "=r"(bits) : "r"(kAllLanes), "r"(first));
   return bits;
 }
 
-// What a warp sees of a stage of kColumns columns. `state` is uniform: bit 8 m + n16 says whether some row of the m-th
-// 16 rows sees a column of the n16-th 16 columns, bit 16 + 8 m + n16 whether one of them may not see all 16.
+// What a warp's 16 M rows see of a stage of kColumns columns, by sub-tiles: sub-tile (m, n16) is the m-th 16 rows by
+// the n16-th 16 columns. Bit 8 m + n16 of `state` says whether some row of the sub-tile sees one of its columns (the
+// sub-tile is visited), bit 16 + 8 m + n16 whether some row may not see all of them (the sub-tile is partial). All
+// lanes have the same `state`.
 template <int M, int kColumns>
 struct WarpMask {
   static constexpr uint32_t kGroups = (1u << kColumns / 16) - 1;
   static constexpr uint32_t kVisited = M == 2 ? kGroups * 0x101 : kGroups;
   uint32_t state;
 
-  // intervals: of the lane's row (lane = row of the warp's tile), kRows apart.
+  // intervals: the intervals of the lane's row, rows_apart from one to the next. Lanes and the warp's rows have the
+  // same numbers; with M = 1 lanes 16 to 31 repeat rows 0 to 15. column: the first of the stage.
   __device__ __forceinline__ WarpMask(const int2* intervals, int rows_apart, int num_intervals, int column) {
-    uint32_t touched = 0, whole = 0;  // whole: by one interval alone; of two that share a sub-tile it is not noticed
+    // Bit n16: the row sees some of, and all of, the n16-th 16 columns. `whole` looks at one interval at a time: 16
+    // columns that only two intervals together cover count as partial, and their columns are masked one by one.
+    uint32_t touched = 0, whole = 0;
     int i = 0;
 #pragma unroll 1
     do {
@@ -111,7 +121,7 @@ struct WarpMask {
   __device__ __forceinline__ bool partial(int m, int n16) const { return (state & 1u << (16 + 8 * m + n16)) != 0; }
 };
 
-// Which of 32 columns from `column` on the row of these intervals sees, and of the kWords - 1 words behind.
+// Bit j of bits[w] says whether a row with these intervals sees column `column + 32 w + j`.
 template <int kWords>
 __device__ __forceinline__ void column_bits(uint32_t (&bits)[kWords], const int2* intervals, int rows_apart,
                                             int num_intervals, int column) {

@@ -1,52 +1,25 @@
-// Rows of q, k and v in shared memory: 2 D bytes, in 16-byte chunks which are permuted so that eight rows of one chunk
-// column hit eight bank groups, for ldmatrix, cp.async and the output's staging alike; and how a thread block copies
-// them.
+// How a thread block of the forward and decode kernels copies rows of q, k and v to shared memory.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include "common/ptx.cuh"
 #include "omni_attention/params.h"
+#include "omni_attention/swizzle.cuh"
 
 namespace showo {
 
 constexpr int kForwardThreads = 128;
 
-template <int D>
-__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
-  return row * (2 * D) + ((chunk ^ (D % 64 == 0 ? row & 7 : (row >> 1) & 3)) << 4);
-}
-
-// Addresses of chunks 2 k16 further than a given chunk 0 or 1 of a row: of those within reach of the permutation, from
-// which `offset` leads to the others.
-template <int D>
-struct ChunkPairs {
-  static constexpr int kCount = D % 64 == 0 ? 4 : 2;
-  uint32_t address[kCount];
-
-  __device__ __forceinline__ explicit ChunkPairs(uint32_t first) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) address[i] = first ^ i << 5;
-  }
-  __device__ __forceinline__ uint32_t operator[](int k16) const { return address[k16 % kCount]; }
-  static constexpr int offset(int k16) { return k16 / kCount * kCount * 32; }
-};
-
-// From the address of chunk 0 of a row to that of another chunk.
-template <int D>
-__device__ __forceinline__ uint32_t chunk_at(uint32_t address, int chunk) {
-  constexpr int kPermuted = D % 64 == 0 ? 7 : 3;
-  return (address ^ ((chunk & kPermuted) << 4)) + (chunk & ~kPermuted) * 16;
-}
-
-// A thread's share of copying rows: chunk `thread % kChunks` (and every kChunks-th further) of each kRowsPerPass-th
-// row.
+// kChunks neighbouring threads copy one row at a time: each thread copies every kChunks-th chunk of the row, from chunk
+// `thread % kChunks` on. In one pass all threads together copy kRowsPerPass rows; the thread's row in the first pass is
+// `thread / kChunks`.
 template <int D>
 struct RowCopy {
-  static constexpr int kChunks = D % 64 == 0 ? 8 : 4;
+  static constexpr int kChunks = kSwizzledChunks<D>;
   static constexpr int kRowsPerPass = kForwardThreads / kChunks;
 
-  // The thread's first chunk of row 0 of a head.
+  // The thread's first chunk in the first pass over the rows of a head.
   __device__ __forceinline__ static const char* source(const void* base, const OmniStrides& strides, int64_t batch,
                                                        int64_t head) {
     return static_cast<const char*>(base) +
@@ -54,7 +27,8 @@ struct RowCopy {
            threadIdx.x % kChunks * 16;
   }
 
-  // Rows first.. of `kHeads` heads to rows 0.. of `shared` and the memory behind; rows from `end` on become zeros.
+  // Copies kRows rows, from row `first` on, of each of kHeads matrices; the matrices lie one behind the other from
+  // `shared` on. Rows from `end` on become zeros.
   template <int kRows, int kHeads>
   __device__ __forceinline__ static void copy(uint32_t shared, const char* const (&sources)[kHeads],
                                               const int (&row_strides)[kHeads], int first, int end) {

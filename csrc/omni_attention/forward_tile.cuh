@@ -135,7 +135,7 @@ struct WarpRows {
     });
   }
 
-  // Scores to probabilities in A fragments of 16 columns, added to the sums.
+  // Turns the scores of 16 columns into probabilities, as an A fragment, and adds the probabilities to the sums.
   __device__ __forceinline__ void probabilities(uint32_t (&p)[4], const float (&s)[M][kC / 8][4], int m, int n16) {
 #pragma unroll
     for (int j = 0; j < 2; ++j)
@@ -149,7 +149,8 @@ struct WarpRows {
       }
   }
 
-  // Raises the bounds to the new maxima (unscaled, of this thread's columns) where these have outgrown them.
+  // top: the maxima of the new scores, unscaled, over this thread's columns. Raises the bound of every row whose new
+  // maximum has outgrown the row's bound.
   __device__ __forceinline__ void raise_bounds(float (&top)[M][2]) {
     bool grown = false;
 #pragma unroll
@@ -302,7 +303,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   };
 
   const int kv_blocks = (kv_length + 63) / 64, q_blocks = (q_length + 63) / 64, q_block = first_row / 64;
-  Walk<M, Tile::kColumns> walk{
+  StageWalk<M, Tile::kColumns> walk{
       in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks, kv_blocks,
       kv_length, q_block + 1 < q_blocks ? kv_blocks : 0, first_row + Tile::kRows > q_length};
   Stage stage = kNoStage;
@@ -313,7 +314,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
   WarpRows<T, D, M> rows;
-  // A negative scale is that of negative queries; zero is made the smallest number, so that zero times -inf is not met.
+  // The sign of a negative scale goes to the queries, below. A scale of zero becomes a tiny one: zero times the score
+  // -inf of a masked column would be NaN.
   rows.scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f);
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -337,8 +339,10 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
     }
     __syncwarp();
   }
-  // A fragments: lanes 0..15 address rows of the left chunk, 16..31 of the right one. B of q k^T: 8 rows, two chunks,
-  // then 8 rows more. B of p v, transposed: 16 rows of the left chunk, then of the right one, as for A.
+  // The row and the chunk that a lane addresses for ldmatrix. A fragments (queries): lanes 0..15 have the 16 rows of
+  // the left chunk, lanes 16..31 those of the right chunk. B fragments of q k^T (keys): lanes 0..7 and 8..15 have rows
+  // 0..7 of the left and of the right chunk, lanes 16..31 likewise rows 8..15. B fragments of p v (values, transposed):
+  // as the A fragments.
   const uint32_t row16 = swizzled<D>(lane % 16, lane / 16);
   rows.query_address = base + warp_row * Tile::kRowBytes + row16;
   if constexpr (Tile::kQueriesInRegisters) {
@@ -413,7 +417,9 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
       if (lane % 4 == 0 && lane / 4 + row < count) lse[row] = result.lse;
     }
   __syncwarp();
-  // A pass has 4 or 8 rows: 8 further on the permutation is the same, 4 further chunks are exchanged at distance 4.
+  // The warp stores kPassRows rows in a pass, 8 or 4, each lane at the address `from` plus whole rows. With 8 rows all
+  // passes have the same permutation of chunks. With 4 rows every other pass has the chunk numbers of the first with
+  // bit 2 flipped: the XOR below.
   constexpr int kChunks = RowCopy<D>::kChunks, kPassRows = 32 / kChunks;
   const int row = lane / kChunks;
   const uint32_t from = swizzled<D>(warp_row + row, lane % kChunks);
