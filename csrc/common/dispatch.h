@@ -1,4 +1,4 @@
-// Picks, at run time, one of the copies of a function that cmake/simd.cmake compiled per instruction set.
+// Picks, at run time, one of the copies of a function that cmake/operators.cmake compiled per instruction set.
 //
 //   params.h  namespace showo { Status foo_cpu(const FooParams& params, int num_threads); }
 //   cpu.cpp   namespace showo {

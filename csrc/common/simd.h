@@ -1,8 +1,8 @@
 // Vectors of the instruction set that a file is compiled for, written with the compiler's vector extensions.
 //
-// Include it only in sources that cmake/simd.cmake compiles once per instruction set. Everything lives in the namespace
-// named by SHOWO_ISA and is forced inline, so that no copy compiled for a newer machine is ever shared with an older
-// one.
+// Include it only in sources that cmake/operators.cmake compiles once per instruction set. Everything lives in the
+// namespace named by SHOWO_ISA and is forced inline, so that no copy compiled for a newer machine is ever shared with
+// an older one.
 //
 //   VecF x = load(p);  x = select(x > y, x, y);  store(p, exp2_bounded(x));
 //
