@@ -75,8 +75,8 @@ lint: $(SETUP) ## ruff, mypy, clang-format
 	$(if $(CXX_FILES),$(BIN)clang-format --dry-run --Werror $(CXX_FILES))
 
 format: $(SETUP) ## apply ruff and clang-format
-	$(BIN)ruff check --fix $(PY_DIRS)
 	$(BIN)ruff format $(PY_DIRS)
+	$(BIN)ruff check --fix $(PY_DIRS)
 	$(if $(CXX_FILES),$(BIN)clang-format -i $(CXX_FILES))
 
 clean: ## remove what was built
