@@ -84,14 +84,15 @@ def in_random_layout(tensor: Tensor, *, seed: int, multiple: int = 1) -> Tensor:
     """The same values in memory of a random layout, which depends on (shape, seed): other dims in random order, a gap
     of random width after each row of every dim, and poison in the gaps. The last dim stays contiguous.
 
-    Gaps and the distance from the start of the allocation are multiples of `multiple` elements: 8 keeps rows of all
-    dtypes at addresses that wide accesses take, if the last dim is a multiple of 8 too.
+    The gap after the last dim is a multiple of `multiple` elements: 8 keeps the rows of all dtypes at addresses that wide
+    accesses take, if the last dim is a multiple of 8 too.
     """
     if tensor.dim() == 0:
         return tensor
     generator = torch.Generator().manual_seed(seed)
     order = [*torch.randperm(tensor.dim() - 1, generator=generator).tolist(), tensor.dim() - 1]
-    gaps = (torch.randint(1, 4, (tensor.dim(),), generator=generator) * multiple).tolist()
+    gaps = torch.randint(1, 4, (tensor.dim(),), generator=generator).tolist()
+    gaps[-1] = multiple * int(torch.randint(1, 20, (), generator=generator))  # every other stride is a multiple of it
     large = poisoned(
         [tensor.shape[dim] + gap for dim, gap in zip(order, gaps)], dtype=tensor.dtype, device=tensor.device
     )
