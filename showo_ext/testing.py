@@ -84,8 +84,8 @@ def in_random_layout(tensor: Tensor, *, seed: int, multiple: int = 1) -> Tensor:
     """The same values in memory of a random layout, which depends on (shape, seed): other dims in random order, a gap
     of random width after each row of every dim, and poison in the gaps. The last dim stays contiguous.
 
-    The gap after the last dim is a multiple of `multiple` elements: 8 keeps the rows of all dtypes at addresses that wide
-    accesses take, if the last dim is a multiple of 8 too.
+    The gap after the last dim is a multiple of `multiple` elements: 8 keeps the rows of all dtypes at addresses that
+    wide accesses take, if the last dim is a multiple of 8 too.
     """
     if tensor.dim() == 0:
         return tensor
