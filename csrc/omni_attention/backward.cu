@@ -2,13 +2,15 @@
 //
 // omni_backward_stats_kernel: -(sum_d dout out - dlse), and -lse (fp16, bf16: in units of log2) for 64 rows per thread
 // block. Eight lanes share a row, 16 bytes each at a time. Reads out, dout, lse and dlse once, writes 3 numbers per
-// row. Rows without columns, and those beyond the last one, get -lse = -inf and delta = 0: their probabilities are
-// 2^-inf = 0.
+// row. Rows without columns get -lse = -inf, those beyond the last one the lowest finite number, and both delta = 0:
+// their probabilities are 0.
 //
 // omni_backward_convert_kernel: the fp32 sums of dq, in the fragment order of backward_dkdv.cu, times scale, to rows in
 // q's dtype. A warp has two even or two odd rows: its lanes read 32 neighbouring bytes in pairs, and write whole rows.
 // Reads the sums once, writes dq once.
 #include <cuda_runtime.h>
+
+#include <cfloat>
 
 #include "common/cuda_check.h"
 #include "common/launch.h"
@@ -67,12 +69,15 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x >= kQBlock) return;
   const int local = threadIdx.x;
   const int64_t row = block * kQBlock + local, at = head_index * in.q_length + row;
-  const float lse = row < in.q_length ? p.lse[at] : -INFINITY;
-  const bool empty = lse == -INFINITY;
-  float delta = empty ? 0.0f : sums[local];
-  if (!empty && p.dlse != nullptr) delta -= p.dlse[at];
+  float minus_lse = -FLT_MAX, delta = 0.0f;
+  if (row < in.q_length) {
+    const float lse = p.lse[at];
+    const bool empty = lse == -INFINITY;
+    minus_lse = empty ? -INFINITY : -lse * kUnits;
+    if (!empty) delta = p.dlse != nullptr ? sums[local] - p.dlse[at] : sums[local];
+  }
   float* const stats = p.stats + static_cast<int64_t>(blockIdx.x) * kStats;
-  stats[kStatsLse + local] = empty ? -INFINITY : -lse * kUnits;
+  stats[kStatsLse + local] = minus_lse;
   const float other = __shfl_xor_sync(kAllLanes, delta, 1);  // each row of a pair stores (d0, d1)
   *reinterpret_cast<float2*>(stats + kStatsDelta + 2 * local) =
       local % 2 == 0 ? make_float2(-delta, -other) : make_float2(-other, -delta);

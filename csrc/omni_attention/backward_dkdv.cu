@@ -57,13 +57,6 @@ __device__ __forceinline__ void pin(Address& x) {
   }
 }
 
-// A copy of x whose origin the compiler does not see: what is computed from it is computed here, not kept for long.
-template <class X>
-__device__ __forceinline__ X opaque(X x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     omni_backward_dkdv_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
@@ -136,6 +129,14 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
                       seen_columns(in, batch, static_cast<int64_t>(visit.block) * kQBlock + row, first_kv + 64 * line));
   };
 
+  unrolled<M::kLines>([&](auto line) {
+    const uint64_t seen = columns_of_all_rows(in, batch, first_kv / static_cast<int>(kKvBlock) + line);
+    if (~seen == 0) return;
+    cp_async_wait<0>();
+    __syncthreads();
+    R::template erase<M::kThreads, M::kK + line * 64 * R::kBytes, M::kV - M::kK>(shared, seen);
+  });
+
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
   uint32_t own_k[M::kKeep ? D / 16 : 1][4], own_v[M::kKeep ? D / 16 : 1][4];
   if constexpr (M::kKeep) {
@@ -172,6 +173,14 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
       __syncthreads();
       const uint32_t other = shared + M::kStage - (stage - shared);
       if (more) load(other, following);
+      if constexpr (!kFull) {
+        const uint64_t with_columns =
+            rows_with_columns(reinterpret_cast<const float*>(memory + (stage - shared) + M::kStageStats) + kStatsLse);
+        if (~with_columns != 0) {
+          R::template erase<M::kThreads, M::kQ, M::kDout - M::kQ>(stage, with_columns);
+          __syncthreads();
+        }
+      }
 
       const LaneRows<D, 2> own(M::kKeep ? own_at : opaque(own_at));
       const LaneRows<D, 4> rows(stage + row_at);

@@ -79,6 +79,11 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
 
   cp_async_wait<0>();
   __syncthreads();
+  if (const uint64_t rows = rows_with_columns(reinterpret_cast<const float*>(memory + M::kStatsAt) + kStatsLse);
+      ~rows != 0) {
+    R::template erase<M::kThreads, M::kQ, M::kMatrix>(shared, rows);
+    __syncthreads();
+  }
   uint32_t own_q[M::kKeep ? D / 16 : 1][4], own_dout[M::kKeep ? D / 16 : 1][4];
   if constexpr (M::kKeep) {
     unrolled<D / 16>([&](auto i) {
@@ -109,6 +114,14 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     more = walk.next(&following);
     cp_async_wait<0>();
     __syncthreads();
+    if constexpr (!kFull) {
+      const uint64_t seen = MaskBits::columns(memory + (stage - shared) + M::kMasks) |
+                            ~low_bits(in.kv_length - static_cast<int64_t>(visit.block) * kKvBlock);
+      if (~seen != 0) {
+        R::template erase<M::kThreads, M::kK, M::kMatrix>(stage, seen);
+        __syncthreads();
+      }
+    }
     const uint32_t other = shared + M::kStage - (stage - shared);
     if (more) load(other, following);
     const LaneRows<D, 4> rows(stage + swizzled<D>(lane % 8, lane / 8));

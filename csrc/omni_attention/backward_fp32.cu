@@ -32,14 +32,16 @@ struct Tile {
   static constexpr int kThreads = showo::kThreads, kRows = kOwn, kShared = sizeof(Memory<D>);
 };
 
-// kRows rows from `first` on; those beyond `length` are zeros.
+// kRows rows from `first` on; those beyond `length`, and those whose bit in `keep` is not set, are zeros.
 template <int D, int kRows>
-__device__ inline void load_rows(float* to, const float* from, int64_t stride, int64_t first, int64_t length) {
+__device__ inline void load_rows(float* to, const float* from, int64_t stride, int64_t first, int64_t length,
+                                 uint64_t keep) {
 #pragma unroll 4
   for (int i = threadIdx.x; i < kRows * D / 4; i += kThreads) {
     const int row = i / (D / 4), column = i % (D / 4) * 4;
-    const float4 x = first + row < length ? *reinterpret_cast<const float4*>(from + (first + row) * stride + column)
-                                          : make_float4(0, 0, 0, 0);
+    const float4 x = first + row < length && (keep >> row & 1) != 0
+                         ? *reinterpret_cast<const float4*>(from + (first + row) * stride + column)
+                         : make_float4(0, 0, 0, 0);
     *reinterpret_cast<float4*>(to + row * (D + 4) + column) = x;
   }
 }
@@ -125,17 +127,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
 
   if constexpr (kOwnerKv) {
-    load_rows<D, kOwn>(m.a, k, in.k_strides.row, own_first, in.kv_length);
-    load_rows<D, kOwn>(m.b, v, in.v_strides.row, own_first, in.kv_length);
+    const uint64_t seen = columns_of_all_rows(in, batch, static_cast<int>(own_block));
+    load_rows<D, kOwn>(m.a, k, in.k_strides.row, own_first, in.kv_length, seen);
+    load_rows<D, kOwn>(m.b, v, in.v_strides.row, own_first, in.kv_length, seen);
   }
   float dc[4][D / 16] = {}, de[4][D / 16] = {};  // ds c, p e
   const int64_t first_head = kOwnerKv ? owner * group : owner, last_head = kOwnerKv ? first_head + group : owner + 1;
   for (int64_t head = first_head; head < last_head; ++head) {
     const float* q = static_cast<const float*>(in.q) + batch * in.q_strides.batch + head * in.q_strides.head;
     const float* dout = static_cast<const float*>(p.dout) + batch * p.dout_strides.batch + head * p.dout_strides.head;
+    const float* stats = p.stats + (batch * in.heads + head) * q_blocks * kStats;
     if constexpr (!kOwnerKv) {
-      load_rows<D, kOwn>(m.a, q, in.q_strides.row, own_first, in.q_length);
-      load_rows<D, kOwn>(m.b, dout, p.dout_strides.row, own_first, in.q_length);
+      const uint64_t with_columns = rows_with_columns(stats + own_block * kStats + kStatsLse);
+      load_rows<D, kOwn>(m.a, q, in.q_strides.row, own_first, in.q_length, with_columns);
+      load_rows<D, kOwn>(m.b, dout, p.dout_strides.row, own_first, in.q_length, with_columns);
     }
     BlockWalk<1> walk(kOwnerKv ? states + own_block : states + own_block * kv_blocks, kOwnerKv ? kv_blocks : 1, 0,
                       kOwnerKv ? q_blocks : kv_blocks, 1, kOwnerKv ? q_blocks : kv_blocks);
@@ -143,20 +148,24 @@ __global__ void __launch_bounds__(kThreads, 1)
     while (walk.next(&visit)) {
       const int64_t q_block = kOwnerKv ? visit.block : own_block, kv_block = kOwnerKv ? own_block : visit.block;
       const int64_t stream_first = static_cast<int64_t>(visit.block) * 64;
+      uint64_t keep = 0;  // of the streamed rows: those that take part
       for (int part = 0; part < 64; part += kStream) {
         __syncthreads();  // the last products are done
-        if (part == 0 && threadIdx.x < kQBlock) {
-          const int row = threadIdx.x;
-          m.seen[row] =
-              visit.full ? ~uint64_t{0} : seen_columns(in, batch, q_block * kQBlock + row, kv_block * kKvBlock);
-          const float* stats = p.stats + ((batch * in.heads + head) * q_blocks + q_block) * kStats;
-          m.minus_lse[row] = stats[kStatsLse + row];
-          m.minus_delta[row] = stats[kStatsDelta + row / 2 * 4 + row % 2];
+        if (part == 0) {
+          const int row = threadIdx.x, lane = threadIdx.x % 32;
+          if (row < kQBlock) {
+            m.seen[row] =
+                visit.full ? ~uint64_t{0} : seen_columns(in, batch, q_block * kQBlock + row, kv_block * kKvBlock);
+            m.minus_lse[row] = stats[q_block * kStats + kStatsLse + row];
+            m.minus_delta[row] = stats[q_block * kStats + kStatsDelta + row / 2 * 4 + row % 2];
+          }
+          __syncthreads();
+          keep = kOwnerKv ? rows_with_columns(m.minus_lse) : or_of_warp(m.seen[lane] | m.seen[lane + 32]);
         }
         load_rows<D, kStream>(m.c, kOwnerKv ? q : k, kOwnerKv ? in.q_strides.row : in.k_strides.row,
-                              stream_first + part, kOwnerKv ? in.q_length : in.kv_length);
+                              stream_first + part, kOwnerKv ? in.q_length : in.kv_length, keep >> part);
         load_rows<D, kStream>(m.e, kOwnerKv ? dout : v, kOwnerKv ? p.dout_strides.row : in.v_strides.row,
-                              stream_first + part, kOwnerKv ? in.q_length : in.kv_length);
+                              stream_first + part, kOwnerKv ? in.q_length : in.kv_length, keep >> part);
         __syncthreads();
         float s[4][2] = {}, dp[4][2] = {};
         products<D>(s, m.a, m.c);

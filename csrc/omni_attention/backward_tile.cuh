@@ -16,6 +16,18 @@ constexpr float kLog2E = 1.4426950408889634f;
 // then -delta with every pair of rows twice, (d0, d1, d0, d1): an mma accumulator starts with one 16-byte load of it.
 constexpr int kStatsLse = 0, kStatsDelta = 64, kStats = kOmniBackwardStats;
 
+// A copy of x whose origin the compiler does not see: what is computed from it is computed here, not kept for long.
+template <class X>
+__device__ __forceinline__ X opaque(X x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+template <int kOffset>
+__device__ __forceinline__ void store_shared_zeros_at(uint32_t address) {
+  asm volatile("st.shared.v4.u32 [%0+%2], {%1, %1, %1, %1};" ::"r"(address), "r"(0), "n"(kOffset) : "memory");
+}
+
 // Rows of D 16-bit numbers in shared memory, laid out by swizzled<D>().
 template <int D>
 struct Rows {
@@ -37,6 +49,24 @@ struct Rows {
         cp_async16_at<kTo + i * kStep * kBytes + c * kGroup * 16, c * kGroup * 16>(to, from, i * kStep < left ? 16 : 0);
       });
       from += kStep * row_bytes;
+    });
+  }
+
+  // Zeros for those of 64 rows whose bit in `keep` is not set, in two matrices, the second kApart bytes behind the
+  // first. Nothing is kept in registers for it.
+  template <int kThreads, int kFirst, int kApart>
+  __device__ __forceinline__ static void erase(uint32_t shared, uint64_t keep) {
+    constexpr int kStep = kThreads / kGroup;
+    const int thread = opaque(static_cast<int>(threadIdx.x));
+    const uint64_t gone = ~keep >> (thread / kGroup);
+    const uint32_t to = shared + swizzled<D>(thread / kGroup, thread % kGroup);
+    unrolled<64 / kStep>([&](auto i) {
+      if ((gone >> (i * kStep) & 1) == 0) return;
+      unrolled<kChunks / kGroup>([&](auto c) {
+        constexpr int kAt = kFirst + i * kStep * kBytes + c * kGroup * 16;
+        store_shared_zeros_at<kAt>(to);
+        store_shared_zeros_at<kAt + kApart>(to);
+      });
     });
   }
 };
@@ -98,6 +128,54 @@ __device__ inline uint64_t seen_columns(const OmniInputs& in, int64_t batch, int
   return row_bits(intervals, in.num_intervals, first_column) & low_bits(in.kv_length - first_column);
 }
 
+// ---- what takes no part: columns that no row sees, rows without columns. Zeros stand for them, whatever they hold:
+// their probabilities are zero, but zero times NaN is NaN.
+
+__device__ __forceinline__ uint64_t or_of_warp(uint64_t bits) {
+  const uint64_t high = __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits >> 32));
+  return high << 32 | __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits));
+}
+
+// The columns of a block, from first_column on, that some row of a block of 64 sees. By a whole warp.
+__device__ inline uint64_t columns_of_rows(const OmniInputs& in, int64_t batch, int64_t first_row,
+                                           int64_t first_column) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return or_of_warp(seen_columns(in, batch, first_row + lane, first_column) |
+                    seen_columns(in, batch, first_row + lane + 32, first_column));
+}
+
+// The columns of a block that some row of the batch entry sees; those that do not exist count, being zeros already. By
+// a whole warp. Asks the intervals only where no block of the table is full.
+__device__ inline uint64_t columns_of_all_rows(const OmniInputs& in, int64_t batch, int kv_block) {
+  const int q_blocks = static_cast<int>((in.q_length + kQBlock - 1) / kQBlock);
+  const int kv_blocks = static_cast<int>((in.kv_length + kKvBlock - 1) / kKvBlock);
+  if (kv_block >= kv_blocks) return ~uint64_t{0};
+  const uint8_t* states = in.block_states + batch * in.block_states_batch_stride + kv_block;
+  const int64_t first_column = static_cast<int64_t>(kv_block) * kKvBlock;
+  uint64_t seen = ~low_bits(in.kv_length - first_column);
+#pragma unroll 1
+  for (int base = 0; base < q_blocks; base += 32) {
+    const int block = base + static_cast<int>(threadIdx.x % 32);
+    const int state = block < q_blocks ? states[static_cast<int64_t>(block) * kv_blocks] : kEmpty;
+    if (__any_sync(kAllLanes, state == kFull)) return ~uint64_t{0};
+#pragma unroll 1
+    for (uint32_t partial = __ballot_sync(kAllLanes, state == kPartial); partial != 0; partial &= partial - 1) {
+      seen |= columns_of_rows(in, batch, (base + __ffs(partial) - 1) * kQBlock, first_column);
+      if (~seen == 0) return seen;
+    }
+  }
+  return seen;
+}
+
+// Which of 64 rows have columns, or do not exist, from what the first kernel made of their lse. By a whole warp.
+__device__ __forceinline__ uint64_t rows_with_columns(const float* minus_lse) {
+  const float* own = minus_lse + threadIdx.x % 32;
+  const bool first = own[0] != -INFINITY, second = own[32] != -INFINITY;
+  if (__all_sync(kAllLanes, first && second)) return ~uint64_t{0};
+  const uint64_t high = __ballot_sync(kAllLanes, second);
+  return high << 32 | __ballot_sync(kAllLanes, first);
+}
+
 // Which pairs of a block the mask allows, in shared memory: for every 16 columns, 16 bits per query row. The stride
 // lets a warp read 16 rows of 64 columns without bank conflicts.
 struct MaskBits {
@@ -107,6 +185,18 @@ struct MaskBits {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       *reinterpret_cast<uint16_t*>(to + i * kStride + 2 * row) = static_cast<uint16_t>(bits >> (16 * i));
+  }
+
+  // The columns that some of the rows sees. By a whole warp; a lane reads the bits of two rows at once.
+  __device__ static uint64_t columns(const unsigned char* from) {
+    uint64_t columns = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t* rows = reinterpret_cast<const uint32_t*>(from + i * kStride);
+      const uint32_t pair = __reduce_or_sync(kAllLanes, rows[threadIdx.x % 32]);
+      columns |= static_cast<uint64_t>((pair | pair >> 16) & 0xffff) << (16 * i);
+    }
+    return columns;
   }
 };
 

@@ -86,10 +86,10 @@ def omni_attention(
         [B, H, S_q, D] in q's dtype and memory order, computed in float32; with return_lse also float32 [B, H, S_q].
         Rows without columns give zeros and lse = -inf. NaN in a row's own inputs gives NaN in that row.
 
-    On the CPU (and in the reference) what takes no part may hold anything, NaN included; zeros stand for it, and its
-    gradients are zero: k and v of a column that no row of the batch entry sees, and in a row without columns q and the
-    gradients of the results. On CUDA such numbers must be finite: zero times NaN is NaN. Elsewhere NaN in k or v may
-    reach any row of the batch entry.
+    What takes no part may hold anything, NaN included; zeros stand for it, and its gradients are zero: k and v of a
+    column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. In the
+    forward pass on CUDA such numbers in v must be finite: zero times NaN is NaN. Elsewhere NaN in k or v may reach any
+    row of the batch entry.
 
     Probabilities are summed in float32 before they are normalised, each at most 2^8: where |v| exceeds 2^120 / S_kv
     (1.3e36 / S_kv), results may overflow to infinity or NaN although the average of v is finite.

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
+from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import FLOAT_DTYPES, available_isas, randint, randn, use_isa
 
 NAMES = ("out", "lse", "dq", "dk", "dv")
@@ -31,6 +32,14 @@ def run(function, inputs, mask, deterministic):
     return [x.detach() for x in results] + list(torch.autograd.grad(results, leaves, inputs[3:]))
 
 
+def run_backward(inputs, saved, mask, deterministic):
+    """dq, dk, dv of the backward kernels alone. saved: out and lse."""
+    q, k, v, dout, dlse = inputs
+    return torch.ops.showo_ext.omni_attention_backward(
+        dout, dlse, q, k, v, *make_plan(mask, 0), *saved, 0.2, deterministic
+    )
+
+
 def fill(inputs, mask, value):
     """The inputs with `value` wherever nothing takes part."""
     dense = mask.to_dense()
@@ -41,11 +50,16 @@ def fill(inputs, mask, value):
     ], where
 
 
-def check(function, mask, dim, dtype, heads=2, kv_heads=1, deterministic=True, seed=0):
+def operands(mask, dim, dtype, heads=2, kv_heads=1, seed=0):
+    """q, k, v, dout, dlse."""
     batch, rows, columns = mask.shape
     shapes = ((heads, rows, dim), (kv_heads, columns, dim), (kv_heads, columns, dim), (heads, rows, dim))
     inputs = [randn(batch, *s, dtype=dtype, seed=seed + i, device=mask.device) for i, s in enumerate(shapes)]
-    inputs.append(randn(batch, heads, rows, seed=seed + 4, device=mask.device).to(torch.float32))
+    return [*inputs, randn(batch, heads, rows, seed=seed + 4, device=mask.device).to(torch.float32)]
+
+
+def check(function, mask, dim, dtype, heads=2, deterministic=True, seed=0):
+    inputs = operands(mask, dim, dtype, heads, seed=seed)
     zeros, where = fill(inputs, mask, 0.0)
     expected = run(function, zeros, mask, deterministic)
     assert all(x.isfinite().all() for x in expected[2:])
@@ -56,8 +70,31 @@ def check(function, mask, dim, dtype, heads=2, kv_heads=1, deterministic=True, s
                 torch.testing.assert_close(a, e, rtol=0.02, atol=0.02)
             else:
                 assert torch.equal(a, e), (name, value)
-    for name, gradient, nothing in zip(NAMES[2:], expected[2:], where[:3], strict=True):
+    check_zeros(expected[2:], where)
+
+
+def check_zeros(gradients, where):
+    for name, gradient, nothing in zip(NAMES[2:], gradients, where[:3], strict=True):
         assert bool((gradient == 0).masked_select(nothing.unsqueeze(-1)).all()), name
+
+
+def check_backward(mask, dim, dtype, heads=2, deterministic=True, seed=0):
+    """The backward kernels alone; `out` of a row without columns may hold anything too."""
+    inputs = operands(mask, dim, dtype, heads, seed=seed)
+    zeros, where = fill(inputs, mask, 0.0)
+    out, lse = reference.omni_attention(*zeros[:3], mask, scale=0.2, return_lse=True)
+    lse = lse.float()
+    expected = run_backward(zeros, (out, lse), mask, deterministic)
+    assert all(x.isfinite().all() for x in expected)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        saved = out.masked_fill(where[0].unsqueeze(-1), value), lse
+        actual = run_backward(fill(inputs, mask, value)[0], saved, mask, deterministic)
+        for name, a, e in zip(NAMES[2:], actual, expected, strict=True):
+            if name == "dq" and not deterministic:
+                torch.testing.assert_close(a, e, rtol=0.02, atol=0.02)
+            else:
+                assert torch.equal(a, e), (name, value)
+    check_zeros(expected, where)
 
 
 SWEEP = given(
@@ -88,6 +125,27 @@ def test_reference():
 def test_cpu(isa):
     with use_isa(isa):
         sweep(omni_attention, 15)
+
+
+def test_cuda_backward(emulated):
+    def example(batch, group, rows, columns, dim, dtype, deterministic, seed):
+        check_backward(mask_with_unseen(batch, rows, columns, seed), dim, dtype, group, deterministic, seed)
+
+    settings(deadline=None, max_examples=15)(SWEEP(example))()
+
+
+def mask_with_holes(rows, seed, device):
+    """Columns that no row sees, between those that some do, in blocks of all states."""
+    intervals = mask_with_unseen(1, rows, 150, seed).intervals
+    intervals[:, 0] = torch.tensor([[0, 7], [9, 40], [140, 149]], dtype=torch.int32)
+    return OmniMask(intervals.to(device), 150)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+def test_every_backward_kernel(device, dtype, dim):
+    for rows, deterministic in ((100, True), (70, False)):
+        check_backward(mask_with_holes(rows, dim + rows, device), dim, dtype, deterministic=deterministic)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
