@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
             continue;
           }
           const UnitMask mask(intervals, num_intervals, stage.column() + 16 * unit, 16);
-          if (!mask.any) continue;
+          if (mask.any == 0) continue;
           const uint32_t seen0 = __shfl_sync(kAllLanes, mask.bits, lane / 4) >> lane % 4 * 2;
           const uint32_t seen1 = __shfl_sync(kAllLanes, mask.bits, lane / 4 + 8) >> lane % 4 * 2;
           rows.template unit<true>(keys + offset, values + offset, seen0, seen1);

@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
           uint32_t bits = kAllLanes;
           if (!stage.full()) {
             const UnitMask mask(intervals, num_intervals, stage.column() + 8 * unit, 8);
-            if (!mask.any) continue;
+            if (mask.any == 0) continue;
             bits = mask.bits;
           }
           const uint32_t keys = slot + unit * (8 * Tile::kRowBytes), values = keys + Tile::kMatrixBytes;

@@ -125,17 +125,16 @@ struct DecodeWalk {
   }
 };
 
-// What the 16 rows of a warp see of a unit of up to 16 columns. `bits`: the lane's own row, lane % 16.
+// What 16 rows see of up to 32 columns. `bits`: of the lane's own row, lane % 16. `any`: what some of the rows sees.
 struct UnitMask {
-  uint32_t bits;
-  bool any;
+  uint32_t bits, any;
 
   __device__ __forceinline__ UnitMask(const int2* row, int num_intervals, int column, int columns) : bits(0) {
     for (int i = 0; i < num_intervals; ++i) {
       const int2 range = row[i * kMaskRows];
       bits |= bits_from(max(range.x - column, 0)) & ~bits_from(max(min(range.y - column, columns), 0));
     }
-    any = __any_sync(kAllLanes, bits != 0);
+    any = __reduce_or_sync(kAllLanes, bits);
   }
 };
 
@@ -160,10 +159,24 @@ __device__ __forceinline__ bool decode_columns(const OmniDecodeParams& p, const 
                                   kv_length, static_cast<int>(p.splits) * Tile::kColumns, block.split * Tile::kColumns};
   const auto fetch = [&](uint32_t slot) {
     const Stage stage = walk.advance();
-    if (stage.exists())
-      Copy::template copy<Tile::kColumns, 2>(base + slot, {keys, values},
-                                             {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)},
-                                             stage.column(), kv_length);
+    if (stage.exists()) {
+      // What no query row sees may hold anything. Zeros take its place: its probabilities are zero, but zero times NaN
+      // is NaN.
+      int bytes[Tile::kColumns / Copy::kRowsPerPass];
+#pragma unroll
+      for (int& x : bytes) x = 16;
+      if (!stage.full()) {
+#pragma unroll
+        for (int first = 0; first < Tile::kColumns; first += 32)
+          Copy::leave_out(bytes, first,
+                          UnitMask(intervals + threadIdx.x % kMaskRows, static_cast<int>(in.num_intervals),
+                                   stage.column() + first, 32)
+                              .any);
+      }
+      Copy::copy_passes(base + slot, {keys, values},
+                        {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage.column(),
+                        bytes);
+    }
     cp_async_commit();
     return stage;
   };

@@ -32,19 +32,35 @@ struct RowCopy {
   template <int kRows, int kHeads>
   __device__ __forceinline__ static void copy(uint32_t shared, const char* const (&sources)[kHeads],
                                               const int (&row_strides)[kHeads], int first, int end) {
-    const int row = threadIdx.x / kChunks;
-    const uint32_t to = shared + swizzled<D>(row, threadIdx.x % kChunks);
-    const int left = end - first - row;
-    int valid[kRows / kRowsPerPass];
+    const int left = end - first - static_cast<int>(threadIdx.x) / kChunks;
+    int bytes[kRows / kRowsPerPass];
 #pragma unroll
-    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) valid[pass] = pass * kRowsPerPass < left ? 16 : 0;
+    for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) bytes[pass] = pass * kRowsPerPass < left ? 16 : 0;
+    copy_passes(shared, sources, row_strides, first, bytes);
+  }
+
+  // `bytes` of copy_passes: 0 for those of 32 rows, from first_row on, whose bit in `wanted` is not set.
+  template <int kPasses>
+  __device__ __forceinline__ static void leave_out(int (&bytes)[kPasses], int first_row, uint32_t wanted) {
+    const uint32_t own = wanted >> threadIdx.x / kChunks;
+#pragma unroll
+    for (int pass = 0; pass < 32 / kRowsPerPass; ++pass)
+      if ((own & 1u << pass * kRowsPerPass) == 0) bytes[first_row / kRowsPerPass + pass] = 0;
+  }
+
+  // As copy. bytes: how many of a chunk's 16 are read in each pass; the others become zeros.
+  template <int kPasses, int kHeads>
+  __device__ __forceinline__ static void copy_passes(uint32_t shared, const char* const (&sources)[kHeads],
+                                                     const int (&row_strides)[kHeads], int first,
+                                                     const int (&bytes)[kPasses]) {
+    const uint32_t to = shared + swizzled<D>(threadIdx.x / kChunks, threadIdx.x % kChunks);
     unrolled<kHeads>([&](auto i) {
       const int row_stride = row_strides[i] * 2;  // 32 bits: one IMAD.WIDE an address
       const char* from = sources[i] + static_cast<int64_t>(first) * row_stride;
-      unrolled<kRows / kRowsPerPass>([&](auto pass) {
+      unrolled<kPasses>([&](auto pass) {
         unrolled<D / 8 / kChunks>([&](auto j) {
-          cp_async16_at<(i * kRows + pass * kRowsPerPass) * (2 * D) + j * kChunks * 16>(
-              to, from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, valid[pass]);
+          cp_async16_at<(i * kPasses + pass) * kRowsPerPass * (2 * D) + j * kChunks * 16>(
+              to, from + static_cast<int64_t>(row_stride) * (pass * kRowsPerPass) + j * kChunks * 16, bytes[pass]);
         });
       });
     });

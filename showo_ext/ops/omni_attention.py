@@ -88,8 +88,8 @@ def omni_attention(
 
     What takes no part may hold anything, NaN included; zeros stand for it, and its gradients are zero: k and v of a
     column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. In the
-    forward pass on CUDA such numbers in v must be finite: zero times NaN is NaN. Elsewhere NaN in k or v may reach any
-    row of the batch entry.
+    forward pass of more than 16 query rows on CUDA such numbers in v must be finite: zero times NaN is NaN. Elsewhere
+    NaN in k or v may reach any row of the batch entry.
 
     Probabilities are summed in float32 before they are normalised, each at most 2^8: where |v| exceeds 2^120 / S_kv
     (1.3e36 / S_kv), results may overflow to infinity or NaN although the average of v is finite.

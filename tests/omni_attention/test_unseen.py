@@ -149,10 +149,31 @@ def test_every_backward_kernel(device, dtype, dim):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-def test_a_cache_that_is_not_full(dtype):
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+def test_every_decode_kernel(device, dtype, dim):
+    """Of five query rows and two heads a kv head, so that no 16 packed rows are all query rows of one head."""
+    mask = mask_with_holes(5, dim, device)
+    inputs = operands(mask, dim, dtype, heads=4, kv_heads=2)
+    expected = omni_attention(*fill(inputs, mask, 0.0)[0][:3], mask, return_lse=True)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        actual = omni_attention(*fill(inputs, mask, value)[0][:3], mask, return_lse=True)
+        assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True)), value
+
+
+def check_a_cache_that_is_not_full(dtype, device):
     """One row against 64 slots, of which those from 60 on are not written yet."""
-    mask = OmniMask(torch.tensor([0, 60], dtype=torch.int32).view(1, 1, 1, 2), 64)
-    q, k, v = (randn(1, 2, n, 64, dtype=dtype, seed=i) for i, n in enumerate((1, 64, 64)))
+    mask = OmniMask(torch.tensor([0, 60], dtype=torch.int32, device=device).view(1, 1, 1, 2), 64)
+    q, k, v = (randn(1, 2, n, 64, dtype=dtype, seed=i, device=device) for i, n in enumerate((1, 64, 64)))
     expected = omni_attention(q, k[:, :, :60], v[:, :, :60], mask.columns(0, 60))
     k[:, :, 60:], v[:, :, 60:] = float("nan"), float("nan")
     assert torch.equal(omni_attention(q, k, v, mask), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_a_cache_that_is_not_full(dtype):
+    check_a_cache_that_is_not_full(dtype, "cpu")
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_a_cache_that_is_not_full_on_cuda(device, dtype):
+    check_a_cache_that_is_not_full(dtype, device)
