@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from showo.errors import CheckpointError, ConfigError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
@@ -56,7 +57,7 @@ class PretrainedMixin:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
-        for name, tensor in self.state_dict().items():
+        for name, tensor in folded_state_dict(self).items():
             if tensor.is_floating_point() and dtype is not None:
                 tensor = tensor.to(dtype)
             tensors[name] = tensor.detach().cpu().contiguous()
@@ -94,6 +95,18 @@ class PretrainedMixin:
         assert isinstance(model, nn.Module)
         load_weights(model, readers, what=f"{folder}", dtype=dtype, device=device)
         return model.eval()
+
+
+def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """`module.state_dict()` in which a parametrized tensor (torch.nn.utils.parametrize) has its own name and the value
+    that is computed for it: what a model without parametrizations loads.
+    """
+    state = {name: tensor for name, tensor in module.state_dict().items() if "parametrizations." not in name}
+    for prefix, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            for name in part.parametrizations:  # type: ignore[union-attr]
+                state[f"{prefix}.{name}"] = getattr(part, name).detach()
+    return state
 
 
 def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
