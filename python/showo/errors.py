@@ -23,6 +23,20 @@ class DataError(UserError):
     """A data file that is damaged or not as expected; the message names the file and the place in it."""
 
 
+class SampleError(DataError):
+    """One sample of many that cannot be used; the others can. The message names its file and its key.
+
+    reason: a few words that say what is wrong with samples of this kind, by which they are counted.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NotFiniteError(UserError):
     """Numbers became NaN or infinite: the weights are damaged, too large for the dtype, or were trained too boldly."""
 

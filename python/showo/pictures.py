@@ -17,11 +17,13 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from showo.errors import DataError, NotFiniteError, UserError
+from showo.errors import NotFiniteError, SampleError, UserError
 from showo.files import atomic_path, make_folder
 
 MAX_PIXELS = 64 * 1024 * 1024  # a file may promise more than memory holds: refused before decoding
 MAX_EXCESS = 8  # how many times as long as the wanted shape a picture may be when it is resized
+
+UNREADABLE, UNKNOWN_RANGE = "unreadable picture", "pixels of unknown range"  # reasons of SampleError
 
 # The modes that Pillow's `convert` takes to 8-bit RGB by a formula (CMYK: (255 - C)(255 - K) / 255).
 _CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -34,7 +36,7 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
     source: the file's bytes, which `name` stands for in messages, or its path.
 
     Raises:
-        DataError: the file is no readable picture, has more than MAX_PIXELS pixels, or `to_rgb` refuses them.
+        SampleError: the file is no readable picture, has more than MAX_PIXELS pixels, or `to_rgb` refuses them.
     """
     name = str(source) if isinstance(source, Path) else name
     try:
@@ -42,15 +44,17 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's doubts about sizes and tags; the checks here are stricter
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{name}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+                    size = f"{image.width}x{image.height}"
+                    raise SampleError(f"{name}: {size} pixels, more than {MAX_PIXELS}", "too large")
                 image.load()  # a TIFF turns itself upright here; its orientation is to be asked after that
                 return to_rgb(image, name)
     except UserError:
         raise
     except UnidentifiedImageError as error:  # its text names a Python object
-        raise DataError(f"{name}: not a readable picture") from error
+        raise SampleError(f"{name}: not a readable picture", UNREADABLE) from error
     except Exception as error:  # a damaged file makes Pillow's readers raise whatever their parsing runs into
-        raise DataError(f"{name}: not a readable picture ({error or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise SampleError(f"{name}: not a readable picture ({reason})", UNREADABLE) from error
 
 
 def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
@@ -60,11 +64,13 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
     high byte. Colour profiles are not applied.
 
     Raises:
-        DataError: the range of the pixels is not known (floating point, 32 bits, 12 bits, CIELAB).
+        SampleError: the range of the pixels is not known (floating point, 32 bits, 12 bits, CIELAB).
     """
     image = ImageOps.exif_transpose(_eight_bits(image, name))
     if image.mode not in _CONVERTIBLE:
-        raise DataError(f"{name}: pixels of mode {image.mode}, whose range is unknown; save it with 8 bits a channel")
+        raise SampleError(
+            f"{name}: pixels of mode {image.mode}, whose range is unknown; save it with 8 bits a channel", UNKNOWN_RANGE
+        )
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -78,9 +84,11 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
         return image
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if tags.get(_TIFF_BITS, (16,)) != (16,) or tags.get(_TIFF_INTERPRETATION) == _WHITE_IS_ZERO:
-        raise DataError(f"{name}: grey of other than 16 bits, or with white as 0; save it with 8 bits a channel")
+        raise SampleError(
+            f"{name}: grey of other than 16 bits, or with white as 0; save it with 8 bits a channel", UNKNOWN_RANGE
+        )
     if "transparency" in image.info:
-        raise DataError(f"{name}: 16-bit grey with a transparent value; save it with 8 bits a channel")
+        raise SampleError(f"{name}: 16-bit grey with a transparent value; save it with 8 bits a channel", UNKNOWN_RANGE)
     high = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     high.info = image.info  # the orientation is kept there
     return high

@@ -1,0 +1,44 @@
+"""Which files a source reads, and how: what a training's YAML says of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from showo.errors import ConfigError
+from showo.train.intervals import POSITIVE, within
+
+CLEANINGS = ("persons", "prefixes", "first_sentence")
+
+
+@dataclass
+class SourceConfig:
+    """One source of samples; docs/data.md shows every layout.
+
+    layout: webdataset, imagenet, codes (captioned pictures), tar_text, parquet_text (documents), llava
+        (conversations), or sequences (pictures that follow one another).
+    files: paths, or patterns with *, {0000..0009} and {a,b}; "bundled:" begins what the package itself holds.
+    weight: share of the samples that are drawn from here, beside the weights of the other sources of a stream.
+    captions: webdataset: files of captions by key (json, jsonl, parquet) in place of those in the tars.
+    class_names: imagenet: a file of lines "n01440764 tench, Tinca tinca".
+    images: llava, sequences: the folder that the paths of pictures begin in; else the folder of the json itself.
+    column: parquet_text: the column of texts; else "content" or "text", whichever is there.
+    clean: what is done to captions beyond `clean_text`; see `showo.data.captions`.
+    """
+
+    layout: str = MISSING
+    files: list[str] = field(default_factory=list)
+    weight: float = within(POSITIVE, 1.0)
+    captions: list[str] = field(default_factory=list)
+    class_names: str = ""
+    images: str = ""
+    column: str = ""
+    clean: list[str] = field(default_factory=list)
+
+    def check(self, key: str) -> None:
+        """Raises ConfigError, which names `key`, where nothing is to be read or a cleaning is not known."""
+        if not self.files:
+            raise ConfigError(f"{key}.files must be at least one file, got []")
+        if unknown := [name for name in self.clean if name not in CLEANINGS]:
+            raise ConfigError(f"{key}.clean must be of {', '.join(CLEANINGS)}, got {unknown[0]!r}")
