@@ -19,94 +19,16 @@ too), text places the next id, everything else -100. Image ids are ids of the vo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from showo.batch import IGNORE, Batch, FeatureSpans
 from showo.text import clean_text
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
 
-IGNORE = -100
-
 TextIds = Sequence[int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows ready for the model.
-
-    input_ids, targets, positions: int64 [B, S]. mask: OmniMask of the same rows.
-    parts: by name, which places of the flattened [B * S] rows belong to it: (first, end).
-    inputs_embeds: [B, S, hidden] in place of the ids where features were spliced in.
-    """
-
-    input_ids: Tensor
-    targets: Tensor
-    positions: Tensor
-    mask: OmniMask
-    parts: dict[str, tuple[int, int]]
-    inputs_embeds: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            targets=self.targets.to(device),
-            positions=self.positions.to(device),
-            mask=self.mask.to(device),
-            inputs_embeds=None if self.inputs_embeds is None else self.inputs_embeds.to(device),
-        )
-
-    @staticmethod
-    def cat(batches: Sequence[Batch]) -> Batch:
-        """One batch after the other (equal row length); parts of the same name must follow each other."""
-        batches = [batch for batch in batches if batch.input_ids.shape[0]]
-        if not batches:
-            raise ValueError("Batch.cat: all batches are empty")
-        lengths = sorted({batch.input_ids.shape[1] for batch in batches})
-        if len(lengths) > 1:
-            raise ValueError(f"Batch.cat: rows must be equally long, got {lengths}")
-        if any(batch.inputs_embeds is not None for batch in batches):
-            raise ValueError("Batch.cat: batches with inputs_embeds cannot be joined")
-        parts: dict[str, tuple[int, int]] = {}
-        offset = 0
-        for batch in batches:
-            for name, (first, end) in batch.parts.items():
-                if name in parts and parts[name][1] != offset + first:
-                    raise ValueError(f"Batch.cat: the rows of part {name!r} are not together")
-                parts[name] = (parts[name][0] if name in parts else offset + first, offset + end)
-            offset += batch.input_ids.numel()
-        return Batch(
-            torch.cat([batch.input_ids for batch in batches]),
-            torch.cat([batch.targets for batch in batches]),
-            torch.cat([batch.positions for batch in batches]),
-            OmniMask.cat([batch.mask for batch in batches]),
-            parts,
-        )
-
-    def packed(self, pad_id: int) -> Batch:
-        """The same samples without padding, in one row: same positions, same looks, same losses.
-
-        Padding's ids, targets and intervals are dropped; intervals move with the columns that stay.
-        """
-        keep = self.input_ids != pad_id
-        flat = keep.flatten()
-        # New place of every old one, and of every old interval end (one more than there are columns).
-        before = torch.cat((flat.new_zeros(1, dtype=torch.int64), flat.cumsum(0)))
-        batch, length = keep.shape
-        first = torch.arange(batch, device=keep.device)[:, None, None, None] * length
-        intervals = before[first + self.mask.intervals.long()].to(torch.int32)
-        total = int(before[-1])
-        return Batch(
-            self.input_ids[keep][None],
-            self.targets[keep][None],
-            self.positions[keep][None],
-            OmniMask(intervals[keep][None].contiguous(), total),
-            {name: (int(before[a]), int(before[b])) for name, (a, b) in self.parts.items()},
-            None if self.inputs_embeds is None else self.inputs_embeds[keep][None],
-        )
 
 
 class Prompting:
@@ -168,20 +90,19 @@ class Prompting:
         text = _padded(rows, self.max_text_len + 1, vocab.pad, left=True, device=device)
         soi, eoi = _column(len(rows), vocab.soi, device), _column(len(rows), vocab.eoi, device)
         ids = torch.cat((text, soi, image_ids, eoi), dim=1)
-        if image_targets is None:
-            targets = torch.full_like(ids, IGNORE)
-        else:
+        targets = None
+        if image_targets is not None:
             if image_targets.shape != image_ids.shape:
                 raise ValueError(f"t2i: image_targets must be {list(image_ids.shape)}, got {list(image_targets.shape)}")
             targets = torch.cat((torch.full_like(text, IGNORE), soi, image_targets, eoi), dim=1)
         mask = OmniMask.t2i(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi)
-        return self._batch("t2i", ids, targets, mask)
+        return Batch.of_rows("t2i", ids, targets, mask)
 
-    def lm(self, texts: Sequence[TextIds], length: int, *, device: torch.device | str = "cpu") -> Batch:
+    def lm(self, texts: Sequence[TextIds], length: int) -> Batch:
         """Text alone, cut or right padded to `length` places."""
         rows = [[*self.frame(text), self.eot][:length] for text in texts]
-        ids = _padded(rows, length, self.vocabulary.pad, left=False, device=device)
-        return self._batch("lm", ids, self._next(ids), OmniMask.lm(ids))
+        ids = _padded(rows, length, self.vocabulary.pad, left=False)
+        return Batch.of_rows("lm", ids, self._next(ids), OmniMask.lm(ids))
 
     def mmu(self, image_ids: Tensor, texts: Sequence[TextIds], *, unlabelled: Sequence[int] | None = None) -> Batch:
         """Understanding. unlabelled: per row, how many first places of the text part are given, not learned."""
@@ -193,28 +114,33 @@ class Prompting:
         ids = torch.cat((head, text), dim=1)
         targets = self._next(ids, first=head.shape[1], unlabelled=unlabelled)
         mask = OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi)
-        return self._batch("mmu", ids, targets, mask)
+        return Batch.of_rows("mmu", ids, targets, mask)
 
     def mmu_vit(
         self,
         texts: Sequence[TextIds],
         system: TextIds,
+        features: Tensor,
         *,
         image_tokens: int = 576,
         unlabelled: Sequence[int] | None = None,
-        device: torch.device | str = "cpu",
     ) -> Batch:
-        """Understanding with CLIP features. Their places hold the mask token; put embeddings there with `splice`."""
+        """Understanding with features of a vision tower, which the model puts in place of `image_tokens` mask tokens.
+
+        features [B, image_tokens, clip_width], or what `Batch.with_features` is to make them from, [B, ...].
+        """
         vocab, batch = self.vocabulary, len(texts)
+        if features.shape[0] != batch:
+            raise ValueError(f"features must be [{batch}, ...] for {batch} texts, got {list(features.shape)}")
         rows = [_cut([*text, self.eot], self.max_text_len, self.eot) for text in texts]
-        text = _padded(rows, self.max_text_len, vocab.pad, left=False, device=device)
+        text = _padded(rows, self.max_text_len, vocab.pad, left=False)
         head = torch.tensor([vocab.mmu, *system, vocab.soi] + [vocab.mask_id] * image_tokens + [vocab.eoi])
-        ids = torch.cat((head.to(device).expand(batch, -1), text), dim=1)
+        ids = torch.cat((head.expand(batch, -1), text), dim=1)
         targets = self._next(ids, first=head.numel(), unlabelled=unlabelled)
-        mask = OmniMask.mmu_vit(
-            batch, ids.shape[1], image_start=len(system) + 2, image_tokens=image_tokens, device=device
-        )
-        return self._batch("mmu_vit", ids, targets, mask)
+        start = len(system) + 2
+        mask = OmniMask.mmu_vit(batch, ids.shape[1], image_start=start, image_tokens=image_tokens)
+        places = torch.arange(ids.numel()).view_as(ids)[:, start : start + image_tokens].flatten()
+        return Batch.of_rows("mmu_vit", ids, targets, mask, features=FeatureSpans(features, places))
 
     def lvg(
         self,
@@ -265,13 +191,9 @@ class Prompting:
         ids = _padded(rows, length, vocab.pad, left=True, device=device)
         targets = _padded(labels, length, IGNORE, left=True, device=device)
         build = OmniMask.lvg if see_images else OmniMask.lvg_v2
-        return self._batch("lvg", ids, targets, build(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi))
+        return Batch.of_rows("lvg", ids, targets, build(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi))
 
     # ---- pieces --------------------------------------------------------------------------------------------------
-
-    def _batch(self, name: str, ids: Tensor, targets: Tensor, mask: OmniMask) -> Batch:
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-        return Batch(ids, targets, positions, mask, {name: (0, ids.numel())})
 
     def _next(self, ids: Tensor, *, first: int = 1, unlabelled: Sequence[int] | None = None) -> Tensor:
         """Next-token targets; ids from place `first` on are learned, padding never."""
@@ -313,16 +235,6 @@ def condition_dropout(batch: int, probability: float, generator: torch.Generator
     return torch.rand(batch, generator=generator) < probability
 
 
-def splice(embeddings: Tensor, features: Tensor, start: int) -> Tensor:
-    """embeddings [B, S, hidden] with features [B, P, hidden] in the place of columns start .. start + P - 1."""
-    end = start + features.shape[1]
-    if features.shape[0] != embeddings.shape[0] or end > embeddings.shape[1]:
-        raise ValueError(
-            f"splice: features {list(features.shape)} do not fit embeddings {list(embeddings.shape)} at {start}"
-        )
-    return torch.cat((embeddings[:, :start], features.to(embeddings.dtype), embeddings[:, end:]), dim=1)
-
-
 def _cut(ids: list[int], length: int, eot: int) -> list[int]:
     return ids if len(ids) <= length else [*ids[: length - 1], eot]
 
@@ -332,7 +244,7 @@ def _column(batch: int, value: int, device: torch.device | str) -> Tensor:
 
 
 def _padded(
-    rows: Sequence[Sequence[int]], length: int, value: int, *, left: bool, device: torch.device | str
+    rows: Sequence[Sequence[int]], length: int, value: int, *, left: bool, device: torch.device | str = "cpu"
 ) -> Tensor:
     filled = [
         [*[value] * (length - len(row)), *row] if left else [*row, *[value] * (length - len(row))] for row in rows

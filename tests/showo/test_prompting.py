@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from showo.prompting import IGNORE, Batch, Prompting, condition_dropout, splice
+from showo.batch import IGNORE, Part
+from showo.prompting import Prompting, condition_dropout
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
 
@@ -46,7 +45,8 @@ def test_t2i(prompting: Prompting) -> None:
         [_] * 9 + [SOI, _, C, _, EOI],
     ]
     assert batch.positions.tolist() == [list(range(14))] * 4
-    assert batch.parts == {"t2i": (0, 56)}
+    assert batch.parts == {"t2i": Part(0, 56, targets=12, weight=12)}
+    assert batch.labelled.tolist() == [9, 11, 13, 23, 24, 27, 37, 40, 41, 51, 53, 55]
     expected = OmniMask.t2i(batch.input_ids, pad_id=PAD, soi_id=SOI, eoi_id=EOI)
     assert torch.equal(batch.mask.to_dense(), expected.to_dense())
 
@@ -111,12 +111,16 @@ def test_mmu_learns_answers_only(prompting: Prompting) -> None:
 
 
 def test_mmu_vit(prompting: Prompting) -> None:
-    batch = prompting.mmu_vit([[1, 2], list(range(1, 10))], [7, 8], image_tokens=3)
+    features = torch.randn(2, 3, 5)
+    batch = prompting.mmu_vit([[1, 2], list(range(1, 10))], [7, 8], features, image_tokens=3)
     assert batch.input_ids.tolist() == [
         [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, EOT, PAD, PAD, PAD, PAD, PAD],
         [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, 3, 4, 5, 6, 7, EOT],
     ]
     assert batch.targets[0].tolist() == [_] * 7 + [1, 2, EOT] + [_] * 6
+    assert batch.features is not None
+    assert batch.features.values is features
+    assert batch.features.places.tolist() == [4, 5, 6, 20, 21, 22]
     column, row = torch.arange(16), torch.arange(16)[:, None]
     allowed = (column <= row) | ((column >= 4) & (column < 7))
     assert torch.equal(batch.mask.to_dense(), allowed.expand(2, 16, 16))
@@ -141,48 +145,6 @@ def test_lvg(prompting: Prompting) -> None:
         assert torch.equal(mask.to_dense(), expected.to_dense())
 
 
-def mixed(prompting: Prompting, texts: list[list[int]]) -> Batch:
-    codes = torch.randint(C, MASK, (len(texts), 3))
-    masked = torch.rand(len(texts), 3) < 0.5
-    t2i = prompting.t2i(texts, codes.masked_fill(masked, MASK), codes.masked_fill(~masked, IGNORE))
-    return Batch.cat([t2i, prompting.lm(texts, 14), prompting.mmu(codes, texts)])
-
-
-def test_cat_keeps_parts_together(prompting: Prompting) -> None:
-    batch = mixed(prompting, [[1], [2, 3]])
-    assert batch.parts == {"t2i": (0, 28), "lm": (28, 56), "mmu": (56, 84)}
-    assert batch.mask.shape == (6, 14, 14)
-    twice = Batch.cat([prompting.lm([[1]], 5), prompting.lm([[2], [3]], 5)])
-    assert twice.parts == {"lm": (0, 15)}
-    empty = prompting.lm([], 5)
-    assert Batch.cat([empty, twice]).parts == {"lm": (0, 15)}
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.lists(st.integers(0, 38), max_size=12), min_size=1, max_size=4))
-def test_packed_rows_look_at_the_same(texts: list[list[int]]) -> None:
-    prompting = Prompting(VOCAB, eot=EOT, max_text_len=8)
-    batch = mixed(prompting, texts)
-    packed = batch.packed(PAD)
-    keep = batch.input_ids != PAD
-    assert packed.input_ids.tolist() == [batch.input_ids[keep].tolist()]
-    assert packed.targets.tolist() == [batch.targets[keep].tolist()]
-    assert packed.positions.tolist() == [batch.positions[keep].tolist()]
-    blocks = [dense[kept][:, kept] for dense, kept in zip(batch.mask.to_dense(), keep)]
-    assert torch.equal(packed.mask.to_dense()[0], torch.block_diag(*(b.int() for b in blocks)).bool())
-    for name, (first, end) in batch.parts.items():
-        a, b = packed.parts[name]
-        assert packed.targets[0, a:b].tolist() == batch.targets.flatten()[first:end][keep.flatten()[first:end]].tolist()
-
-
-def test_splice() -> None:
-    embeddings, features = torch.zeros(2, 6, 4), torch.ones(2, 3, 4)
-    out = splice(embeddings, features, 2)
-    assert out[:, :, 0].tolist() == [[0, 0, 1, 1, 1, 0]] * 2
-    with pytest.raises(ValueError, match="do not fit"):
-        splice(embeddings, features, 4)
-
-
 def test_bad_arguments(prompting: Prompting) -> None:
     with pytest.raises(ValueError, match="eot 40 is not one of the 40 text ids"):
         Prompting(VOCAB, eot=40, max_text_len=8)
@@ -198,10 +160,3 @@ def test_bad_arguments(prompting: Prompting) -> None:
         prompting.t2i([[1]], images([C]), drop=torch.tensor([True, False]))
     with pytest.raises(ValueError, match="unlabelled must have 1"):
         prompting.mmu(images([C]), [[1]], unlabelled=[1, 2])
-    with pytest.raises(ValueError, match="equally long"):
-        Batch.cat([prompting.lm([[1]], 5), prompting.lm([[1]], 6)])
-    lm, mmu = prompting.lm([[1]], 12), prompting.mmu(images([C]), [[1]])
-    with pytest.raises(ValueError, match="not together"):
-        Batch.cat([lm, mmu, lm])
-    with pytest.raises(ValueError, match="all batches are empty"):
-        Batch.cat([prompting.lm([], 5)])

@@ -11,6 +11,7 @@ from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
+from showo.batch import FeatureSpans
 from showo.config import ShowoConfig, official
 from showo.model.transformer import KVCache, Showo
 from showo_ext import OmniMask
@@ -310,3 +311,21 @@ def test_clip_projector(model: Showo) -> None:
     z = features @ w0.T + b0
     expected = (0.5 * z * (1 + torch.erf(z / math.sqrt(2)))) @ w2.T + b2  # exact GELU here
     torch.testing.assert_close(clip.project_clip(features), expected)
+
+
+def test_features_take_the_place_of_embeddings() -> None:
+    clip = Showo(ShowoConfig(**{**small_kwargs(), "w_clip_vit": True, "clip_width": 24}))
+    ids = torch.randint(0, clip.config.vocab_size, (3, 6))
+    values = torch.randn(2, 2, 24)
+    places = torch.tensor([1, 2, 14, 15])  # columns 1 and 2 of row 0, 2 and 3 of row 2
+    embeddings = clip.embed(ids)
+    with torch.no_grad():
+        embeddings[0, 1:3], embeddings[2, 2:4] = clip.project_clip(values)
+        expected = clip.hidden_states(inputs_embeds=embeddings)
+    hidden = clip.hidden_states(ids, features=FeatureSpans(values, places))
+    torch.testing.assert_close(hidden, expected)
+    hidden.sum().backward()
+    assert clip.mm_projector[0].weight.grad.abs().sum() > 0
+    for wrong in (values[:1], torch.zeros(2, 2, 23), torch.zeros(2, 3, 8, 8)):
+        with pytest.raises(ValueError, match=r"features: expected \[n, P, 24\] with n \* P = 4 places"):
+            clip.hidden_states(ids, features=FeatureSpans(wrong, places))

@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 from showo import ShowoPipeline
+from showo.batch import IGNORE, Batch
 from showo.data.make_text_tokenizer import train_text_tokenizer
 from showo.data.streams import PictureStream, Question, TextStream, cosine_mask_ratio
 from showo.errors import CheckpointError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from showo.prompting import IGNORE, Batch, Prompting
+from showo.prompting import Prompting
 from showo.seeds import seeded_generator
 from showo.tokens import TextTokenizer
 from showo.train.checkpoint import checkpoints
@@ -105,7 +106,7 @@ def open_streams(config: ShowoTraining) -> TrainingStreams:
 
 def part(batch: Batch, name: str) -> torch.Tensor:
     """Input ids of a part, a row for each sample."""
-    first, end = batch.parts[name]
+    first, end, *_ = batch.parts[name]
     length = batch.input_ids.shape[1]
     return batch.input_ids.flatten()[first:end].view(-1, length)
 

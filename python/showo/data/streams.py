@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from showo.batch import Batch
 from showo.data.shards import Shuffled
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.prompting import Batch, Prompting, condition_dropout, question_text
+from showo.prompting import Prompting, condition_dropout, question_text
 from showo.tokens import TextTokenizer
 from showo_ext import corrupt_tokens
 

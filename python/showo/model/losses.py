@@ -3,20 +3,22 @@
 Only places that carry a target go through the head, and where these are many, they do so chunk by chunk together with
 the cross-entropy, so logits of [B, S, V] never exist. A part without any target gives 0 with a zero gradient (the
 official code: nan, or the mean over the wrong rows).
+
+Nothing here waits for the device: a batch knows its targets' places and their number, and losses stay tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from showo.batch import Batch
 from showo.model.transformer import Showo
-from showo.prompting import IGNORE, Batch
 
 # Targets of a chunk. torch's own choice (a few dozen) is 7 times slower on a CPU at 10k ids x 256 wide; from 512 on the
 # time equals the unchunked one, and 512 x 58498 logits are 120 MB in fp32.
@@ -24,16 +26,52 @@ _CHUNK = 512
 # Up to so many logits (64 MB in fp32) they are simply made: on a CPU torch's chunked operator takes 3 times as long.
 _SMALL_LOGITS = 2**24
 
-DEFAULT_WEIGHTS: Mapping[str, float] = {"t2i": 1.0, "lm": 0.1, "mmu": 1.0, "mmu_vit": 1.0, "lvg": 1.0}
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "t2i": 1.0,
+    "lm": 0.1,
+    "mmu": 1.0,
+    "mmu_vit": 1.0,
+    "lvg": 1.0,
+    "t2v": 1.0,
+    "v2v": 1.0,
+}
 
 
 @dataclass(frozen=True)
 class Losses:
-    """total: the weighted sum, to call backward on. means: unweighted mean of each part. targets: how many each has."""
+    """The losses of a batch, part by part.
 
-    total: Tensor
-    means: dict[str, Tensor] = field(default_factory=dict)
-    targets: dict[str, int] = field(default_factory=dict)
+    sums: cross-entropies of a part's targets, added up, each times its target's weight; float32, no dimension, with
+        gradient. A mean over several batches, or over the ranks of a group, is the sum of their sums over the sum of
+        their counts.
+    counts: what the targets of a part weigh in all: their number, unless the batch weighs them (`showo.batch.Part`).
+    weights: of the parts in `total`.
+    """
+
+    sums: dict[str, Tensor]
+    counts: dict[str, float]
+    weights: Mapping[str, float]
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """The loss of each part, not weighted."""
+        return self.means_over(self.counts)
+
+    def means_over(self, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """This batch's share of each part's mean over `counts` targets; 0 where there are none."""
+        return {name: value / (counts[name] or 1.0) for name, value in self.sums.items()}
+
+    @property
+    def total(self) -> Tensor:
+        """The weighted sum of the means, to call backward on."""
+        return self.total_over(self.counts)
+
+    def total_over(self, counts: Mapping[str, float]) -> Tensor:
+        """This batch's share of the total of a larger one, whose parts have `counts` targets.
+
+        The shares of all micro-batches and ranks add up to that total, and so do their gradients.
+        """
+        return torch.stack([self.weights[name] * mean for name, mean in self.means_over(counts).items()]).sum()
 
 
 def multimodal_loss(
@@ -43,7 +81,7 @@ def multimodal_loss(
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
     label_smoothing: float = 0.0,
 ) -> Losses:
-    """Losses of a batch that holds any of the parts t2i, lm, mmu, lvg.
+    """Losses of a batch that holds any of the parts that `weights` names.
 
     Each part's loss is the plain mean over its targets, as officially: soi and eoi of a t2i row are targets too.
     """
@@ -51,64 +89,71 @@ def multimodal_loss(
     if unknown:
         raise ValueError(f"multimodal_loss: no weight for {', '.join(unknown)}; weights has {', '.join(weights)}")
     hidden = model.hidden_states(
-        batch.input_ids if batch.inputs_embeds is None else None,
-        batch.inputs_embeds,
-        mask=batch.mask,
-        positions=batch.positions,
-    ).flatten(0, 1)
-    targets = batch.targets.flatten()
-    total = hidden.new_zeros((), dtype=torch.float32)
-    means: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    for name, (first, end) in batch.parts.items():
-        means[name], counts[name] = token_loss(
-            model, hidden[first:end], targets[first:end], label_smoothing=label_smoothing
+        batch.input_ids, features=batch.features, mask=batch.mask, positions=batch.positions
+    ).flatten(0, 1)[batch.labelled]
+    targets = batch.targets.flatten()[batch.labelled]
+    counts = [part.targets for part in batch.parts.values()]
+    target_weights = [None] * len(counts) if batch.weights is None else batch.weights.split(counts)
+    sums = {
+        name: token_loss(model, some, wanted, weight, label_smoothing=label_smoothing)
+        for name, some, wanted, weight in zip(
+            batch.parts, hidden.split(counts), targets.split(counts), target_weights, strict=True
         )
-        total = total + weights[name] * means[name]
-    return Losses(total, means, counts)
+    }
+    return Losses(sums, {name: part.weight for name, part in batch.parts.items()}, weights)
 
 
-def token_loss(model: Showo, hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
-    """Mean cross-entropy of the head where the target [T] of hidden [T, hidden] is not -100, and how many those are."""
-    labelled = (targets != IGNORE).nonzero().squeeze(1)
-    if labelled.numel() == 0:
-        return hidden.sum().float() * 0.0, 0
+def token_loss(
+    model: Showo, hidden: Tensor, targets: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Sum of the head's cross-entropies for hidden [T, hidden] and targets int64 [T], times weights float32 [T]."""
     head = model.showo.lm_head
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    arguments = hidden[labelled].to(dtype), head.weight, head.bias, targets[labelled]
-    if labelled.numel() * head.out_features <= _SMALL_LOGITS:
-        loss = _cross_entropy(*arguments, label_smoothing)
-    elif torch.__version__ >= "2.13" and label_smoothing == 0:
-        loss = _linear_cross_entropy(*arguments)
-    else:
-        loss = _chunked_cross_entropy(*arguments, label_smoothing)
-    return loss, labelled.numel()
+    arguments = hidden.to(dtype), head.weight, head.bias, targets
+    if targets.numel() * head.out_features <= _SMALL_LOGITS:
+        return _cross_entropy(*arguments, weights, label_smoothing)
+    if hasattr(F, "linear_cross_entropy") and weights is None and label_smoothing == 0:
+        return _linear_cross_entropy(*arguments)
+    return _chunked_cross_entropy(*arguments, weights, label_smoothing)
 
 
 def _cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean"
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
 ) -> Tensor:
-    """hidden [T, hidden] in the precision of the product, weight [V, hidden], bias [V], targets [T] without IGNORE."""
+    """hidden [T, hidden] in the precision of the product, weight [V, hidden], bias [V], targets and weights [T]."""
     logits = F.linear(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype)).float()  # official: fp32 logits
-    return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction=reduction)
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+    return (F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none") * weights).sum()
 
 
-def _chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def _chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
+) -> Tensor:
     """The same with the logits of one chunk at a time, which the backward pass computes again.
 
-    Each chunk casts the weights for itself, so that their gradients are summed over the chunks in their own precision.
+    Each chunk casts the head for itself, so that its gradients are summed over the chunks in their own precision.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
-    for chunk, wanted in zip(hidden.split(_CHUNK), targets.split(_CHUNK)):
+    for first in range(0, targets.numel(), _CHUNK):
+        some = slice(first, first + _CHUNK)
         total = total + checkpoint(
-            _cross_entropy, chunk, weight, bias, wanted, smoothing, "sum", use_reentrant=False, preserve_rng_state=False
+            _cross_entropy,
+            hidden[some],
+            weight,
+            bias,
+            targets[some],
+            None if weights is None else weights[some],
+            smoothing,
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
-    return total / targets.numel()
+    return total
 
 
 def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """The same by torch's operator, which torch has from 2.13 on and which smooths no labels chunk by chunk."""
+    """The same by torch's operator, which newer releases have (2.13 is the first), and which smooths no labels."""
     half = hidden.dtype in (torch.float16, torch.bfloat16)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = F.linear_cross_entropy(
@@ -116,8 +161,8 @@ def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets:
             weight.to(hidden.dtype),
             targets,
             linear_bias=bias.to(hidden.dtype),
-            # A mean in half precision would round the loss itself to three digits: the average is taken in fp32 below.
-            reduction="none" if half else "mean",
+            # A sum in half precision would round the loss itself to three digits: it is taken in fp32 below.
+            reduction="none" if half else "sum",
             options=torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=_CHUNK),
         )
-    return loss.float().mean() if half else loss
+    return loss.float().sum() if half else loss

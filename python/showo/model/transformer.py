@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from showo.batch import FeatureSpans
 from showo.config import ShowoConfig
 from showo.model.weights import PretrainedMixin
 from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
@@ -263,11 +264,23 @@ class Showo(PretrainedMixin, nn.Module):
             raise ValueError("project_clip: this model has no CLIP-ViT projector (config.w_clip_vit is false)")
         return self.mm_projector(features)
 
+    def insert_features(self, embeddings: Tensor, features: FeatureSpans) -> Tensor:
+        """embeddings [B, S, hidden] with the projected features at their places."""
+        values, width = features.values, self.config.clip_width
+        if values.dim() != 3 or values.shape[2] != width or values.shape[:2].numel() != features.places.numel():
+            raise ValueError(
+                f"features: expected [n, P, {width}] with n * P = {features.places.numel()} places, as a vision tower "
+                f"gives them, got {list(values.shape)}"
+            )
+        projected = self.project_clip(values).flatten(0, 1).to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(0, features.places, projected).view_as(embeddings)
+
     def hidden_states(
         self,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         *,
+        features: FeatureSpans | None = None,
         mask: OmniMask | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
@@ -277,6 +290,7 @@ class Showo(PretrainedMixin, nn.Module):
         """Final, normalised hidden states [B, R, hidden], ready for `logits`.
 
         input_ids [B, S] or inputs_embeds [B, S, hidden]: exactly one of them.
+        features: of pictures, which take the place of embeddings; needs a model with a CLIP-ViT projector.
         mask: who sees whom, [B, S, kv]; None is causal. kv is S, or the cache's columns in use.
         positions: rotary positions, [S] or [B, S]; None counts from 0.
         cache, slots: keys and values of these rows are written there, and attention reads columns 0..kv of it.
@@ -295,6 +309,8 @@ class Showo(PretrainedMixin, nn.Module):
                     f"Showo: inputs_embeds must be [B, S, {self.config.hidden_size}], got {list(inputs_embeds.shape)}"
                 )
             x = inputs_embeds
+        if features is not None:
+            x = self.insert_features(x, features)
         batch, length = x.shape[:2]
         if mask is None:
             if cache is not None:

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from showo.batch import Batch
 from showo.data.shards import load_images, read_pairs, read_texts
 from showo.data.streams import PictureStream, Question, TextStream, encode_pictures
 from showo.devices import find_device
@@ -20,7 +21,7 @@ from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.losses import Losses, multimodal_loss
 from showo.model.transformer import Showo
 from showo.pictures import to_image
-from showo.prompting import Batch, Prompting
+from showo.prompting import Prompting
 from showo.seeds import seeded_generator
 from showo.sheets import sheet
 from showo.text import clean_text
