@@ -17,6 +17,7 @@ from pathlib import Path
 from showo.errors import OutputError
 
 BUNDLED = "bundled:"
+_MANY = 200  # files are brought to the disk all at once, as waiting for each takes milliseconds
 
 
 def local_path(source: str | Path) -> str | Path:
@@ -68,8 +69,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for entry in (*temporary.rglob("*"), temporary):
-            _sync(entry)
+        _sync_folder(temporary)
         remove_folder(path)
         os.rename(temporary, path)
         _sync(path.parent)
@@ -98,6 +98,16 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until a folder with all that is below it is on the disk."""
+    entries = [*folder.rglob("*"), folder]
+    if len(entries) > _MANY:
+        os.sync()
+    else:
+        for entry in entries:
+            _sync(entry)
 
 
 def _umask() -> int:

@@ -141,6 +141,13 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
+def encode_png(image: Image.Image, *, optimize: bool = False) -> bytes:
+    """The bytes of a PNG file; `optimize` makes them a tenth fewer and takes five times as long."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=optimize)
+    return buffer.getvalue()
+
+
 def save_image(image: Image.Image, path: Path, **options: Any) -> None:
     """Write a picture whole or not at all; the folder is made if needed."""
     make_folder(Path(os.path.realpath(path)).parent)

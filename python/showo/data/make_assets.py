@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import re
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from showo.files import atomic_path
+from showo.data.tar import write_tar
+from showo.pictures import encode_png
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_TEST = Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -70,21 +69,6 @@ def draw(codes: tuple[int, ...], font: ImageFont.FreeTypeFont) -> Image.Image | 
     return square.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Writes a tar with fixed owner and time: the same input gives the same bytes. Renamed into place when whole."""
-    with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
 def make_emoji(folder: Path, font_path: Path, emoji_test: Path, shard_size: int = 400) -> None:
     font = ImageFont.truetype(str(font_path), STRIKE, layout_engine=ImageFont.Layout.RAQM)
     splits: dict[str, list[tuple[str, bytes, str]]] = {"train": [], "val": []}
@@ -96,7 +80,7 @@ def make_emoji(folder: Path, font_path: Path, emoji_test: Path, shard_size: int 
         seen.add(image.tobytes())
         key = "-".join(f"{code:04x}" for code in codes)
         held_out = int(hashlib.sha256(key.encode()).hexdigest(), 16) % HELD_OUT == 0
-        splits["val" if held_out else "train"].append((key, encode_png(image), name))
+        splits["val" if held_out else "train"].append((key, encode_png(image, optimize=True), name))
     folder.mkdir(parents=True, exist_ok=True)
     for split, samples in splits.items():
         samples.sort(key=lambda sample: hashlib.sha256(b"order" + sample[0].encode()).digest())

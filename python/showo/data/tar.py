@@ -10,13 +10,16 @@ cannot be seen here; the decoder of the picture or of the text may see it, or ma
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
 
 from showo.errors import DataError
+from showo.files import atomic_path
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 1024 * 1024  # of one extended header: names, times and attributes of a file
@@ -61,6 +64,18 @@ def walk_tar(file: BinaryIO, source: str) -> Iterator[Member]:
     first: whoever needs a whole archive has to walk to the end before using them.
     """
     return _Walk(file, source).members()
+
+
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Writes (name, bytes) with fixed owner and time: the same input gives the same bytes. Whole or absent.
+
+    Raises OutputError where the operating system refuses.
+    """
+    with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
 
 class _Walk:

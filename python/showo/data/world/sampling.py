@@ -32,9 +32,14 @@ class Example:
     demand: Demand
 
 
+def split_categories(split: str) -> list[str]:
+    """The categories of a split. Held out there is no "single": a shape alone is no combination."""
+    return [category for category in CATEGORIES if split != "held-out" or category != "single"]
+
+
 def draw_category(generator: random.Random, split: str) -> str:
-    """A category by its share. Held out there is no "single": a shape alone is no combination."""
-    categories = [category for category in CATEGORIES if split != "held-out" or category != "single"]
+    """A category by its share."""
+    categories = split_categories(split)
     return generator.choices(categories, [CATEGORIES[category] for category in categories])[0]
 
 
@@ -99,13 +104,17 @@ class _Draw:
     def placed(self, things: list[Object], lattice: tuple[int, ...] = LATTICE) -> tuple[Object, ...]:
         """The objects at random places where no two touch."""
         free = [(x, y) for x in lattice for y in lattice]
-        placed: list[Object] = []
-        for thing in things:
-            _require(bool(free))
-            x, y = self.random.choice(free)
+        placed = [_at(things[0], self.random.choice(free))]
+        for thing in things[1:]:
+            x, y = placed[-1].x, placed[-1].y
             free = [(u, v) for u, v in free if abs(u - x) >= APART or abs(v - y) >= APART]
-            placed.append(replace(thing, x=x, y=y))
+            _require(bool(free))
+            placed.append(_at(thing, self.random.choice(free)))
         return tuple(placed)
+
+
+def _at(thing: Object, place: tuple[int, int]) -> Object:
+    return replace(thing, x=place[0], y=place[1])
 
 
 def _example(
