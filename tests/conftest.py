@@ -14,6 +14,14 @@ def pytest_addoption(parser):
     parser.addoption("--write-kernel-table", action="store_true", help="write docs/kernels.md anew")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory):
+    """No test writes into the user's folder of caches, nor reads what is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def emulated():
     """The emulated device; inside the test the CUDA kernels of all operators run on it, with CPU tensors."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from showo.data.make_assets import encode_png, write_tar
+from showo.data.make_assets import encode_png
+from showo.data.tar import write_tar
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "teal", "brown")
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from showo.data import shards
-from showo.data.make_assets import encode_png, write_tar
+from showo.data.make_assets import encode_png
+from showo.data.patterns import find_paths
 from showo.data.shards import (
     Shuffled,
-    expand_braces,
     load_images,
     read_files,
     read_pairs,
     read_texts,
-    shard_paths,
 )
+from showo.data.tar import write_tar
 from showo.errors import DataError
 from showo.pictures import open_image
 
@@ -37,7 +37,7 @@ def test_bundled_pictures_are_what_the_readme_says() -> None:
     assert not {s.key for s in train} & {s.key for s in val}
     assert len({s.caption for s in train}) == len(train)
     assert all(open_image(s.image).size == (64, 64) for s in train[:20] + val[:20])
-    assert sum(p.stat().st_size for p in shard_paths(["bundled:emoji/*.tar"])) < 12e6
+    assert sum(p.stat().st_size for p in find_paths(["bundled:emoji/*.tar"])) < 12e6
 
 
 def test_bundled_text_is_long_enough_to_learn_from() -> None:
@@ -59,40 +59,6 @@ def test_incomplete_pair_names_shard_and_key(tmp_path: Path) -> None:
         read_pairs([str(tmp_path / "a.tar")])
 
 
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        ("a-{0008..0010}.tar", ["a-0008.tar", "a-0009.tar", "a-0010.tar"]),
-        ("{8..10}", ["8", "9", "10"]),
-        ("{x,y}-{1..2}", ["x-1", "x-2", "y-1", "y-2"]),
-        ("a{}.tar", ["a{}.tar"]),
-        ("a{1}.tar", ["a{1}.tar"]),
-        ("{a,}b", ["ab", "b"]),
-    ],
-)
-def test_braces_stand_for_what_they_do_in_a_shell(pattern: str, names: list[str]) -> None:
-    assert expand_braces(pattern) == names
-
-
-@pytest.mark.parametrize("pattern", ["{0..99999999999}", "{0..999}{0..999}", "{9..0}"])
-def test_braces_that_stand_for_too_many_or_nothing(pattern: str) -> None:
-    with pytest.raises(DataError, match=r"stands for more than|is empty"):
-        expand_braces(pattern)
-
-
-def test_every_shard_of_a_range_must_be_there(tmp_path: Path) -> None:
-    for number in (0, 1, 3):
-        write_tar(tmp_path / f"a-{number:02}.tar", [(f"{number}.txt", b"words")])
-    assert shard_paths([f"{tmp_path}/a-{{00..01}}.tar"]) == [tmp_path / "a-00.tar", tmp_path / "a-01.tar"]
-    with pytest.raises(DataError, match=r"no file matches '.*a-02\.tar', which .*\{00\.\.03\}"):
-        shard_paths([f"{tmp_path}/a-{{00..03}}.tar"])
-
-
-def test_a_name_with_the_characters_of_a_pattern_is_found(tmp_path: Path) -> None:
-    write_tar(tmp_path / "a[1].tar", [("x.txt", b"words")])
-    assert shard_paths([str(tmp_path / "a[1].tar")]) == [tmp_path / "a[1].tar"]
-
-
 def test_captions_are_cleaned_and_texts_kept(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("x.png", png()), ("x.txt", b"\xef\xbb\xbfred\r\n apple\n")])
     assert read_pairs([str(tmp_path / "a.tar")])[0].caption == "red apple"
@@ -109,11 +75,6 @@ def test_unreadable_pictures_name_shard_and_member(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("x.jpg", b"not a picture"), ("x.txt", b"one")])
     with pytest.raises(ValueError, match=r"a\.tar: x\.jpg: not a readable picture"):
         load_images(read_pairs([str(tmp_path / "a.tar")]), 8)
-
-
-def test_missing_files_are_named() -> None:
-    with pytest.raises(DataError, match="nothing-here"):
-        shard_paths(["nothing-here/*.tar"])
 
 
 @pytest.mark.parametrize(

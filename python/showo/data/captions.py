@@ -17,7 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from showo.errors import SampleError, UserError
 from showo.text import clean_text
+
+MAX_CAPTION = 100_000  # characters; no text part of a row holds more than a fraction
 
 _PEOPLE = re.compile(r"<person>(?:(?:,|\s|\band\b)*<person>)+")
 _PREFIX = re.compile(
@@ -42,9 +45,29 @@ def clean_caption(caption: str, clean: Sequence[str] = ()) -> str:
     return caption
 
 
-def caption_choices(captions: Sequence[str], clean: Sequence[str] = ()) -> tuple[str, ...]:
-    """All texts that may stand for a picture, cleaned, none twice, none empty; empty where nothing is left."""
-    texts = [clean_caption(caption, clean) for caption in captions]
+def usable_captions(captions: object, clean: Sequence[str], origin: str) -> tuple[str, ...]:
+    """All texts that may stand for a picture, cleaned, none twice, none empty.
+
+    captions: as a file has them: a text, or a list of texts that each fit. `origin` stands for the file in messages.
+
+    Raises:
+        SampleError: no caption is there, or what is there is no text, is empty, too long, or no valid Unicode.
+    """
+    written = [captions] if isinstance(captions, str) else captions
+    if not written:
+        raise SampleError(f"{origin}: no caption", "no caption")
+    if not isinstance(written, list) or not all(isinstance(caption, str) for caption in written):
+        raise SampleError(
+            f"{origin}: expected a caption, got {type(captions).__name__} {captions!r:.60}", "wrong caption"
+        )
+    if (longest := max(map(len, written))) > MAX_CAPTION:
+        raise SampleError(f"{origin}: a caption of {longest} characters, more than {MAX_CAPTION}", "too large")
+    try:
+        texts = [clean_caption(caption, clean) for caption in written]
+    except UserError as error:
+        raise SampleError(f"{origin}: {error}", "wrong caption") from error
     if "first_sentence" in clean:
         texts += [text[: match.end()] for text in texts if (match := _SENTENCE_END.search(text))]
+    if not any(texts):
+        raise SampleError(f"{origin}: the caption is empty", "no caption")
     return tuple(dict.fromkeys(text for text in texts if text))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,14 +11,13 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from showo.data.patterns import find_paths
 from showo.data.tar import walk_tar
 from showo.errors import DataError
-from showo.files import local_path
 from showo.pictures import fit, open_image, to_tensor
 from showo.seeds import seeded_generator
 from showo.text import clean_text
 
-MAX_SHARDS = 100_000  # that the braces of one pattern may stand for
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
@@ -34,49 +30,6 @@ class Sample:
     image: bytes
     caption: str
     origin: str
-
-
-def shard_paths(patterns: Sequence[str]) -> list[Path]:
-    """Expands `{0000..0009}`, `{a,b}` and globs; "bundled:" at the beginning means the package's own data.
-
-    Raises DataError where the pattern, or one of those that its braces stand for, matches nothing. Only local
-    files: nothing is downloaded or executed.
-    """
-    paths: list[Path] = []
-    for pattern in patterns:
-        for expanded in expand_braces(pattern):
-            base = str(local_path(expanded))
-            found = [Path(base)] if os.path.isfile(base) else sorted(Path(p) for p in glob.glob(base))
-            if not found:
-                also = "" if expanded == pattern else f", which {pattern!r} stands for"
-                raise DataError(f"data: no file matches {expanded!r}{also}")
-            paths += found
-    return paths
-
-
-_BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """What the braces of a pattern stand for, as in a shell: "x-{08..10}" is x-08, x-09, x-10; "{a,b}x" is ax, bx.
-
-    Raises DataError for a range that runs downwards, and for more than MAX_SHARDS names.
-    """
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    ends = expand_braces(pattern[match.end() :])
-    if match[3] is not None:
-        choices = match[3].split(",")
-    else:
-        first, last = int(match[1]), int(match[2])
-        if first > last:
-            raise DataError(f"data: {pattern!r}: the range {match[0]} is empty")
-        if (last - first + 1) * len(ends) > MAX_SHARDS:
-            raise DataError(f"data: {pattern!r} stands for more than {MAX_SHARDS} files")
-        width = max(len(match[1]), len(match[2])) if match[1].startswith("0") else 0
-        choices = [f"{number:0{width}}" for number in range(first, last + 1)]
-    return [pattern[: match.start()] + choice + end for choice in choices for end in ends]
 
 
 def read_files(path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -111,7 +64,7 @@ def read_pairs(patterns: Sequence[str]) -> list[Sample]:
     shards and captions that are not UTF-8.
     """
     samples: list[Sample] = []
-    for path in shard_paths(patterns):
+    for path in find_paths(patterns):
         for key, files in groupby(read_files(path), key=itemgetter(0)):
             members = [(extension, data) for _, extension, data in files]
             group = dict(members)
@@ -131,7 +84,7 @@ def read_texts(patterns: Sequence[str]) -> list[str]:
     """The .txt files of all shards, in order, as they are but for a byte order mark. Raises DataError as read_pairs."""
     texts = [
         _decode(data, f"{path}: {key}.{extension}")
-        for path in shard_paths(patterns)
+        for path in find_paths(patterns)
         for key, extension, data in read_files(path)
         if extension == "txt"
     ]

@@ -14,6 +14,7 @@ import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
@@ -43,27 +44,70 @@ _PAX_RECORD = re.compile(rb"([1-9]\d{0,9}) ([^=\n]+)=")
 _PAX_PLACE_KEYS = ("path", "size", "linkpath")
 
 
+class TarError(DataError):
+    """An archive that is not whole. offset: the byte of the archive at which that shows."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message, offset)
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclass(frozen=True)
 class Member:
     """One entry of an archive: its bytes are `size` bytes from `offset` of the archive on.
 
     kind: "file", "folder", "hard link", "symbolic link", "device" or "FIFO"; only a file has bytes.
+    start: where its header begins, or the extended header before that.
     """
 
     name: str
     kind: str
+    start: int
     offset: int
     size: int
+
+    @property
+    def end(self) -> int:
+        """Where the next header begins."""
+        return self.offset + _padded(self.size)
 
 
 def walk_tar(file: BinaryIO, source: str) -> Iterator[Member]:
     """Yields the members of an archive in order, reading headers alone. `source` names the archive in messages.
 
-    Raises DataError with the offset where the archive is not whole, or holds what has no place in a data set (sparse
+    Raises TarError with the offset where the archive is not whole, or holds what has no place in a data set (sparse
     files, volumes, names that are absolute, lead upwards or are not UTF-8). Members before that place are yielded
     first: whoever needs a whole archive has to walk to the end before using them.
     """
-    return _Walk(file, source).members()
+    walk = _Walk(file, source)
+    walk.check_not_compressed()
+    return walk.members(0)
+
+
+def walk_rest(file: BinaryIO, source: str, after: int) -> Iterator[Member]:
+    """Yields the members that follow the first sound header behind byte `after`; none where there is no such header.
+
+    Raises TarError as `walk_tar`. For a damaged archive, to tell what lies behind the damage: it looks like members
+    of the archive, but may as well be the bytes of a member, such as a tar within the tar.
+    """
+    walk = _Walk(file, source)
+    start = walk.find_header(_padded(after + 1))
+    return iter(()) if start is None else walk.members(start)
+
+
+def walk_span(data: bytes, start: int, source: str) -> Iterator[Member]:
+    """Yields the members in `data`, which are the bytes of an archive from `start` up to the header of a later member.
+
+    The places of the members are places in `data`; those in messages are places in the archive. Raises TarError.
+    """
+    return _Walk(io.BytesIO(data), source, base=start).members(0, stop=len(data))
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -79,16 +123,21 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 class _Walk:
-    def __init__(self, file: BinaryIO, source: str) -> None:
-        self.file, self.source = file, source
+    """base: where the file begins in the archive that messages speak of."""
+
+    def __init__(self, file: BinaryIO, source: str, base: int = 0) -> None:
+        self.file, self.source, self.base = file, source, base
         self.length = file.seek(0, 2)
-        file.seek(0)
-        packed = _COMPRESSED.get(file.read(2))
+
+    def check_not_compressed(self) -> None:
+        self.file.seek(0)
+        packed = _COMPRESSED.get(self.file.read(2))
         if packed:
             self.fail(0, f"{packed} data begins; unpack it first")
 
     def fail(self, offset: int, reason: str) -> NoReturn:
-        raise DataError(f"{self.source}: damaged or no tar archive: at byte {offset} {reason}")
+        offset += self.base
+        raise TarError(f"{self.source}: damaged or no tar archive: at byte {offset} {reason}", offset)
 
     def read(self, offset: int, size: int) -> bytes:
         self.file.seek(offset)
@@ -97,22 +146,37 @@ class _Walk:
             self.fail(offset, f"{size} bytes more are expected, but the file has {self.file.seek(0, 2)} in all")
         return data
 
-    def members(self) -> Iterator[Member]:
-        at = 0
+    def find_header(self, at: int) -> int | None:
+        """The first place from `at` on, a multiple of a block, where a header begins that fits its checksum."""
+        for chunk in range(at, self.length - BLOCK + 1, _CHUNK):
+            self.file.seek(chunk)
+            data = self.file.read(_CHUNK)
+            for place in range(0, len(data) - BLOCK + 1, BLOCK):
+                if data[place + 257 : place + 262] == b"ustar":
+                    with suppress(DataError):
+                        self.check_header(chunk + place, data[place : place + BLOCK])
+                        return chunk + place
+        return None
+
+    def members(self, at: int, stop: int | None = None) -> Iterator[Member]:
+        """From `at` up to `stop`, or to the end of the archive, which then must be marked as such."""
+        start = at
         extended: dict[str, str] = {}  # what extended headers say about the next member
-        while any(block := self.read(at, BLOCK)):
+        while at != stop and any(block := self.read(at, BLOCK)):
             self.check_header(at, block)
             kind, size = block[156:157], self.number(at, "size", block[124:136])
             if kind in (b"x", b"g", b"L", b"K"):
                 extended.update(self.extension(at, kind, size))
             else:
-                member = self.member(at, block, size, extended)
+                member = self.member(at, start, block, size, extended)
                 yield member
                 size, extended = member.size, {}
-            at += BLOCK + -(-size // BLOCK) * BLOCK
+                start = member.end
+            at += BLOCK + _padded(size)
         if extended:
             self.fail(at, "the archive ends after an extended header without the member that it belongs to")
-        self.check_end(at)
+        if stop is None:
+            self.check_end(at)
 
     def check_header(self, at: int, block: bytes) -> None:
         if block[257:265] not in (_POSIX, _GNU):
@@ -163,7 +227,7 @@ class _Walk:
             start = end
         return records
 
-    def member(self, at: int, block: bytes, size: int, extended: dict[str, str]) -> Member:
+    def member(self, at: int, start: int, block: bytes, size: int, extended: dict[str, str]) -> Member:
         kind = _KINDS.get(block[156:157])
         if kind is None:
             self.fail(at, f"an entry of type {block[156:157]!r} begins, which is not read here")
@@ -184,7 +248,7 @@ class _Walk:
         offset = at + BLOCK
         if offset + size > self.length:
             self.fail(at, f"begins {name!r} with {size} bytes, of which {self.length - offset} are there")
-        return Member(name, kind, offset, size)
+        return Member(name, kind, start, offset, size)
 
     def text(self, at: int, data: bytes) -> str:
         try:

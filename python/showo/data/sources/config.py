@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from showo.errors import ConfigError
-from showo.train.intervals import POSITIVE, within
+from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, within
 
 CLEANINGS = ("persons", "prefixes", "first_sentence")
 
@@ -25,6 +25,8 @@ class SourceConfig:
     images: llava, sequences: the folder that the paths of pictures begin in; else the folder of the json itself.
     column: parquet_text: the column of texts; else "content" or "text", whichever is there.
     clean: what is done to captions beyond `clean_text`; see `showo.data.captions`.
+    block, window: read `block` samples after one another, and mix those of `window` such blocks, for disks on which
+        reading at random is slow; block 0 mixes all.
     """
 
     layout: str = MISSING
@@ -35,6 +37,12 @@ class SourceConfig:
     images: str = ""
     column: str = ""
     clean: list[str] = field(default_factory=list)
+    block: int = within(NOT_NEGATIVE, 0)
+    window: int = within(COUNT, 4)
+
+    def describe(self) -> str:
+        """The source in messages and tables, e.g. "webdataset emoji/train-*.tar"."""
+        return f"{self.layout} {self.files[0]}" + (f" and {len(self.files) - 1} more" if len(self.files) > 1 else "")
 
     def check(self, key: str) -> None:
         """Raises ConfigError, which names `key`, where nothing is to be read or a cleaning is not known."""

@@ -175,7 +175,7 @@ def test_a_zeroed_header_block_is_an_error(at: int) -> None:
     [(b"1", "hard link"), (b"2", "symbolic link"), (b"3", "device"), (b"6", "FIFO"), (b"5", "folder"), (b"7", "file")],
 )
 def test_other_members_are_named_by_kind(type_: bytes, kind: str) -> None:
-    assert list(walk_tar(io.BytesIO(header(type_=type_) + END), "x")) == [Member("x.txt", kind, BLOCK, 0)]
+    assert list(walk_tar(io.BytesIO(header(type_=type_) + END), "x")) == [Member("x.txt", kind, 0, BLOCK, 0)]
 
 
 def test_pax_and_gnu_names_and_sizes_take_the_place_of_the_headers() -> None:
