@@ -98,6 +98,7 @@ class ShowoConfig:
 
     num_vq_tokens: image codes of one picture in training (256 for 16x16, 1024 for 32x32).
     max_text_len: text places (128); a text-to-image sequence has one more, for the task token.
+    mmu_text_len, mmu_vit_text_len: text places of rows of understanding, where they are not max_text_len (0).
     max_positions: longest sequence that may be asked for.
     qk_layernorm: LayerNorm over every head's q and k before rotation (all released weights have it).
     w_clip_vit: adds the projector from CLIP-ViT features (clip_width wide) into the transformer.
@@ -116,6 +117,8 @@ class ShowoConfig:
     codebook_size: int = 8192
     num_vq_tokens: int = 256
     max_text_len: int = 128
+    mmu_text_len: int = 0
+    mmu_vit_text_len: int = 0
     max_positions: int = 2048
     w_clip_vit: bool = False
     clip_width: int = 1024
@@ -131,8 +134,10 @@ class ShowoConfig:
         for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigError(f"ShowoConfig: {name} must be positive, got {getattr(self, name)}")
-        if self.max_text_len < 3:
-            raise ConfigError(f"ShowoConfig: max_text_len must be at least 3, got {self.max_text_len}")
+        for name in ("max_text_len", "mmu_text_len", "mmu_vit_text_len"):
+            value = getattr(self, name)
+            if value < 3 and (name == "max_text_len" or value != 0):
+                raise ConfigError(f"ShowoConfig: {name} must be at least 3, got {value}")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"ShowoConfig: hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
@@ -153,6 +158,11 @@ class ShowoConfig:
             raise ConfigError(
                 f"ShowoConfig: max_text_len {self.max_text_len} and num_vq_tokens {self.num_vq_tokens} need "
                 f"{self.sequence_length} places, more than max_positions {self.max_positions}"
+            )
+        if 3 + self.num_vq_tokens + self.mmu_text_len > self.max_positions:
+            raise ConfigError(
+                f"ShowoConfig: mmu_text_len {self.mmu_text_len} and num_vq_tokens {self.num_vq_tokens} need "
+                f"{3 + self.num_vq_tokens + self.mmu_text_len} places, more than max_positions {self.max_positions}"
             )
 
     @property

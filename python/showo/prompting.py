@@ -1,70 +1,131 @@
 """Sequences: from text ids and image ids to rows of input ids, targets, positions and the omni-attention mask.
 
-Formats (T = max_text_len, N image places; every padded training row is T + 1 + N + 2 long):
+Formats (T = max_text_len, N image places; every padded t2i and lm row is T + 1 + N + 2 long):
 
     t2i      [PAD]* t2i sot text eot | soi image eoi              text part T + 1 places, left padded
     lm       sot text eot [PAD]*                                  cut without eot when too long
-    mmu      mmu soi image eoi | sot text eot [PAD]*              text part T places, right padded
-    mmu_vit  mmu system soi features eoi | text eot [PAD]*        features are embeddings, no sot
-    lvg      [PAD]* t2i sot text eot soi image eoi sot text eot soi image eoi ...
+    mmu      mmu (soi image eoi)* | sot text eot [PAD]*           text part mmu_text_len places, right padded
+    mmu_vit  mmu system soi features eoi | text eot [PAD]*        text part mmu_vit_text_len places, no sot
+    lvg      [PAD]* t2i sot text eot | soi image eoi (sot text eot soi image eoi)* [PAD]*
+    t2v      [PAD]* t2v sot text eot | sov frame frame ... eov [PAD]*
+    v2v      v2v sov frame frame ... eov sot text eot sov frame frame ... eov [PAD]*
 
 sot and eot are the same id, `<|endoftext|>`; sot is added only where a text does not begin with it. Text too long for
 its part keeps its first places and ends in eot. Positions are places in the padded row, padding included, as the
-released weights know them: a row that drops its padding (`Batch.packed`) keeps them.
+released weights know them: a row that drops its padding (`Batch.packed`) keeps them. The first text part of lvg and t2v
+is padded like that of t2i, so that the first picture or video of a row stands where t2i has taught the model to draw.
+
+Of mmu rows the picture may be missing, or there may be several; a picture sees those before it, the text sees all. A
+dialogue (`showo.dialogue`) may take the place of the text: `question answer eot question answer eot ...`, after a sot in
+mmu rows. One that is too long is cut without an eot, so that no answer is taught to end where it does not.
+
+For t2v and v2v the published ids exist, and nothing else. Here a frame is the N codes of a picture, frames follow each
+other without marks, and the mask is that of lvg: a video is bidirectional inside its own sov .. eov, all else causal.
 
 Targets are what the logits of that very place are to predict: image places carry their own code (soi and eoi of t2i
-too), text places the next id, everything else -100. Image ids are ids of the vocabulary (code + `image_offset`).
+too), text places the next id, everything else -100. Image ids are ids of the vocabulary (code + `image_offset`); ids
+behind the vocabulary may stand for codes that are put in later. Batches are made on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from showo.batch import IGNORE, Batch, FeatureSpans
-from showo.text import clean_text
+from showo.batch import Batch, FeatureSpans
+from showo.config import ShowoConfig
+from showo.dialogue import Dialogue
+from showo.row import Image, Images, Row, padded, read_images
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
 
 TextIds = Sequence[int]
+MaskBuilder = Callable[..., OmniMask]
 
 
 class Prompting:
-    """Builds batches for one vocabulary and one text length.
+    """Builds batches for one vocabulary.
 
     eot: id of `<|endoftext|>`, which both begins and ends texts.
+    max_text_len, mmu_text_len, mmu_vit_text_len: text places of the formats; None is as many as max_text_len.
+    max_positions: how long a row may be; None is any length.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, eot: int, max_text_len: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        eot: int,
+        max_text_len: int,
+        mmu_text_len: int | None = None,
+        mmu_vit_text_len: int | None = None,
+        max_positions: int | None = None,
+    ) -> None:
         if not 0 <= eot < vocabulary.text_vocab_size:
             raise ValueError(f"Prompting: eot {eot} is not one of the {vocabulary.text_vocab_size} text ids")
-        if max_text_len < 3:
-            raise ValueError(f"Prompting: max_text_len must be at least 3, got {max_text_len}")
         self.vocabulary = vocabulary
         self.eot = eot
         self.max_text_len = max_text_len
+        self.mmu_text_len = mmu_text_len or max_text_len
+        self.mmu_vit_text_len = mmu_vit_text_len or max_text_len
+        self.max_positions = max_positions
+        for name in ("max_text_len", "mmu_text_len", "mmu_vit_text_len"):
+            if getattr(self, name) < 3:
+                raise ValueError(f"Prompting: {name} must be at least 3, got {getattr(self, name)}")
+
+    @classmethod
+    def for_model(cls, config: ShowoConfig, *, eot: int) -> Prompting:
+        """With the vocabulary and the lengths of a model."""
+        return cls(
+            config.vocabulary,
+            eot=eot,
+            max_text_len=config.max_text_len,
+            mmu_text_len=config.mmu_text_len,
+            mmu_vit_text_len=config.mmu_vit_text_len,
+            max_positions=config.max_positions,
+        )
 
     # ---- text parts ----------------------------------------------------------------------------------------------
 
     def frame(self, text: TextIds) -> list[int]:
-        """sot text (sot only where the text does not begin with it)."""
+        """sot text (sot only where the text does not begin with it). Raises ValueError for what is no text id."""
+        self._check_text(text)
         return list(text) if len(text) and text[0] == self.eot else [self.eot, *text]
 
     def t2i_text(self, text: TextIds) -> list[int]:
         """`t2i sot text eot` without padding, at most max_text_len + 1 places."""
         return _cut([self.vocabulary.t2i, *self.frame(text), self.eot], self.max_text_len + 1, self.eot)
 
-    def mmu_text(self, text: TextIds) -> list[int]:
-        """`sot text eot` without padding, at most max_text_len places."""
-        return _cut([*self.frame(text), self.eot], self.max_text_len, self.eot)
-
     def is_cut(self, text: TextIds) -> bool:
         """Whether a text is too long for the t2i text part."""
         return len(self.frame(text)) + 2 > self.max_text_len + 1
 
-    # ---- training formats ----------------------------------------------------------------------------------------
+    def _left_padded(self, text: list[int]) -> list[int]:
+        """The t2i text part, max_text_len + 1 places."""
+        return [self.vocabulary.pad] * (self.max_text_len + 1 - len(text)) + text
+
+    def _text_part(self, text: TextIds | Dialogue, length: int, *, sot: bool) -> tuple[list[int], list[bool]]:
+        """Ids of an mmu row's text part without padding, and which of them are learned."""
+        if not isinstance(text, Dialogue):
+            self._check_text(text)
+            ids = _cut([*(self.frame(text) if sot else text), self.eot], length, self.eot)
+            return ids, [True] * len(ids)
+        ids, learned = ([self.eot], [False]) if sot else ([], [])
+        for question, answer in text.turns:
+            self._check_text([*question, *answer])
+            ids += [*question, *answer, self.eot]
+            learned += [False] * len(question) + [True] * (len(answer) + 1)
+        return ids[:length], learned[:length]
+
+    def _check_text(self, text: TextIds) -> None:
+        if len(text) and not 0 <= min(text) <= max(text) < self.vocabulary.text_vocab_size:
+            raise ValueError(
+                f"text ids must lie in 0..{self.vocabulary.text_vocab_size - 1}, got {min(text)}..{max(text)}"
+            )
+
+    # ---- formats -------------------------------------------------------------------------------------------------
 
     def t2i(
         self,
@@ -72,162 +133,177 @@ class Prompting:
         image_ids: Tensor,
         image_targets: Tensor | None = None,
         *,
+        image_weights: Tensor | None = None,
         drop: Tensor | None = None,
     ) -> Batch:
         """Text to image.
 
         image_ids [B, N]: codes and mask tokens. image_targets [B, N]: the true codes where they are to be predicted,
-        -100 elsewhere; None gives no targets at all (generation).
+        -100 elsewhere; None gives no targets at all (generation). image_weights: float32 [B, N], of the targets.
         drop [B] bool: rows that get the empty text instead (classifier-free guidance); see `condition_dropout`.
         """
-        image_ids = self._image("image_ids", image_ids, len(texts))
-        device, vocab = image_ids.device, self.vocabulary
         if drop is not None:
             if drop.shape != (len(texts),):
                 raise ValueError(f"t2i: drop must be [{len(texts)}], got {list(drop.shape)}")
             texts = [[] if dropped else text for text, dropped in zip(texts, drop.tolist(), strict=True)]
-        rows = [self.t2i_text(text) for text in texts]
-        text = _padded(rows, self.max_text_len + 1, vocab.pad, left=True, device=device)
-        soi, eoi = _column(len(rows), vocab.soi, device), _column(len(rows), vocab.eoi, device)
-        ids = torch.cat((text, soi, image_ids, eoi), dim=1)
-        targets = None
-        if image_targets is not None:
-            if image_targets.shape != image_ids.shape:
-                raise ValueError(f"t2i: image_targets must be {list(image_ids.shape)}, got {list(image_targets.shape)}")
-            targets = torch.cat((torch.full_like(text, IGNORE), soi, image_targets, eoi), dim=1)
-        mask = OmniMask.t2i(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi)
-        return Batch.of_rows("t2i", ids, targets, mask)
+        each = (None if images is None else images[:, None] for images in (image_targets, image_weights))
+        rows = []
+        for text, (image,) in zip(texts, read_images("t2i", self.vocabulary, len(texts), image_ids[:, None], *each)):
+            row = Row(self._left_padded(self.t2i_text(text)))
+            row.add_image(self.vocabulary.soi, image, self.vocabulary.eoi)
+            rows.append(row)
+        return self._drawn("t2i", rows, OmniMask.t2i, weighed=image_weights is not None)
 
     def lm(self, texts: Sequence[TextIds], length: int) -> Batch:
         """Text alone, cut or right padded to `length` places."""
-        rows = [[*self.frame(text), self.eot][:length] for text in texts]
-        ids = _padded(rows, length, self.vocabulary.pad, left=False)
-        return Batch.of_rows("lm", ids, self._next(ids), OmniMask.lm(ids))
+        rows = []
+        for text in texts:
+            ids = [*self.frame(text), self.eot][:length]
+            row = Row(ids[:1])
+            row.add_text(ids[1:], [True] * (len(ids) - 1))
+            rows.append(row)
+        ids, targets, _ = self._padded("lm", rows, length)
+        return Batch.of_rows("lm", ids, targets, OmniMask.lm(ids))
 
-    def mmu(self, image_ids: Tensor, texts: Sequence[TextIds], *, unlabelled: Sequence[int] | None = None) -> Batch:
-        """Understanding. unlabelled: per row, how many first places of the text part are given, not learned."""
-        image_ids = self._image("image_ids", image_ids, len(texts))
-        device, vocab, batch = image_ids.device, self.vocabulary, len(texts)
-        text = _padded([self.mmu_text(text) for text in texts], self.max_text_len, vocab.pad, left=False, device=device)
-        mmu, soi, eoi = (_column(batch, mark, device) for mark in (vocab.mmu, vocab.soi, vocab.eoi))
-        head = torch.cat((mmu, soi, image_ids, eoi), dim=1)
-        ids = torch.cat((head, text), dim=1)
-        targets = self._next(ids, first=head.shape[1], unlabelled=unlabelled)
-        mask = OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi)
-        return Batch.of_rows("mmu", ids, targets, mask)
+    def mmu(self, image_ids: Images, texts: Sequence[TextIds | Dialogue]) -> Batch:
+        """Understanding. image_ids [B, N]: one picture a row; or as `Images`, also none or several."""
+        vocab = self.vocabulary
+        if isinstance(image_ids, Tensor) and image_ids.dim() == 2:
+            image_ids = image_ids[:, None]
+        rows, head = [], 0
+        for text, images in zip(texts, read_images("mmu", vocab, len(texts), image_ids)):
+            row = Row([vocab.mmu])
+            for image in images:
+                row.add_image(vocab.soi, image, vocab.eoi)
+            head = max(head, len(row.ids))
+            row.add_text(*self._text_part(text, self.mmu_text_len, sot=True))
+            rows.append(row)
+        ids, targets, _ = self._padded("mmu", rows, head + self.mmu_text_len)
+        return Batch.of_rows("mmu", ids, targets, OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi))
 
     def mmu_vit(
         self,
-        texts: Sequence[TextIds],
+        texts: Sequence[TextIds | Dialogue],
         system: TextIds,
-        features: Tensor,
+        features: Tensor | Sequence[Tensor],
         *,
         image_tokens: int = 576,
-        unlabelled: Sequence[int] | None = None,
     ) -> Batch:
         """Understanding with features of a vision tower, which the model puts in place of `image_tokens` mask tokens.
 
-        features [B, image_tokens, clip_width], or what `Batch.with_features` is to make them from, [B, ...].
+        system: ids of `showo.dialogue.SYSTEM_PROMPT`, or none.
+        features [B, image_tokens, clip_width], or what `Batch.with_features` is to make them from, [B, ...]; as a
+            sequence, of every row [M, ...] with M 0 or 1 pictures: the mask of the format knows no second one.
         """
-        vocab, batch = self.vocabulary, len(texts)
-        if features.shape[0] != batch:
-            raise ValueError(f"features must be [{batch}, ...] for {batch} texts, got {list(features.shape)}")
-        rows = [_cut([*text, self.eot], self.max_text_len, self.eot) for text in texts]
-        text = _padded(rows, self.max_text_len, vocab.pad, left=False)
-        head = torch.tensor([vocab.mmu, *system, vocab.soi] + [vocab.mask_id] * image_tokens + [vocab.eoi])
-        ids = torch.cat((head.expand(batch, -1), text), dim=1)
-        targets = self._next(ids, first=head.numel(), unlabelled=unlabelled)
-        start = len(system) + 2
-        mask = OmniMask.mmu_vit(batch, ids.shape[1], image_start=start, image_tokens=image_tokens)
-        places = torch.arange(ids.numel()).view_as(ids)[:, start : start + image_tokens].flatten()
-        return Batch.of_rows("mmu_vit", ids, targets, mask, features=FeatureSpans(features, places))
+        vocab = self.vocabulary
+        if len(features) != len(texts):
+            raise ValueError(f"mmu_vit: {len(texts)} texts need as many rows of features, got {len(features)}")
+        if isinstance(features, Tensor):
+            features = features[:, None].unbind()
+        self._check_text(system)
+        image = Image([vocab.mask_id] * image_tokens, None, None)
+        rows, head = [], 0
+        for b, (text, values) in enumerate(zip(texts, features)):
+            if len(values) > 1:
+                raise ValueError(f"mmu_vit: row {b} has {len(values)} pictures, expected one or none")
+            row = Row([vocab.mmu, *system])
+            if len(values):
+                row.add_image(vocab.soi, image, vocab.eoi)
+            head = max(head, len(row.ids))
+            row.add_text(*self._text_part(text, self.mmu_vit_text_len, sot=False))
+            rows.append(row)
+        ids, targets, _ = self._padded("mmu_vit", rows, head + self.mmu_vit_text_len)
+        marks = {"pad_id": vocab.pad, "soi_id": vocab.soi, "eoi_id": vocab.eoi}
+        mask = OmniMask.packed(ids, torch.zeros_like(ids), [["mmu_vit"]] * len(rows), **marks)
+        places = (ids.flatten() == vocab.mask_id).nonzero().squeeze(1)
+        spans = FeatureSpans(torch.cat(list(features)), places) if len(places) else None
+        return Batch.of_rows("mmu_vit", ids, targets, mask, features=spans)
 
     def lvg(
         self,
         texts: Sequence[Sequence[TextIds]],
-        image_ids: Tensor,
-        image_targets: Tensor | None = None,
+        image_ids: Images,
+        image_targets: Images | None = None,
         *,
-        length: int | None = None,
+        image_weights: Images | None = None,
         learn_text: bool = True,
         see_images: bool = True,
     ) -> Batch:
-        """Text and images in turn: texts[b][m] precedes image m of image_ids [B, M, N]; rows are left padded.
+        """Text and images in turn: texts[b][m] precedes image m of row b. Targets and weights as for t2i.
 
         Each text is cut like a t2i text. learn_text: text ids are next-token targets, the first of a run from the
-        place before it. see_images: whether text rows see earlier images (mask lvg) or not (lvg_v2).
-        length: row length; None takes the longest row.
+        place before it, an eoi. see_images: whether text rows see earlier images (mask lvg) or not (lvg_v2).
         """
-        vocab, device = self.vocabulary, image_ids.device
-        if image_ids.dim() != 3 or image_ids.shape[0] != len(texts):
-            raise ValueError(f"lvg: image_ids must be [{len(texts)}, M, N], got {list(image_ids.shape)}")
-        self._check_ids("image_ids", image_ids)
-        if image_targets is not None and image_targets.shape != image_ids.shape:
-            raise ValueError(f"lvg: image_targets must be {list(image_ids.shape)}, got {list(image_targets.shape)}")
-        pictures = image_ids.tolist()
-        answers = image_targets.tolist() if image_targets is not None else None
-        rows: list[list[int]] = []
-        labels: list[list[int]] = []
-        for b, runs in enumerate(texts):
-            if len(runs) != image_ids.shape[1]:
-                raise ValueError(f"lvg: row {b} has {len(runs)} texts for {image_ids.shape[1]} images")
-            row: list[int] = []
-            label: list[int] = []
-            for m, run in enumerate(runs):
-                text = self.t2i_text(run)[0 if m == 0 else 1 :]
-                if learn_text and row:
-                    label[-1] = text[0]  # eoi predicts the next run's sot
-                row += [*text, vocab.soi, *pictures[b][m], vocab.eoi]
-                learned = text[1:] if learn_text else [IGNORE] * (len(text) - 1)
-                label += [*learned, IGNORE]
-                label += [vocab.soi, *answers[b][m], vocab.eoi] if answers else [IGNORE] * (len(pictures[b][m]) + 2)
+        vocab = self.vocabulary
+        rows = []
+        for b, images in enumerate(read_images("lvg", vocab, len(texts), image_ids, image_targets, image_weights)):
+            if not 0 < len(images) == len(texts[b]):
+                raise ValueError(f"lvg: row {b} has {len(texts[b])} texts for {len(images)} images")
+            runs = [self.t2i_text(text)[1:] for text in texts[b]]
+            row = Row(self._left_padded([vocab.t2i, *runs[0]])[: -len(runs[0])])
+            for run, image in zip(runs, images):
+                row.add_text(run, [learn_text] * len(run))
+                row.add_image(vocab.soi, image, vocab.eoi)
             rows.append(row)
-            labels.append(label)
-        longest = max((len(row) for row in rows), default=0)
-        if length is None:
-            length = longest
-        elif longest > length:
-            raise ValueError(f"lvg: a row of {longest} places does not fit length {length}")
-        ids = _padded(rows, length, vocab.pad, left=True, device=device)
-        targets = _padded(labels, length, IGNORE, left=True, device=device)
         build = OmniMask.lvg if see_images else OmniMask.lvg_v2
-        return Batch.of_rows("lvg", ids, targets, build(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi))
+        return self._drawn("lvg", rows, build, weighed=image_weights is not None)
 
-    # ---- pieces --------------------------------------------------------------------------------------------------
+    def t2v(
+        self,
+        texts: Sequence[TextIds],
+        frame_ids: Images,
+        frame_targets: Images | None = None,
+        *,
+        frame_weights: Images | None = None,
+    ) -> Batch:
+        """Text to video: a text like that of t2i, then the frames of each row's video, with targets as for lvg."""
+        vocab = self.vocabulary
+        rows = []
+        for text, frames in zip(texts, read_images("t2v", vocab, len(texts), frame_ids, frame_targets, frame_weights)):
+            row = Row(self._left_padded([vocab.t2v, *self.t2i_text(text)[1:]]))
+            row.add_image(vocab.sov, Image.joined(frames), vocab.eov)
+            rows.append(row)
+        return self._drawn("t2v", rows, OmniMask.lvg, weighed=frame_weights is not None, video=True)
 
-    def _next(self, ids: Tensor, *, first: int = 1, unlabelled: Sequence[int] | None = None) -> Tensor:
-        """Next-token targets; ids from place `first` on are learned, padding never."""
-        labels = torch.where(ids == self.vocabulary.pad, IGNORE, ids)
-        labels[:, :first] = IGNORE
-        if unlabelled is not None:
-            if len(unlabelled) != ids.shape[0]:
-                raise ValueError(f"unlabelled must have {ids.shape[0]} entries, got {len(unlabelled)}")
-            given = first + torch.tensor(list(unlabelled), device=ids.device)[:, None]
-            labels[torch.arange(ids.shape[1], device=ids.device) < given] = IGNORE
-        return torch.cat((labels[:, 1:], labels.new_full((ids.shape[0], 1), IGNORE)), dim=1)
+    def v2v(
+        self,
+        given_ids: Images,
+        texts: Sequence[TextIds],
+        frame_ids: Images,
+        frame_targets: Images | None = None,
+        *,
+        frame_weights: Images | None = None,
+    ) -> Batch:
+        """Video to video: frames that are given, what is to become of them, and the frames of that."""
+        vocab = self.vocabulary
+        given = read_images("v2v", vocab, len(texts), given_ids)
+        wanted = read_images("v2v", vocab, len(texts), frame_ids, frame_targets, frame_weights)
+        rows = []
+        for text, before, after in zip(texts, given, wanted):
+            row = Row([vocab.v2v])
+            row.add_image(vocab.sov, Image.joined(before), vocab.eov)
+            ids = self.t2i_text(text)[1:]
+            row.add_text(ids, [False] * len(ids))
+            row.add_image(vocab.sov, Image.joined(after), vocab.eov)
+            rows.append(row)
+        return self._drawn("v2v", rows, OmniMask.lvg, weighed=frame_weights is not None, video=True)
 
-    def _image(self, name: str, image_ids: Tensor, batch: int) -> Tensor:
-        if image_ids.dim() != 2 or image_ids.shape[0] != batch:
-            raise ValueError(f"{name} must be [{batch}, N] for {batch} texts, got {list(image_ids.shape)}")
-        self._check_ids(name, image_ids)
-        return image_ids
+    def _padded(self, name: str, rows: Sequence[Row], length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """`padded`; ValueError for a row with more places than the model has positions."""
+        for b, row in enumerate(rows):
+            if self.max_positions is not None and len(row.ids) > self.max_positions:
+                raise ValueError(f"{name}: row {b} takes {len(row.ids)} positions; the model has {self.max_positions}")
+        return padded(rows, self.vocabulary.pad, length)
 
-    def _check_ids(self, name: str, image_ids: Tensor) -> None:
-        if image_ids.dtype != torch.int64:
-            raise TypeError(f"{name} must be int64, got {image_ids.dtype}")
-        if image_ids.device.type == "cpu" and image_ids.numel():  # elsewhere it would wait for the device
-            low, high = int(image_ids.min()), int(image_ids.max())
-            vocab = self.vocabulary
-            if low < vocab.image_offset or high > vocab.mask_id:
-                raise ValueError(
-                    f"{name} must lie in {vocab.image_offset}..{vocab.mask_id} (code + image_offset, or the mask "
-                    f"token), got {low}..{high}"
-                )
-
-
-def question_text(question: str | None) -> str:
-    """The prompt the released model was tuned with, the question cleaned; no question at all asks for a caption."""
-    return "" if question is None else f"USER: \n{clean_text(question)} ASSISTANT:"
+    def _drawn(
+        self, name: str, rows: Sequence[Row], build: MaskBuilder, *, weighed: bool, video: bool = False
+    ) -> Batch:
+        """Rows of a format in which images, or videos, are drawn."""
+        vocab = self.vocabulary
+        ids, targets, weights = self._padded(name, rows)
+        start, end = (vocab.sov, vocab.eov) if video else (vocab.soi, vocab.eoi)
+        mask = build(ids, pad_id=vocab.pad, soi_id=start, eoi_id=end)
+        return Batch.of_rows(name, ids, targets, mask, weights=weights if weighed else None)
 
 
 def condition_dropout(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
@@ -237,16 +313,3 @@ def condition_dropout(batch: int, probability: float, generator: torch.Generator
 
 def _cut(ids: list[int], length: int, eot: int) -> list[int]:
     return ids if len(ids) <= length else [*ids[: length - 1], eot]
-
-
-def _column(batch: int, value: int, device: torch.device | str) -> Tensor:
-    return torch.full((batch, 1), value, dtype=torch.int64, device=device)
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], length: int, value: int, *, left: bool, device: torch.device | str = "cpu"
-) -> Tensor:
-    filled = [
-        [*[value] * (length - len(row)), *row] if left else [*row, *[value] * (length - len(row))] for row in rows
-    ]
-    return torch.tensor(filled, dtype=torch.int64, device=device).reshape(len(rows), length)

@@ -66,6 +66,14 @@ def model64() -> Showo:
 
 
 @pytest.fixture
+def clip_model64() -> Showo:
+    """With a projector of features 24 wide, in fp64, with the plain-torch attention."""
+    model = small_model(w_clip_vit=True, clip_width=24, max_positions=96).double()
+    model.attend = reference.omni_attention
+    return model
+
+
+@pytest.fixture
 def prompting(config: ShowoConfig) -> Prompting:
     return Prompting(config.vocabulary, eot=EOT, max_text_len=config.max_text_len)
 

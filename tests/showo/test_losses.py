@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import showo.model.losses as losses_module
-from showo.batch import IGNORE, Batch
+from showo.batch import IGNORE, Batch, FeatureSpans
+from showo.dialogue import Dialogue
 from showo.model.losses import (
     _chunked_cross_entropy,
     _cross_entropy,
@@ -80,6 +81,73 @@ def test_losses_and_gradients_equal_the_official_formula(model: Showo, prompting
     }
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=2e-4, msg=name)
+
+
+def all_formats(prompting: Prompting, model: Showo) -> list[Batch]:
+    """One batch of every format, two rows in each, with rows, texts and pictures of many lengths."""
+    vocab = model.config.vocabulary
+    codes = torch.randint(*vocab.image_range, (2, 3, 16))
+    masked = torch.rand(codes.shape) < 0.6
+    inputs, labels, weights = codes.masked_fill(masked, vocab.mask_id), codes, torch.rand(codes.shape)
+    texts = [[1, 2, 3], [4]]
+    dialogue = Dialogue([([1, 2], [3, 4]), ([5], [6])])
+    frames = [inputs[0, :1], inputs[1, :2]], [labels[0, :1], labels[1, :2]]
+    return [
+        prompting.t2i(texts, inputs[:, 0], labels[:, 0], image_weights=weights[:, 0]),
+        prompting.lm(texts, 9),
+        prompting.mmu([codes[0, :0], codes[1, :2]], [dialogue, texts[1]]),
+        prompting.mmu_vit([texts[0], dialogue], [7, 8], torch.randn(2, 5, 24), image_tokens=5),
+        prompting.lvg([[texts[0], []], [texts[1]]], [inputs[0, :2], inputs[1, :1]], [labels[0, :2], labels[1, :1]]),
+        prompting.t2v(texts, *frames),
+        prompting.v2v(inputs[:, :1], texts, *frames),
+    ]
+
+
+def rows_of(batch: Batch) -> list[Batch]:
+    """The rows one by one, padded as they are."""
+    (name,) = batch.parts
+    weights = torch.ones(batch.targets.shape)
+    if batch.weights is not None:
+        weights.view(-1)[batch.labelled] = batch.weights
+    spans = [None] * len(batch.input_ids)
+    if batch.features is not None:
+        places = batch.features.places.view(len(spans), -1) % batch.input_ids.shape[1]
+        spans = [FeatureSpans(v[None], p) for v, p in zip(batch.features.values, places)]  # type: ignore[misc]
+    return [
+        Batch.of_rows(
+            name,
+            batch.input_ids[b : b + 1],
+            batch.targets[b : b + 1],
+            batch.mask.samples(b, b + 1),
+            weights=weights[b : b + 1],
+            features=span,
+        )
+        for b, span in enumerate(spans)
+    ]
+
+
+def test_a_pack_of_all_formats_gives_what_its_padded_rows_give_one_by_one(
+    clip_model64: Showo, prompting: Prompting
+) -> None:
+    """In fp64: every part's loss, and the gradients."""
+    model = clip_model64
+    batches = all_formats(prompting, model)
+    batches = [batch.with_features(Tensor.double) for batch in batches]
+    pack = Batch.pack(batches, model.config.vocabulary.pad)
+    together = multimodal_loss(model, pack, label_smoothing=0.1)
+    together.total.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    assert list(together.counts) == ["t2i", "lm", "mmu", "mmu_vit", "lvg", "t2v", "v2v"]
+    for batch in batches:
+        ((name, part),) = batch.parts.items()
+        rows = [multimodal_loss(model, row, label_smoothing=0.1) for row in rows_of(batch)]
+        mean = torch.stack([row.sums[name] for row in rows]).sum() / part.weight
+        torch.testing.assert_close(together.means[name], mean, rtol=1e-6, atol=0)
+        torch.stack([row.total_over({name: part.weight}) for row in rows]).sum().backward()
+    for name, parameter in model.named_parameters():
+        error = (parameter.grad - gradients[name]).norm() / gradients[name].norm()
+        assert error < 1e-6, name  # the logits are fp32
 
 
 def test_labels_are_smoothed_in_every_part(model: Showo, prompting: Prompting) -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from showo import ShowoPipeline
 from showo.data.shards import read_pairs
+from showo.dialogue import question_text
 from showo.errors import UserError
-from showo.prompting import question_text
 from showo.text import clean_text
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from showo.dialogue import question_text
 from showo.engine.understand import answer, stream
 from showo.model.transformer import Showo
-from showo.prompting import Prompting, question_text
+from showo.prompting import Prompting
 from showo_ext import OmniMask, omni_attention
 
 QUESTIONS = [[], [4, 5, 6], [7] * 9]

@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from showo.data.shards import read_pairs, read_texts
-from showo.prompting import question_text
+from showo.dialogue import question_text
 from showo.tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer
 
 CAPTION_WEIGHT = 40

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from showo.batch import Batch
 from showo.data.shards import Shuffled
+from showo.dialogue import Dialogue, encode_dialogue
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.prompting import Prompting, condition_dropout, question_text
+from showo.prompting import Prompting, condition_dropout
 from showo.tokens import TextTokenizer
 from showo_ext import corrupt_tokens
 
@@ -48,26 +49,22 @@ class PictureStream:
     ) -> Batch:
         """Pictures before their captions; a share of the captions answers a question, which itself is not learned."""
         chosen = self.order.indices(start, count)
-        texts: list[list[int]] = []
-        unlabelled: list[int] = []
+        texts: list[Sequence[int] | Dialogue] = []
         for i in chosen:
             asked = bool(questions) and float(torch.rand((), generator=generator)) < share
             if asked:
                 question = questions[int(torch.randint(len(questions), (), generator=generator))]
-                texts.append([*question.ids, *question.answers[i]])
-                unlabelled.append(1 + len(question.ids))  # sot too
+                texts.append(question.answered[i])
             else:
-                texts.append(list(self.captions[i]))
-                unlabelled.append(0)
-        return self.prompting.mmu(self.image_ids[chosen], texts, unlabelled=unlabelled)
+                texts.append(self.captions[i])
+        return self.prompting.mmu(self.image_ids[chosen], texts)
 
 
 class Question:
-    """A question in the official template and, per picture, the tokens of the answer, which begin with a space."""
+    """A question, and the captions of the pictures as its answers."""
 
     def __init__(self, question: str, captions: Sequence[str], tokenizer: TextTokenizer) -> None:
-        self.ids = tokenizer.encode(question_text(question))
-        self.answers = [tokenizer.encode(" " + caption) for caption in captions]
+        self.answered = [encode_dialogue([(question, caption)], tokenizer) for caption in captions]
 
 
 class TextStream:

@@ -145,8 +145,8 @@ class _Padded:
         self.model = model
         self.guided = guided
         rows = [*texts, *[[]] * len(texts)] if guided else list(texts)
-        start = torch.full((len(rows), places), model.config.vocabulary.mask_id, device=model.device)
-        self.batch = prompting.t2i(rows, start)
+        start = torch.full((len(rows), places), model.config.vocabulary.mask_id)
+        self.batch = prompting.t2i(rows, start).to(model.device)
         self.text = prompting.max_text_len + 1
 
     def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:

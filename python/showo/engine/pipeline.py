@@ -20,6 +20,7 @@ from torch import Tensor
 
 from showo.config import ShowoConfig
 from showo.devices import find_device
+from showo.dialogue import question_text
 from showo.engine.generate import GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer, check_length, prompt_length
@@ -30,7 +31,7 @@ from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import read_config, resolve_folder
 from showo.pictures import fit, to_image, to_rgb, to_tensor
-from showo.prompting import Prompting, question_text
+from showo.prompting import Prompting
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
 
@@ -85,7 +86,7 @@ class ShowoPipeline:
         self.model = model
         self.image_tokenizer = image_tokenizer
         self.text_tokenizer = text_tokenizer
-        self.prompting = Prompting(config.vocabulary, eot=text_tokenizer.eos, max_text_len=config.max_text_len)
+        self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
 
     @classmethod
     def from_pretrained(

@@ -112,7 +112,7 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
     side = check_fit(config, image_tokenizer, text_tokenizer)
     model = initial_model(Showo, config.model, config.init_from, config.seed).to(device)
     vocabulary = config.model.vocabulary
-    prompting = Prompting(vocabulary, eot=text_tokenizer.eos, max_text_len=config.model.max_text_len)
+    prompting = Prompting.for_model(config.model, eot=text_tokenizer.eos)
     streams = TrainingStreams(config, prompting, image_tokenizer, text_tokenizer)
     weights = {"t2i": config.t2i.weight, "lm": config.lm.weight, "mmu": config.mmu.weight}
 
