@@ -16,8 +16,8 @@ released weights know them: a row that drops its padding (`Batch.packed`) keeps 
 is padded like that of t2i, so that the first picture or video of a row stands where t2i has taught the model to draw.
 
 Of mmu rows the picture may be missing, or there may be several; a picture sees those before it, the text sees all. A
-dialogue (`showo.dialogue`) may take the place of the text: `question answer eot question answer eot ...`, after a sot in
-mmu rows. One that is too long is cut without an eot, so that no answer is taught to end where it does not.
+dialogue (`showo.dialogue`) may take the place of the text: `question answer eot question answer eot ...`, in mmu rows
+after a sot. One that is too long is cut without an eot, so that no answer is taught to end where it does not.
 
 For t2v and v2v the published ids exist, and nothing else. Here a frame is the N codes of a picture, frames follow each
 other without marks, and the mask is that of lvg: a video is bidirectional inside its own sov .. eov, all else causal.

@@ -51,7 +51,7 @@ class ObjectiveConfig:
     min_loss_weight: float = within(SHARE, 0.3)
 
     def check(self) -> None:
-        """Raises ConfigError for a name that is not known. Numbers are checked with those of the whole configuration."""
+        """Raises ConfigError for a name that is not known; `check_intervals` checks the numbers."""
         try:
             mask_schedule(self.mask_schedule)
         except UserError as error:
