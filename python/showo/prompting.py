@@ -158,9 +158,9 @@ class Prompting:
         """Text alone, cut or right padded to `length` places."""
         rows = []
         for text in texts:
-            ids = [*self.frame(text), self.eot][:length]
-            row = Row(ids[:1])
-            row.add_text(ids[1:], [True] * (len(ids) - 1))
+            first, *rest = [*self.frame(text), self.eot][:length]
+            row = Row([first])
+            row.add_text(rest, [True] * len(rest))
             rows.append(row)
         ids, targets, _ = self._padded("lm", rows, length)
         return Batch.of_rows("lm", ids, targets, OmniMask.lm(ids))
