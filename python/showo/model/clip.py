@@ -28,8 +28,8 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def clip_pixels(image: Image.Image, side: int = 336) -> Tensor:
     """An RGB picture as uint8 [3, side, side]: the shorter side resized to `side`, bicubic, and the centre cropped.
 
-    As CLIP's own preprocessing does: the longer side and the corner of the crop are rounded down. (`showo.pictures.fit`,
-    for the image tokenizer, rounds the corner to the nearest pixel.)
+    As CLIP's own preprocessing does: the longer side and the corner of the crop are rounded down.
+    (`showo.pictures.fit`, for the image tokenizer, rounds the corner to the nearest pixel.)
     """
     shorter = min(image.size)
     width, height = (side * length // shorter for length in image.size)
@@ -40,6 +40,9 @@ def clip_pixels(image: Image.Image, side: int = 336) -> Tensor:
 
 class ClipTower(nn.Module):
     """Pixels to features. It stays as it was loaded: evaluation mode, no gradients."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, vision: CLIPVisionModel) -> None:
         super().__init__()

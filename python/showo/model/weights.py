@@ -104,7 +104,7 @@ def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
     state = {name: tensor for name, tensor in module.state_dict().items() if "parametrizations." not in name}
     for prefix, part in module.named_modules():
         if parametrize.is_parametrized(part):
-            for name in part.parametrizations:  # type: ignore[union-attr]
+            for name in part.parametrizations:
                 state[f"{prefix}.{name}"] = getattr(part, name).detach()
     return state
 
