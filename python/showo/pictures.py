@@ -50,6 +50,8 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
                 return to_rgb(image, name)
     except UserError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's limit, which lies above the one here
+        raise SampleError(f"{name}: more than {MAX_PIXELS} pixels ({error})", "too large") from error
     except UnidentifiedImageError as error:  # its text names a Python object
         raise SampleError(f"{name}: not a readable picture", UNREADABLE) from error
     except Exception as error:  # a damaged file makes Pillow's readers raise whatever their parsing runs into

@@ -19,17 +19,17 @@ def seeded_generator(seed: int, *counters: int) -> torch.Generator:
     Seed and counters are hashed, not added up, so that no two uses draw the same by arithmetic: there is no random
     state to carry, to save or to restore.
     """
-    return torch.Generator().manual_seed(_hashed(seed, counters))
+    return torch.Generator().manual_seed(int(hashed_words(seed, *counters)[0]))
 
 
 def seeded_random(seed: int, *counters: int) -> random.Random:
     """Python's generator for a seed and for counters, hashed as for `seeded_generator`: quick for single draws."""
-    return random.Random(_hashed(seed, counters))
+    return random.Random(int(hashed_words(seed, *counters)[0]))
 
 
-def _hashed(seed: int, counters: Sequence[int]) -> int:
-    (hashed,) = np.random.SeedSequence(index(seed) % 2**64, spawn_key=tuple(counters)).generate_state(1, np.uint64)
-    return int(hashed)
+def hashed_words(seed: int, *counters: int, count: int = 1) -> np.ndarray:
+    """uint64 [count], hashes of a seed and of counters from 0 on."""
+    return np.random.SeedSequence(index(seed) % 2**64, spawn_key=counters).generate_state(count, np.uint64)
 
 
 def row_seeds(seed: int | Sequence[int], batch: int) -> Tensor:

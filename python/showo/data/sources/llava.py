@@ -33,7 +33,7 @@ class Llava:
 
     def __getitem__(self, index: int) -> Conversation:
         place, folder, entry = self.entries.read(index)
-        key = str(entry.get("id", place))
+        key = str(entry.get("id", Path(place).name))
         origin = f"{place}: {key}" if "id" in entry else place
         names = entry.get("image")
         names = names if isinstance(names, list) else [] if names is None else [names]

@@ -33,7 +33,7 @@ class ParquetText:
             raise SampleError(f"{place}: no text in {self.column!r}", "no text")
         if not isinstance(text, str):
             raise SampleError(f"{place}: expected a text in {self.column!r}, got {type(text).__name__}", "no text")
-        return Document(place, text)
+        return Document(Path(place).name, text)
 
 
 def _column(path: Path, wanted: str) -> str:

@@ -28,7 +28,7 @@ class Sequences:
 
     def __getitem__(self, index: int) -> PictureSequence:
         place, folder, entry = self.entries.read(index)
-        key = str(entry.get("id", place))
+        key = str(entry.get("id", Path(place).name))
         frames = entry.get("frames")
         if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
             raise SampleError(f"{place}: expected frames, got {frames!r:.60}", "wrong sequence")

@@ -1,0 +1,125 @@
+"""Samples that cannot be used: skipped, counted, logged, and replaced by others, until they are too many.
+
+Which sample takes the place of a broken one depends on the seed and the position alone. So all other positions have the
+samples that they would have without the fault, and every process finds the same replacement.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from showo.data.order import Mixture, Shuffled
+from showo.data.sample import Sample, Source
+from showo.data.sources import open_source
+from showo.data.sources.config import SourceConfig
+from showo.errors import DataError, SampleError
+from showo.seeds import hashed_words
+
+MAX_ATTEMPTS = 100  # broken samples in a row, after which a source is given up
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample that was skipped. source: number of the source in its pool; index: number of the sample in it."""
+
+    source: int
+    index: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[T]):
+    """What was made of the sample at a position, and the faults that were met on the way to it."""
+
+    value: T
+    source: int
+    index: int
+    faults: tuple[Fault, ...]
+
+
+class Pool:
+    """Sources mixed by weight, in an endless shuffled order without broken samples.
+
+    Can be copied to another process; all copies give the same.
+    """
+
+    def __init__(self, sources: Sequence[Source], configs: Sequence[SourceConfig], seed: int) -> None:
+        self.sources, self.seed = list(sources), seed
+        orders = [
+            Shuffled(len(source), int(hashed_words(seed, number)[0]), block=config.block, window=config.window)
+            for number, (source, config) in enumerate(zip(sources, configs))
+        ]
+        self.mixture = Mixture(orders, [config.weight for config in configs], seed)
+
+    def draw(self, positions: Sequence[int], make: Callable[[Sample], T]) -> list[Drawn[T]]:
+        """What `make` makes of the samples at positions from 0 on, or of those that replace them.
+
+        make: raises SampleError where it cannot use a sample, such as for a picture that it cannot decode.
+
+        Raises DataError where a source cannot be used any more, or MAX_ATTEMPTS samples in a row are broken.
+        """
+        sources, indices = self.mixture.at(np.asarray(positions, np.int64))
+        return [self._draw(*each, make) for each in zip(positions, sources.tolist(), indices.tolist())]
+
+    def _draw(self, position: int, source: int, index: int, make: Callable[[Sample], T]) -> Drawn[T]:
+        faults: list[Fault] = []
+        while len(faults) < MAX_ATTEMPTS:
+            try:
+                return Drawn(make(self.sources[source][index]), source, index, tuple(faults))
+            except SampleError as error:
+                faults.append(Fault(source, index, error.reason, str(error)))
+                other = hashed_words(self.seed, source, position, len(faults))
+                index = int(other[0]) % len(self.sources[source])
+        name = self.sources[source].name
+        raise DataError(f"{name}: {MAX_ATTEMPTS} samples in a row cannot be used; the last: {faults[-1].message}")
+
+
+def open_pool(configs: Sequence[SourceConfig], seed: int, cache: Path | None = None) -> Pool:
+    """The pool of the sources that configurations describe. Raises as `open_source`."""
+    return Pool([open_source(config, cache) for config in configs], configs, seed)
+
+
+class FaultLog:
+    """Counts faults by source and reason, logs each, and stops a run in which they are too many.
+
+    names: of the sources of the pool.
+    share: of the samples of a source that may be broken.
+    tolerated: so many may be broken whatever their share; few samples say little about a share.
+    """
+
+    def __init__(self, names: Sequence[str], share: float = 0.01, tolerated: int = 100) -> None:
+        self.names, self.share, self.tolerated = list(names), share, tolerated
+        self.tried: Counter[int] = Counter()
+        self.counts: Counter[tuple[int, str]] = Counter()
+
+    def add(self, drawn: Iterable[Drawn[object]]) -> None:
+        """Count what was drawn. Raises DataError, with a table, where the share of a source is passed."""
+        for each in drawn:
+            self.tried[each.source] += 1 + len(each.faults)
+            for fault in each.faults:
+                self.counts[fault.source, fault.reason] += 1
+                _log.warning("%s: skipped a sample (%s): %s", self.names[fault.source], fault.reason, fault.message)
+        for source, name in enumerate(self.names):
+            broken = sum(count for (number, _), count in self.counts.items() if number == source)
+            if broken > max(self.tolerated, self.share * self.tried[source]):
+                raise DataError(
+                    f"{name}: {broken} of {self.tried[source]} samples cannot be used, more than {self.share:.1%}\n"
+                    + self.table()
+                )
+
+    def table(self) -> str:
+        """Lines of source, reason and count, the most frequent first; "" where there was no fault."""
+        rows = [(self.names[source], reason, str(count)) for (source, reason), count in self.counts.most_common()]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join(f"{n:<{widths[0]}}  {r:<{widths[1]}}  {c:>{widths[2]}}" for n, r, c in rows)
