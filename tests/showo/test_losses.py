@@ -191,6 +191,16 @@ def test_shares_of_a_larger_batch_add_up(model: Showo, prompting: Prompting) -> 
     torch.testing.assert_close(few.total_over(counts) + many.total_over(counts), whole.total)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_batch_without_targets_is_zero(model: Showo, prompting: Prompting, rows: int) -> None:
+    losses = multimodal_loss(
+        model, prompting.t2i([[1]] * rows, torch.full((rows, 16), model.config.vocabulary.mask_id))
+    )
+    losses.total.backward()
+    assert losses.total.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 def test_a_part_without_targets_is_zero(model: Showo, prompting: Prompting) -> None:
     t2i, lm, _ = make_parts(prompting, model)
     empty = Batch.of_rows("lm", lm.input_ids, None, lm.mask)

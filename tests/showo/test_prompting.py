@@ -116,12 +116,14 @@ def test_mmu_learns_the_answers_of_a_dialogue(prompting: Prompting) -> None:
     batch = prompting.mmu(images([C]), [Dialogue([([1, 2], [3]), ([4], [5, 6, 7, 8])])])
     assert batch.input_ids.tolist() == [[MMU, SOI, C, EOI, EOT, 1, 2, 3, EOT, 4, 5, 6]]
     assert batch.targets.tolist() == [[_, _, _, _, _, _, 3, EOT, _, 5, 6, _]]
-    batch = wide.mmu_vit([dialogue, [7]], [], torch.zeros(2, 1, 5), image_tokens=1)
+    texts = [dialogue, [7], list(range(20))]
+    batch = wide.mmu_vit(texts, [], torch.zeros(3, 1, 5), image_tokens=1)
     assert batch.input_ids.tolist() == [
         [MMU, SOI, MASK, EOI, 1, 2, 3, EOT, 4, 5, 6, EOT, PAD, PAD, PAD],
         [MMU, SOI, MASK, EOI, 7, EOT, *[PAD] * 9],
+        [MMU, SOI, MASK, EOI, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, EOT],
     ]
-    assert batch.targets.tolist() == [[_] * 5 + [3, EOT, _, 5, 6, EOT] + [_] * 4, [_] * 3 + [7, EOT] + [_] * 10]
+    assert batch.targets[:2].tolist() == [[_] * 5 + [3, EOT, _, 5, 6, EOT] + [_] * 4, [_] * 3 + [7, EOT] + [_] * 10]
 
 
 def test_mmu_rows_may_have_no_picture_or_several(prompting: Prompting) -> None:

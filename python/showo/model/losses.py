@@ -88,9 +88,17 @@ def multimodal_loss(
     unknown = [name for name in batch.parts if name not in weights]
     if unknown:
         raise ValueError(f"multimodal_loss: no weight for {', '.join(unknown)}; weights has {', '.join(weights)}")
+    packed = len(batch.input_ids) == 1
     hidden = model.hidden_states(
-        batch.input_ids, features=batch.features, mask=batch.mask, positions=batch.positions
-    ).flatten(0, 1)[batch.labelled]
+        batch.input_ids,
+        features=batch.features,
+        mask=batch.mask,
+        positions=batch.positions,
+        rows=batch.labelled[None]
+        if packed
+        else None,  # of one row the last layer, too, computes only what is asked for
+    ).flatten(0, 1)
+    hidden = hidden if packed else hidden[batch.labelled]
     targets = batch.targets.flatten()[batch.labelled]
     counts = [part.targets for part in batch.parts.values()]
     target_weights = [None] * len(counts) if batch.weights is None else batch.weights.split(counts)
