@@ -37,6 +37,7 @@ from torch import Tensor
 from showo.batch import Batch, FeatureSpans
 from showo.config import ShowoConfig
 from showo.dialogue import Dialogue
+from showo.errors import UserError
 from showo.row import Image, Images, Row, padded, read_images
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
@@ -289,10 +290,10 @@ class Prompting:
         return self._drawn("v2v", rows, OmniMask.lvg, weighed=frame_weights is not None, video=True)
 
     def _padded(self, name: str, rows: Sequence[Row], length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """`padded`; ValueError for a row with more places than the model has positions."""
+        """`padded`; UserError for a row with more places than the model has positions."""
         for b, row in enumerate(rows):
             if self.max_positions is not None and len(row.ids) > self.max_positions:
-                raise ValueError(f"{name}: row {b} takes {len(row.ids)} positions; the model has {self.max_positions}")
+                raise UserError(f"{name}: row {b} takes {len(row.ids)} positions; the model has {self.max_positions}")
         return padded(rows, self.vocabulary.pad, length)
 
     def _drawn(

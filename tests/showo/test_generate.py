@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from showo.engine.generate import GenerationStep, generate_codes
+from showo.engine.generate import Earlier, GenerationStep, generate_codes
+from showo.engine.pipeline import ShowoPipeline, Story
+from showo.errors import UserError
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo_ext.testing import CountOperators
@@ -96,6 +101,44 @@ def test_masks_are_planned_once_however_many_steps(
         assert counter.calls["omni_block_table"] == plans
 
 
+def story(model: Showo, images: list[int]) -> Earlier:
+    """Rows with so many pictures before the wanted one, each after a text of its own length."""
+    vocab, generator = model.config.vocabulary, torch.Generator().manual_seed(3)
+    codes = [torch.randint(vocab.image_offset, vocab.mask_id, (count, 16), generator=generator) for count in images]
+    return Earlier([[[b + 1, *[m] * m] for m in range(count)] for b, count in enumerate(images)], codes)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.75])
+def test_pictures_that_continue_a_row(model: Showo, prompting: Prompting, guidance: float) -> None:
+    """One, two and no pictures before: cached as official, neighbours play no part, what came before does."""
+    texts, images = [[1, 2], [], [7]], [1, 2, 0]
+    earlier = story(model, images)
+    options: dict[str, Any] = {"steps": 5, "guidance": guidance}
+    fast = generate_codes(model, prompting, texts, earlier=earlier, seed=4, **options)
+    slow = generate_codes(model, prompting, texts, earlier=earlier, seed=4, official=True, **options)
+    assert torch.equal(fast, slow)
+    for b in range(2):
+        alone = Earlier(earlier.texts[b : b + 1], earlier.image_ids[b : b + 1])
+        assert torch.equal(
+            generate_codes(model, prompting, texts[b : b + 1], earlier=alone, seed=4 + b, **options)[0], fast[b]
+        )
+        other = Earlier(alone.texts, [alone.image_ids[0].flip(1)])
+        assert not torch.equal(
+            generate_codes(model, prompting, texts[b : b + 1], earlier=other, seed=4 + b, **options)[0], fast[b]
+        )
+    plain = generate_codes(model, prompting, texts[2:], seed=6, **options)
+    assert torch.equal(plain[0], fast[2])
+    # Guidance contrasts with the row whose last text is empty; the second row's is.
+    unguided = generate_codes(model, prompting, texts, earlier=earlier, seed=4, steps=5, guidance=0)
+    assert torch.equal(unguided[1], fast[1])
+
+
+def test_rows_that_the_model_has_no_positions_for(model: Showo) -> None:
+    prompting = Prompting.for_model(model.config, eot=39)
+    with pytest.raises(UserError, match="row 0 takes 73 positions; the model has 64"):
+        generate_codes(model, prompting, [[1] * 4], earlier=story(model, [2]), steps=2)
+
+
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_a_picture_does_not_depend_on_its_neighbours(model: Showo, prompting: Prompting, guidance: float) -> None:
     together = generate_codes(model, prompting, TEXTS, steps=5, guidance=guidance, seed=11)
@@ -146,3 +189,28 @@ def test_other_grids(model: Showo, prompting: Prompting) -> None:
 def test_bad_options(model: Showo, prompting: Prompting, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate_codes(model, prompting, [[1]], **options)  # type: ignore[arg-type]
+
+
+def test_a_pipeline_continues_stories(checkpoint: Path) -> None:
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    stories: list[Story] = [[("a", red)], [], [("b", blue), ("a", red)]]
+    options: dict[str, Any] = {"steps": 3, "seed": 5}
+    codes = generate_codes(
+        pipe.model,
+        pipe.prompting,
+        pipe.text_ids(["c", "d", "e"]),
+        earlier=Earlier(
+            [pipe.text_ids(texts) for texts in (["a"], [], ["b", "a"])], _encoded(pipe, [[red], [], [blue, red]])
+        ),
+        **options,
+    )
+    drawn = pipe.decode(codes, (4, 4))
+    assert pipe.generate(["c", "d", "e"], earlier=stories, batch=2, **options) == drawn
+    assert pipe.generate(["c"], earlier=[[]], **options) == pipe.generate(["c"], **options)
+    with pytest.raises(UserError, match="1 rows of earlier pictures for 2 prompts"):
+        pipe.generate(["c", "d"], earlier=[[]])
+
+
+def _encoded(pipe: ShowoPipeline, rows: list[list[Image.Image]]) -> list[Tensor]:
+    return [pipe.encode(row, (4, 4)) if row else torch.empty(0, 16, dtype=torch.int64) for row in rows]

@@ -1,10 +1,10 @@
 """Pictures from text: masked tokens are filled over a few steps, the surest first (MaskGIT style).
 
-The text never looks at the image, so its keys and values are computed once; every step runs only the soi..eoi rows
-against them, the head only for image places and image codes. With guidance the empty prompt's prefix is computed once
-for the whole batch. `official=True` computes the same the released way (padded rows, whole sequence and vocabulary
-in every step): the yardstick of tests and benchmarks. On CUDA the loop never waits for the device: what changes from
-step to step is copied there before the loop, and whether the logits are finite is asked after it.
+What comes before the picture never looks at it, so its keys and values are computed once, and once for all rows that
+begin alike (with guidance, those of the empty prompt); every step runs only the soi..eoi rows against them, the head
+only for image places and image codes. `official=True` computes the same the released way (padded rows, whole sequence
+and vocabulary in every step): the yardstick of tests and benchmarks. On CUDA the loop never waits for the device: what
+changes from step to step is copied there before the loop, and whether the logits are finite is asked after it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from showo.batch import Batch
 from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
 from showo.errors import NotFiniteError, UserError
 from showo.model.transformer import KVCache, Showo
@@ -33,6 +34,18 @@ class GenerationStep:
     masked: Tensor  # bool, the places that will be chosen again
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What came before in rows of texts and pictures in turn: the wanted picture and its text follow.
+
+    texts: of every row, the ids of its texts. image_ids: of every row, vocabulary ids int64 [pictures, N], one picture
+    after each text.
+    """
+
+    texts: Sequence[Sequence[TextIds]]
+    image_ids: Sequence[Tensor]
+
+
 Callback = Callable[[GenerationStep], None]
 # Explicit noise for exact tests: (step) -> uniforms [B, N, codes] for the choice and [B, N] for the confidences.
 Noise = Callable[[int], tuple[Tensor, Tensor]]
@@ -44,6 +57,7 @@ def generate_codes(
     prompting: Prompting,
     texts: Sequence[TextIds],
     *,
+    earlier: Earlier | None = None,
     grid: tuple[int, int] | None = None,
     canvas: Tensor | None = None,
     steps: int = 18,
@@ -59,6 +73,7 @@ def generate_codes(
     """Image codes, int64 [B, N] (0-based), one picture for each text.
 
     texts: text ids without marks; too long ones are cut as in training.
+    earlier: texts and pictures that come before each text; guidance keeps them and empties the last text alone.
     grid: (height, width) in codes; None is the square of the model's training size.
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
@@ -81,7 +96,8 @@ def generate_codes(
     mask_len = torch.tensor(lengths, dtype=torch.int64, device=device)  # [steps, B]
     remask_temperature = torch.tensor(heat, dtype=torch.float64, device=device)
     number = torch.arange(steps, dtype=torch.int64, device=device)
-    compute = (_Padded if official else _Cached)(model, prompting, texts, places, guided=guidance > 0)
+    rows = _rows(prompting, texts, earlier, places, guided=guidance > 0)
+    compute = (_Padded if official else _Cached)(model, prompting, rows, places, guided=guidance > 0)
     first_code = vocab.image_offset
     sampled = canvas
     for step in range(steps):
@@ -136,24 +152,39 @@ def check_options(
         )
 
 
+def _rows(
+    prompting: Prompting, texts: Sequence[TextIds], earlier: Earlier | None, places: int, *, guided: bool
+) -> Batch:
+    """Rows that end in a masked picture; with guidance as many again, whose last text is empty. On the CPU."""
+    texts = [*texts, *[[]] * len(texts)] if guided else list(texts)
+    blank = torch.full((len(texts), places), prompting.vocabulary.mask_id)
+    if earlier is None:
+        return prompting.t2i(texts, blank)
+    before = [*earlier.texts] * (1 + guided)
+    images = [*earlier.image_ids] * (1 + guided)
+    return prompting.lvg(
+        [[*told, text] for told, text in zip(before, texts, strict=True)],
+        [torch.cat((shown.cpu(), canvas[None])) for shown, canvas in zip(images, blank, strict=True)],
+    )
+
+
 class _Padded:
     """Logits as the released code computes them: whole padded rows, all layers and ids, conditional rows first."""
 
-    def __init__(
-        self, model: Showo, prompting: Prompting, texts: Sequence[TextIds], places: int, *, guided: bool
-    ) -> None:
+    def __init__(self, model: Showo, prompting: Prompting, rows: Batch, places: int, *, guided: bool) -> None:
         self.model = model
         self.guided = guided
-        rows = [*texts, *[[]] * len(texts)] if guided else list(texts)
-        start = torch.full((len(rows), places), model.config.vocabulary.mask_id)
-        self.batch = prompting.t2i(rows, start).to(model.device)
-        self.text = prompting.max_text_len + 1
+        self.batch = rows.to(model.device)
+        columns = torch.arange(rows.input_ids.shape[1])
+        end = torch.where(rows.input_ids == prompting.vocabulary.pad, 0, columns).amax(1, keepdim=True)  # of its eoi
+        self.places = (end - places + torch.arange(places)).to(model.device)
+        self.row = torch.arange(len(end), device=model.device)[:, None]
 
     def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
         ids = self.batch.input_ids.clone()
-        ids[:, self.text + 1 : -1] = torch.cat((canvas, canvas)) if self.guided else canvas
+        ids[self.row, self.places] = torch.cat((canvas, canvas)) if self.guided else canvas
         first, end = self.model.config.vocabulary.image_range
-        logits = self.model(ids, mask=self.batch.mask)[:, self.text + 1 : -1, first:end]
+        logits = self.model(ids, mask=self.batch.mask)[self.row, self.places, first:end]
         if not self.guided:
             return logits, None
         cond, uncond = logits.chunk(2)
@@ -161,49 +192,47 @@ class _Padded:
 
 
 class _Cached:
-    """Logits of the image places alone, with the text prefix's keys and values computed once.
+    """Logits of the image places alone, with the keys and values of all that comes before computed once.
 
     Slots of the cache: prefixes right-aligned in 0..P, then soi codes eoi. So one interval serves every image row.
+    Positions are those of the padded rows, or all moved alike: in rotary positions only distances count.
     """
 
-    def __init__(
-        self, model: Showo, prompting: Prompting, texts: Sequence[TextIds], places: int, *, guided: bool
-    ) -> None:
-        vocab, device, batch = model.config.vocabulary, model.device, len(texts)
+    def __init__(self, model: Showo, prompting: Prompting, rows: Batch, places: int, *, guided: bool) -> None:
+        vocab, device, batch = model.config.vocabulary, model.device, rows.input_ids.shape[0]
         self.model = model
         self.guided = guided
         self.image_range = vocab.image_range
-        prefixes = [prompting.t2i_text(text) for text in texts]
-        if guided:
-            prefixes.append(prompting.t2i_text([]))  # once, for all rows
-        longest = max(len(prefix) for prefix in prefixes)
+        each = [tuple(id_ for id_ in row if id_ != vocab.pad)[: -places - 2] for row in rows.input_ids.tolist()]
+        prefixes = list(dict.fromkeys(each))
+        longest = max(map(len, prefixes))
         self.prefix = longest
-        pads = torch.tensor([longest - len(prefix) for prefix in prefixes])
-        ids = [[vocab.pad] * (longest - len(prefix)) + prefix for prefix in prefixes]
-        text_end = prompting.max_text_len + 1
-        text_cache = KVCache(model.config, len(prefixes), longest, dtype=model.dtype, device=device)
+        ids = torch.tensor([[vocab.pad] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
+        end = max(longest, prompting.max_text_len + 1)
+        cache = KVCache(model.config, len(prefixes), longest, dtype=model.dtype, device=device)
+        # Text alone is masked by the rule of lvg as by that of t2i.
+        mask = OmniMask.lvg(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi)
         model.hidden_states(
-            torch.tensor(ids, device=device),
-            mask=OmniMask.t2i_padded(pads, text_length=longest, image_length=0).to(device),
-            positions=torch.arange(text_end - longest, text_end, device=device),
-            cache=text_cache,
+            ids.to(device),
+            mask=mask.to(device),
+            positions=torch.arange(end - longest, end, device=device),
+            cache=cache,
             rows=slice(0, 1),  # keys and values are all that is wanted
         )
-        rows = 2 * batch if guided else batch
         columns = longest + places + 2
-        self.cache = KVCache(model.config, rows, columns, dtype=model.dtype, device=device)
-        for full, prefix in zip(self.cache.keys + self.cache.values, text_cache.keys + text_cache.values, strict=True):
-            full[:batch, :, :longest] = prefix[:batch]
-            if guided:
-                full[batch:, :, :longest] = prefix[batch:]
-        if guided:
-            pads = torch.cat((pads[:-1], pads[-1:].expand(batch)))
+        self.cache = KVCache(model.config, batch, columns, dtype=model.dtype, device=device)
+        number = {prefix: i for i, prefix in enumerate(prefixes)}
+        chosen = torch.tensor([number[prefix] for prefix in each], device=device)
+        for full, part in zip(self.cache.keys + self.cache.values, cache.keys + cache.values, strict=True):
+            full[:, :, :longest] = part[chosen]
+        pads = torch.tensor([longest - len(prefix) for prefix in each])
         interval = torch.stack((pads, torch.full_like(pads, columns)), dim=-1).to(torch.int32)
-        intervals = interval[:, None, None].expand(rows, places + 2, 1, 2).contiguous()
+        intervals = interval[:, None, None].expand(batch, places + 2, 1, 2).contiguous()
         self.mask = OmniMask(intervals, columns).to(device)
-        self.positions = torch.arange(text_end, text_end + places + 2, device=device)
-        self.soi = torch.full((batch, 1), vocab.soi, device=device)
-        self.eoi = torch.full((batch, 1), vocab.eoi, device=device)
+        self.positions = torch.arange(end, end + places + 2, device=device)
+        pictures = batch // 2 if guided else batch
+        self.soi = torch.full((pictures, 1), vocab.soi, device=device)
+        self.eoi = torch.full((pictures, 1), vocab.eoi, device=device)
 
     def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
         ids = torch.cat((self.soi, canvas, self.eoi), dim=1)

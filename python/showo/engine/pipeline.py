@@ -21,7 +21,7 @@ from torch import Tensor
 from showo.config import ShowoConfig
 from showo.devices import find_device
 from showo.dialogue import question_text
-from showo.engine.generate import GenerationStep, check_options, generate_codes
+from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer, check_length, prompt_length
 from showo.engine.understand import check_options as check_answer_options
@@ -39,6 +39,8 @@ PIPELINE_NAME = "pipeline.json"  # in the folder of a transformer: names the ima
 
 # A callback gets the number of the batch's first picture and the step.
 PictureCallback = Callable[[int, GenerationStep], None]
+# Texts, each with the picture that follows it.
+Story = Sequence[tuple[str, Image.Image]]
 
 
 def bundled_checkpoint() -> Path:
@@ -152,6 +154,7 @@ class ShowoPipeline:
         self,
         prompts: Sequence[str],
         *,
+        earlier: Sequence[Story] | None = None,
         size: tuple[int, int] | None = None,
         steps: int = 18,
         guidance: float = 1.75,
@@ -162,7 +165,10 @@ class ShowoPipeline:
         batch: int = 8,
         callback: PictureCallback | None = None,
     ) -> list[Image.Image]:
-        """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size."""
+        """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size.
+
+        earlier: for each prompt, the texts and pictures that came before it; the picture wanted continues them.
+        """
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
         grid = self.grid(size)
@@ -171,6 +177,8 @@ class ShowoPipeline:
         )
         mask_schedule(schedule)
         ids = self.text_ids(prompts)
+        if earlier is not None and len(earlier) != len(prompts):
+            raise UserError(f"{len(earlier)} rows of earlier pictures for {len(prompts)} prompts")
         pictures: list[Image.Image] = []
         for first in range(0, len(ids), batch):
 
@@ -182,6 +190,7 @@ class ShowoPipeline:
                 self.model,
                 self.prompting,
                 ids[first : first + batch],
+                earlier=self._earlier(earlier[first : first + batch], grid) if earlier is not None else None,
                 grid=grid,
                 steps=steps,
                 guidance=guidance,
@@ -193,6 +202,12 @@ class ShowoPipeline:
             )
             pictures += self.decode(codes, grid)
         return pictures
+
+    def _earlier(self, stories: Sequence[Story], grid: tuple[int, int]) -> Earlier:
+        shown = [picture for story in stories for _, picture in story]
+        ids = self.encode(shown, grid) if shown else torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
+        texts = [self.text_ids([text for text, _ in story]) for story in stories]
+        return Earlier(texts, ids.split([len(story) for story in stories]))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> list[Image.Image]:
