@@ -1,8 +1,8 @@
 """A file of arrays that are mapped into memory, not read: the arrays one after another, then a footer that says where.
 
-    array bytes, each at a multiple of 64 | footer, JSON | its length, 8 bytes, little-endian | the mark, 8 bytes
+    the arrays, each at a multiple of 64 | footer, JSON | its length, 8 bytes | CRC-32 of all that, 4 | a mark, 4 bytes
 
-The footer comes last, so that arrays of any size are written in one pass, and their checksum (CRC-32) with them.
+The footer comes last, so that arrays of any size are written in one pass. Numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from showo.files import atomic_path
 
-_MARK = b"showoarr"
+_MARK = b"arr1"
+_LENGTH_BYTES = 8
+_TAIL = struct.Struct("<I4s")  # what follows the length
 _ALIGNMENT = 64
 _CHUNK = 1 << 24
 
@@ -35,19 +38,23 @@ def write_arrays(path: Path, arrays: Mapping[str, Iterable[np.ndarray]], about: 
     about: anything that JSON can hold. Raises OutputError where the file cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        footer: dict[str, Any] = {"about": dict(about), "arrays": {}}
+        entries: dict[str, Any] = {}
         checksum = 0
         for name, pieces in arrays.items():
-            file.write(bytes(-file.tell() % _ALIGNMENT))
+            checksum = _write(file, bytes(-file.tell() % _ALIGNMENT), checksum)
             start, length = file.tell(), 0
             for piece in pieces:
                 length += len(piece)
-                data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
-                checksum = zlib.crc32(data.data, checksum)
-                file.write(data.data)
-            footer["arrays"][name] = {"start": start, "shape": [length, *piece.shape[1:]], "dtype": piece.dtype.str}
-        text = json.dumps({**footer, "crc32": checksum}).encode()
-        file.write(text + len(text).to_bytes(8, "little") + _MARK)
+                checksum = _write(file, np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data, checksum)
+            entries[name] = {"start": start, "shape": [length, *piece.shape[1:]], "dtype": piece.dtype.str}
+        footer = json.dumps({"about": dict(about), "arrays": entries}).encode()
+        checksum = _write(file, footer + len(footer).to_bytes(_LENGTH_BYTES, "little"), checksum)
+        file.write(_TAIL.pack(checksum, _MARK))
+
+
+def _write(file: BinaryIO, data: bytes | memoryview, checksum: int) -> int:
+    file.write(data)
+    return zlib.crc32(data, checksum)
 
 
 def read_arrays(path: Path, *, check: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -60,23 +67,19 @@ def read_arrays(path: Path, *, check: bool = True) -> tuple[dict[str, Any], dict
         OSError: the file is not there, or cannot be read.
     """
     with path.open("rb") as file:
-        length = file.seek(0, os.SEEK_END)
-        tail = len(_MARK) + 8
-        file.seek(max(0, length - tail))
-        data = file.read(tail)
-        size = int.from_bytes(data[:8], "little")
-        if len(data) < tail or data[8:] != _MARK or size > length - tail:
+        end = file.seek(0, os.SEEK_END) - _TAIL.size
+        if end < _LENGTH_BYTES:
+            raise DamagedError(f"{path}: too short")
+        file.seek(end - _LENGTH_BYTES)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        checksum, mark = _TAIL.unpack(file.read())
+        if mark != _MARK:
             raise DamagedError(f"{path}: the end is missing")
-        file.seek(length - tail - size)
-        try:
-            footer = json.loads(file.read(size))
-            arrays = {name: _mapped(path, entry) for name, entry in footer["arrays"].items()}
-            about, expected = footer["about"], footer["crc32"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{path}: the footer cannot be read: {error}") from error
-    if check and _checksum(arrays) != expected:
-        raise DamagedError(f"{path}: the bytes do not fit their checksum")
-    return about, arrays
+        if check and _checksum(file, end) != checksum:
+            raise DamagedError(f"{path}: the bytes do not fit their checksum")
+        file.seek(end - _LENGTH_BYTES - length)
+        footer = json.loads(file.read(length))
+    return footer["about"], {name: _mapped(path, entry) for name, entry in footer["arrays"].items()}
 
 
 def _mapped(path: Path, entry: dict[str, Any]) -> np.ndarray:
@@ -86,10 +89,9 @@ def _mapped(path: Path, entry: dict[str, Any]) -> np.ndarray:
     return np.memmap(path, dtype, "r", entry["start"], shape)
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+def _checksum(file: BinaryIO, end: int) -> int:
+    file.seek(0)
     checksum = 0
-    for array in arrays.values():
-        flat = array.reshape(-1).view(np.uint8)
-        for start in range(0, len(flat), _CHUNK):
-            checksum = zlib.crc32(flat[start : start + _CHUNK].data, checksum)
+    for start in range(0, end, _CHUNK):
+        checksum = zlib.crc32(file.read(min(_CHUNK, end - start)), checksum)
     return checksum

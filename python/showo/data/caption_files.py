@@ -44,7 +44,7 @@ class CaptionFiles:
         """
         hashes, wanted = self.index.records[:, 0], _hash(key)
         first, end = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
-        found = [self._entry(record) for record in self.index.records[first:end].tolist()]
+        found = [self._entry(record, origin) for record in self.index.records[first:end].tolist()]
         found = [entry for entry in found if _stem(entry[0]) == _stem(key)]
         found = [entry for entry in found if _without_type(entry[0]) == key] or found
         if not found:
@@ -54,12 +54,12 @@ class CaptionFiles:
             raise SampleError(f"{origin}: several captions for {key!r}, those of {names}", "several captions")
         return found[0][1]
 
-    def _entry(self, record: list[int]) -> tuple[str, Any]:
+    def _entry(self, record: list[int], origin: str) -> tuple[str, Any]:
         _, start, length, form, file = record
         path = self.index.files[file]
+        origin = f"{origin}: its caption in {path}"
         if path.suffix == _PARQUET:
-            return _key_and_captions(self.tables.row(file, start, length), f"{path}: row {length} of group {start}")
-        origin = f"{path}: byte {start}"
+            return _key_and_captions(self.tables.row(file, start, length), origin)
         return _key_and_captions(parse_entry(self.files.read(file, start, length, origin), form, origin), origin)
 
 

@@ -71,8 +71,8 @@ class Member:
 
     @property
     def end(self) -> int:
-        """Where the next header begins."""
-        return self.offset + _padded(self.size)
+        """Where its bytes end; the next header begins at the next multiple of a block."""
+        return self.offset + self.size
 
 
 def walk_tar(file: BinaryIO, source: str) -> Iterator[Member]:
@@ -99,7 +99,7 @@ def walk_rest(file: BinaryIO, source: str, after: int) -> Iterator[Member]:
 
 
 def walk_span(data: bytes, start: int, source: str) -> Iterator[Member]:
-    """Yields the members in `data`, which are the bytes of an archive from `start` up to the header of a later member.
+    """Yields the members in `data`, which are the bytes of an archive from `start` up to the end of a later member.
 
     The places of the members are places in `data`; those in messages are places in the archive. Raises TarError.
     """
@@ -162,7 +162,7 @@ class _Walk:
         """From `at` up to `stop`, or to the end of the archive, which then must be marked as such."""
         start = at
         extended: dict[str, str] = {}  # what extended headers say about the next member
-        while at != stop and any(block := self.read(at, BLOCK)):
+        while (stop is None or at < stop) and any(block := self.read(at, BLOCK)):
             self.check_header(at, block)
             kind, size = block[156:157], self.number(at, "size", block[124:136])
             if kind in (b"x", b"g", b"L", b"K"):
@@ -171,7 +171,7 @@ class _Walk:
                 member = self.member(at, start, block, size, extended)
                 yield member
                 size, extended = member.size, {}
-                start = member.end
+                start = _padded(member.end)
             at += BLOCK + _padded(size)
         if extended:
             self.fail(at, "the archive ends after an extended header without the member that it belongs to")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from showo.data.sample import CaptionedPicture, Conversation, Document, Picture, PictureSequence, Source, Turn
-from showo.data.sources import LAYOUTS
+from showo.data.sources.config import LAYOUTS
 from showo.data.tar import write_tar
 from showo.errors import ConfigError, DataError, SampleError
 from tests.showo.data.layouts import conversation, png, source, write_json, write_pairs, write_table

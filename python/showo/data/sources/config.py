@@ -9,6 +9,15 @@ from omegaconf import MISSING
 from showo.errors import ConfigError
 from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, within
 
+LAYOUTS = {
+    "webdataset": "WebDataset",
+    "imagenet": "ImageNet",
+    "codes": "Codes",
+    "tar_text": "TarText",
+    "parquet_text": "ParquetText",
+    "llava": "Llava",
+    "sequences": "Sequences",
+}  # modules of this package, and their classes
 CLEANINGS = ("persons", "prefixes", "first_sentence")
 
 
@@ -45,7 +54,9 @@ class SourceConfig:
         return f"{self.layout} {self.files[0]}" + (f" and {len(self.files) - 1} more" if len(self.files) > 1 else "")
 
     def check(self, key: str) -> None:
-        """Raises ConfigError, which names `key`, where nothing is to be read or a cleaning is not known."""
+        """Raises ConfigError, which names `key`, where a layout or cleaning is unknown, or nothing is to be read."""
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"{key}.layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
         if not self.files:
             raise ConfigError(f"{key}.files must be at least one file, got []")
         if unknown := [name for name in self.clean if name not in CLEANINGS]:
