@@ -21,7 +21,7 @@ def make_world(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from showo.data.world.world import WORLD_FILE, World
-    from showo.data.world.write import steps_of, write_world
+    from showo.data.world.write import write_world
     from showo.errors import OutputError
 
     world = World(seed, scenes, emoji)
@@ -38,6 +38,6 @@ def make_world(
     console = Console(stderr=True)
     columns = (TextColumn("make-world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("make-world", total=steps_of(world))
+        task = progress.add_task("make-world", total=world.size)
         write_world(world, out, lambda: progress.advance(task))
     say(f"{out}: {world.scenes} scenes, seed {world.seed}")

@@ -33,7 +33,9 @@ class Kind(IntEnum):
     PROMPT = 6
 
 
+# The parts of a world: how many of them there are for each scene, and in which splits.
 _PER_SCENE = {Kind.SCENE: 1.0, Kind.OBJECT: 0.25, Kind.QUESTION: 1.0, Kind.STEP: 0.5, Kind.TEXT: 1.0}
+_SPLITS = {Kind.STEP: ("train", "val"), Kind.TEXT: ("train", "val")}  # the others have all
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class World:
     def generator(self, kind: Kind, split: str, number: int) -> random.Random:
         """The random numbers behind one thing; how many there are beside it plays no part."""
         return seeded_random(self.seed, kind, SPLITS.index(split), number)
+
+    @staticmethod
+    def splits(kind: Kind) -> tuple[str, ...]:
+        return _SPLITS.get(kind, SPLITS)
+
+    @property
+    def size(self) -> int:
+        """How many things there are in all, prompts apart."""
+        return sum(self.count(kind, split) for kind in _PER_SCENE for split in self.splits(kind))
 
     def count(self, kind: Kind, split: str) -> int:
         """How many of a kind a split has."""
