@@ -14,7 +14,7 @@ def make_world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not hold anything yet.")],
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same world.")] = 0,
     scenes: Annotated[int, typer.Option("--scenes", help="Captioned scenes of the training part.")] = 20_000,
-    emoji: Annotated[float, typer.Option("--emoji", help="Share of objects that are emoji, 0 to 1.")] = 0.0,
+    emoji: Annotated[float, typer.Option("--emoji", help="Share of objects that are emoji, 0 to 0.5.")] = 0.0,
 ) -> None:
     """Write a small world to learn in: scenes of shapes with captions, questions, steps and text."""
     from rich.console import Console

@@ -1,8 +1,8 @@
-"""Questions about scenes, in conversations of one to three turns, with answers of a word or two.
+"""Questions about scenes, one to three in a row, with answers of a word or two.
 
 A guesser who never sees the picture gains little: all kinds of questions are as frequent, numbers and yes and no are
 drawn before the scene is, what a "no" asks for is half right (the shape in another colour, the opposite direction),
-and no answer stands in an earlier turn.
+and no answer stands in an earlier question.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from showo.data.world.sampling import Draw, Impossible, require, require_split
 from showo.data.world.scene import MIN_OFFSET, OPPOSITE, RELATIONS, Scene, holds
 from showo.data.world.world import World
 
-MAX_TURNS = 3
+MAX_QUESTIONS = 3
 _TRIES = 10  # to ask about a scene, before another is drawn
 
 
 @dataclass(frozen=True)
-class Turn:
+class Question:
     """kind: one of KINDS."""
 
     kind: str
-    question: str
+    text: str
     answer: str
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Interview:
     scene: Scene
-    turns: tuple[Turn, ...]
+    questions: tuple[Question, ...]
 
 
-def make_conversation(world: World, split: str, generator: random.Random) -> Conversation:
-    """A conversation about a scene of a split. Held out, each turn is about an object of a held-out combination."""
-    kinds = generator.sample(KINDS, generator.randint(1, MAX_TURNS))
+def make_interview(world: World, split: str, generator: random.Random) -> Interview:
+    """Questions about a scene of a split. Held out, each is about an object of a held-out combination."""
+    kinds = generator.sample(KINDS, generator.randint(1, MAX_QUESTIONS))
     kinds.sort(key=lambda kind: kind != "shape")  # first, as all other questions may name the shape
     answer_yes = generator.random() < 0.5
     # Held out, the shape that is counted is there, as it is a part of what is held out.
@@ -51,7 +51,7 @@ def make_conversation(world: World, split: str, generator: random.Random) -> Con
             continue
         for _ in range(_TRIES):
             try:
-                return Conversation(scene, _turns(scene, kinds, generator, count, answer_yes, world.holdout, split))
+                return Interview(scene, _questions(scene, kinds, generator, count, answer_yes, world.holdout, split))
             except Impossible:
                 continue
 
@@ -68,20 +68,20 @@ def _scene(draw: Draw, count: int, holdout: Holdout, split: str) -> Scene:
     return scene
 
 
-def _turns(
+def _questions(
     scene: Scene, kinds: list[str], generator: random.Random, count: int, answer_yes: bool, holdout: Holdout, split: str
-) -> tuple[Turn, ...]:
-    """A turn of each kind, about random objects of the scene. Raises Impossible where it came out amiss."""
+) -> tuple[Question, ...]:
+    """A question of each kind, about random objects of the scene. Raises Impossible where it came out amiss."""
     subjects = holdout.offenders(scene) if split == "held-out" else scene.objects
-    turns: list[Turn] = []
+    asked: list[Question] = []
     words = ""
     for kind in kinds:
-        turn = Turn(kind, *_ASKERS[kind](_Asker(scene, subjects, generator, count, answer_yes)))
-        require(kind in ("count", "yes-no") or turn.answer not in words)
-        turns.append(turn)
-        words += f"{turn.question} {turn.answer} "
+        question = Question(kind, *_ASKERS[kind](_Asker(scene, subjects, generator, count, answer_yes)))
+        require(kind in ("count", "yes-no") or question.answer not in words)
+        asked.append(question)
+        words += f"{question.text} {question.answer} "
     require(split == "held-out" or holdout.text_is_seen(mentions(words), scene))
-    return tuple(turns)
+    return tuple(asked)
 
 
 class _Asker:

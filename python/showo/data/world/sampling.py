@@ -120,21 +120,24 @@ class Draw:
 
 
 def free_points(lattice: tuple[int, ...], taken: Sequence[Point]) -> list[Point]:
-    """Where an object may be beside others, whose centres are `taken`: none nearer than APART."""
-    apart = _apart(lattice)
+    """The points with both coordinates in `lattice` where an object may be beside others, whose centres are `taken`."""
+    points = _points(lattice)
     if not taken:
-        return list(apart)
-    free = frozenset.intersection(*(apart[point] for point in taken))
-    return [point for point in apart if point in free]
+        return points
+    free = frozenset.intersection(*(_apart()[point] for point in taken))
+    return [point for point in points if point in free]
 
 
 @functools.cache
-def _apart(lattice: tuple[int, ...]) -> dict[Point, frozenset[Point]]:
+def _points(lattice: tuple[int, ...]) -> list[Point]:
+    return [(x, y) for x in lattice for y in lattice]
+
+
+@functools.cache
+def _apart() -> dict[Point, frozenset[Point]]:
     """For every point where an object may be, those where another then may be."""
-    points = [(x, y) for x in lattice for y in lattice]
-    return {
-        (x, y): frozenset((u, v) for u, v in points if max(abs(u - x), abs(v - y)) >= APART) for x, y in points
-    }  # fmt: skip
+    points = _points(LATTICE)
+    return {(x, y): frozenset(p for p in points if max(abs(p[0] - x), abs(p[1] - y)) >= APART) for x, y in points}
 
 
 def _example(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from showo.data.world.captions import at_place, enumerated, mentions, with_article
 from showo.data.world.holdout import Holdout, is_reserved
-from showo.data.world.objects import COLOURS, LATTICE, Object
+from showo.data.world.objects import CLEAR, COLOURS, LATTICE, Object
 from showo.data.world.sampling import Draw, Impossible, free_points, require
 from showo.data.world.scene import RELATIONS, Demand, Scene, Wanted, holds
 from showo.data.world.world import World
@@ -18,7 +18,7 @@ Objects = tuple[Object, ...]
 
 
 @dataclass(frozen=True)
-class Frame:
+class Step:
     """A picture and its caption: the first one's is a description, the others' say what was done.
 
     demand: what the picture has to hold. Its category is "full", "add", "remove", "paint" or "move"; objects that were
@@ -30,21 +30,21 @@ class Frame:
     demand: Demand
 
 
-def make_sequence(world: World, split: str, generator: random.Random) -> tuple[Frame, ...]:
-    """Two or three frames; what the last one of "val" shows is never shown in "train"."""
+def make_steps(world: World, split: str, generator: random.Random) -> tuple[Step, ...]:
+    """Two or three steps; what the last one of "val" shows is never shown in "train"."""
     draw = Draw(generator, world.emoji)
     changes = [generator.choice(list(_CHANGES)) for _ in range(generator.randint(1, 2))]
     while True:
         try:
-            frames = _frames(draw, changes, world.holdout)
+            steps = _draw_steps(draw, changes, world.holdout)
         except Impossible:
             continue
-        reserved = [is_reserved(frame.scene) for frame in frames]
-        words = mentions(". ".join(frame.caption for frame in frames))
+        reserved = [is_reserved(step.scene) for step in steps]
+        words = mentions(". ".join(step.caption for step in steps))
         if (reserved[-1] if split == "val" else not any(reserved)) and all(
-            world.holdout.text_is_seen(words, frame.scene) for frame in frames
+            world.holdout.text_is_seen(words, step.scene) for step in steps
         ):
-            return frames
+            return steps
 
 
 def description(scene: Scene) -> str:
@@ -52,18 +52,18 @@ def description(scene: Scene) -> str:
     return enumerated([with_article(thing.name) for thing in scene.objects])
 
 
-def _frames(draw: Draw, changes: Sequence[str], holdout: Holdout) -> tuple[Frame, ...]:
+def _draw_steps(draw: Draw, changes: Sequence[str], holdout: Holdout) -> tuple[Step, ...]:
     things = draw.things(draw.random.randint(1, MAX_OBJECTS - 1))
     require(holdout.scene_is_seen(Scene(tuple(things))))  # before they have places
     objects = draw.placed(things)
     scene = Scene(objects)
-    frames = [Frame(scene, description(scene), Demand("full", tuple(_named(thing) for thing in objects)))]
+    steps = [Step(scene, description(scene), Demand("full", tuple(_named(thing) for thing in objects)))]
     for change in changes:
         objects, caption, demand = _CHANGES[change](draw, objects)
         scene = Scene(objects)
         require(len({thing.name for thing in objects}) == len(objects) and holdout.scene_is_seen(scene))
-        frames.append(Frame(scene, caption, demand))
-    return tuple(frames)
+        steps.append(Step(scene, caption, demand))
+    return tuple(steps)
 
 
 def _named(thing: Object) -> Wanted:
@@ -89,12 +89,15 @@ def _pick(draw: Draw, objects: Objects) -> tuple[Object, Objects]:
     return thing, tuple(other for other in objects if other is not thing)
 
 
-def _somewhere(generator: random.Random, thing: Object, others: Objects, fits: Callable[[Object], bool]) -> Object:
-    """`thing` at a random place that fits and is free."""
-    points = free_points(LATTICE, [(other.x, other.y) for other in others])
-    places = [place for x, y in points if fits(place := Object(thing.shape, thing.colour, x, y))]
-    require(len(places) > 0)
-    return generator.choice(places)
+def _free(thing: Object, others: Objects, lattice: tuple[int, ...]) -> list[Object]:
+    """`thing` at every point of the lattice that is free."""
+    points = free_points(lattice, [(other.x, other.y) for other in others])
+    return [Object(thing.shape, thing.colour, x, y) for x, y in points]
+
+
+def _choose(draw: Draw, objects: Sequence[Object]) -> Object:
+    require(len(objects) > 0)
+    return draw.random.choice(objects)
 
 
 def _add(draw: Draw, objects: Objects) -> tuple[Objects, str, Demand]:
@@ -102,12 +105,12 @@ def _add(draw: Draw, objects: Objects) -> tuple[Objects, str, Demand]:
     new = draw.thing()
     what = f"add {with_article(new.name)}"
     if draw.coin():
-        new = _somewhere(draw.random, new, objects, lambda place: place.place_is_clear)
+        new = _choose(draw, _free(new, objects, CLEAR))
         wanted = (replace(_named(new), place=new.place), *_kept(objects))
         return (*objects, new), f"{what} {at_place(new.place)}", Demand("add", wanted)
     anchor, others = _pick(draw, objects)
     relation = draw.random.choice(RELATIONS)
-    new = _somewhere(draw.random, new, objects, lambda place: holds(place, relation, anchor))
+    new = _choose(draw, [place for place in _free(new, objects, LATTICE) if holds(place, relation, anchor)])
     caption = f"{what} {relation} {_call(draw, anchor, objects)}"
     return (*objects, new), caption, Demand("add", (_named(new), *_kept((anchor, *others))), relation)
 
@@ -128,7 +131,7 @@ def _paint(draw: Draw, objects: Objects) -> tuple[Objects, str, Demand]:
 
 def _move(draw: Draw, objects: Objects) -> tuple[Objects, str, Demand]:
     thing, others = _pick(draw, objects)
-    moved = _somewhere(draw.random, thing, others, lambda place: place.place_is_clear and place.place != thing.place)
+    moved = _choose(draw, [place for place in _free(thing, others, CLEAR) if place.place != thing.place])
     caption = f"move {_call(draw, thing, objects)} to the {moved.place}"
     return (*others, moved), caption, Demand("move", _kept((moved, *others)))
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from itertools import combinations
 
 from showo.data.world.captions import NUMBERS, enumerated, noun
-from showo.data.world.questions import make_conversation
+from showo.data.world.questions import make_interview
 from showo.data.world.sampling import draw_example
 from showo.data.world.scene import OPPOSITE, RELATIONS, Scene, Wanted, holds
-from showo.data.world.steps import description, make_sequence
+from showo.data.world.steps import description, make_steps
 from showo.data.world.world import World
 
 
@@ -20,13 +20,13 @@ def make_story(world: World, generator: random.Random) -> str:
 
 
 def _questions(world: World, generator: random.Random) -> str:
-    turns = make_conversation(world, "train", generator).turns
-    return " ".join(f"{turn.question} {turn.answer}." for turn in turns)
+    questions = make_interview(world, "train", generator).questions
+    return " ".join(f"{question.text} {question.answer}." for question in questions)
 
 
 def _changes(world: World, generator: random.Random) -> str:
-    first, *changed = make_sequence(world, "train", generator)
-    told = "".join(f"{frame.caption}. " for frame in changed)
+    first, *changed = make_steps(world, "train", generator)
+    told = "".join(f"{step.caption}. " for step in changed)
     return f"we see {first.caption}. {told}now we see {description(changed[-1].scene)}."
 
 

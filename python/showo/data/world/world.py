@@ -18,7 +18,8 @@ from showo.seeds import seeded_random
 FORMAT = 1
 WORLD_FILE = "world.json"
 MAX_SCENES = 1_000_000
-_HELD_OUT_SHARE, _MIN_HELD_OUT = 20, 200  # what is not trained on: one in so many, but at least so many
+MAX_EMOJI = 0.5  # an emoji has no colour to ask about, and is in no held-out combination
+HELD_OUT_SHARE, MIN_HELD_OUT = 20, 200  # what is not trained on: one in so many, but at least so many
 
 
 class Kind(IntEnum):
@@ -44,7 +45,7 @@ class World:
 
     seed: any integer, modulo 2^64.
     scenes: captioned scenes of the training part; with more of them a world gets longer, and what was there stays.
-    emoji: the share of objects that are emoji, 0 to 1.
+    emoji: the share of objects that are emoji, 0 to MAX_EMOJI.
     """
 
     seed: int
@@ -54,8 +55,8 @@ class World:
     def __post_init__(self) -> None:
         if not 1 <= self.scenes <= MAX_SCENES:
             raise UserError(f"--scenes must be 1 to {MAX_SCENES}, got {self.scenes}")
-        if not 0 <= self.emoji <= 1:
-            raise UserError(f"--emoji must be 0 to 1, got {self.emoji}")
+        if not 0 <= self.emoji <= MAX_EMOJI:
+            raise UserError(f"--emoji must be 0 to {MAX_EMOJI}, got {self.emoji}")
         object.__setattr__(self, "seed", self.seed % 2**64)
 
     @functools.cached_property
@@ -78,7 +79,7 @@ class World:
     def count(self, kind: Kind, split: str) -> int:
         """How many of a kind a split has."""
         train = max(1, round(self.scenes * _PER_SCENE[kind]))
-        return train if split == "train" else max(_MIN_HELD_OUT, train // _HELD_OUT_SHARE)
+        return train if split == "train" else max(MIN_HELD_OUT, train // HELD_OUT_SHARE)
 
     def to_json(self) -> dict[str, Any]:
         holdout = self.holdout.to_json()

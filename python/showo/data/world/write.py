@@ -15,10 +15,10 @@ from showo.data.world.captions import caption
 from showo.data.world.draw import draw_scene
 from showo.data.world.objects import COLOURS, EMOJI, SHAPES
 from showo.data.world.prompts import make_prompts
-from showo.data.world.questions import Conversation, make_conversation
+from showo.data.world.questions import Interview, make_interview
 from showo.data.world.sampling import draw_example
 from showo.data.world.scene import Scene
-from showo.data.world.steps import make_sequence
+from showo.data.world.steps import make_steps
 from showo.data.world.stories import make_story
 from showo.data.world.world import WORLD_FILE, Kind, World
 from showo.errors import OutputError
@@ -97,26 +97,26 @@ def _wnid(index: int) -> str:
 
 
 def _write_questions(world: World, split: str, folder: Path, advance: Advance) -> None:
-    """A json as of LLaVA, with the kinds of its questions and the objects of its picture beside each conversation."""
+    """A json as of LLaVA, with the kinds of its questions and the objects of its picture beside each entry."""
 
     def entries() -> Iterator[dict[str, Any]]:
         for number in range(world.count(Kind.QUESTION, split)):
             key, image = f"{split}-{number:06d}", f"images/{split}-{number:06d}.png"
-            conversation = make_conversation(world, split, world.generator(Kind.QUESTION, split, number))
-            _write_picture(conversation.scene, folder / image)
-            yield {"id": key, "image": image, **_llava(conversation)}
+            interview = make_interview(world, split, world.generator(Kind.QUESTION, split, number))
+            _write_picture(interview.scene, folder / image)
+            yield {"id": key, "image": image, **_llava(interview)}
             advance()
 
     _write_list(folder / f"{split}.json", entries())
 
 
-def _llava(conversation: Conversation) -> dict[str, Any]:
+def _llava(interview: Interview) -> dict[str, Any]:
     said = []
-    for number, turn in enumerate(conversation.turns):
-        said.append({"from": "human", "value": ("" if number else "<image>\n") + turn.question})
-        said.append({"from": "gpt", "value": turn.answer})
-    kinds = [turn.kind for turn in conversation.turns]
-    return {"conversations": said, "kinds": kinds, **conversation.scene.to_json()}
+    for number, question in enumerate(interview.questions):
+        said.append({"from": "human", "value": ("" if number else "<image>\n") + question.text})
+        said.append({"from": "gpt", "value": question.answer})
+    kinds = [question.kind for question in interview.questions]
+    return {"conversations": said, "kinds": kinds, **interview.scene.to_json()}
 
 
 def _write_steps(world: World, split: str, folder: Path, advance: Advance) -> None:
@@ -125,11 +125,11 @@ def _write_steps(world: World, split: str, folder: Path, advance: Advance) -> No
         for number in range(world.count(Kind.STEP, split)):
             key = f"{split}-{number:06d}"
             frames = []
-            for i, frame in enumerate(make_sequence(world, split, world.generator(Kind.STEP, split, number))):
+            for i, step in enumerate(make_steps(world, split, world.generator(Kind.STEP, split, number))):
                 image = f"images/{key}-{i}.png"
-                _write_picture(frame.scene, folder / image)
-                truth = {**frame.scene.to_json(), "demand": frame.demand.to_json()}
-                frames.append({"image": image, "caption": frame.caption, **truth})
+                _write_picture(step.scene, folder / image)
+                truth = {**step.scene.to_json(), "demand": step.demand.to_json()}
+                frames.append({"image": image, "caption": step.caption, **truth})
             file.write(json.dumps({"id": key, "frames": frames}) + "\n")
             advance()
 
