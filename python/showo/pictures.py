@@ -121,9 +121,19 @@ def _crop_centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB picture -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def from_pixels(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], of any shape."""
+    return pixels.float().div(255).sub(0.5).div(0.5)
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> float32 [3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+    return from_pixels(to_pixels(image))
 
 
 def to_image(tensor: Tensor) -> Image.Image:

@@ -5,7 +5,7 @@ Formats (T = max_text_len, N image places; every padded t2i and lm row is T + 1 
     t2i      [PAD]* t2i sot text eot | soi image eoi              text part T + 1 places, left padded
     lm       sot text eot [PAD]*                                  cut without eot when too long
     mmu      mmu (soi image eoi)* | sot text eot [PAD]*           text part mmu_text_len places, right padded
-    mmu_vit  mmu system? soi features eoi | text eot [PAD]*       text part mmu_vit_text_len places, no sot
+    mmu_vit  mmu system soi features eoi | text eot [PAD]*        text part mmu_vit_text_len places, no sot
     lvg      [PAD]* t2i sot text eot | soi image eoi (sot text eot soi image eoi)* [PAD]*
     t2v      [PAD]* t2v sot text eot | sov frame frame ... eov [PAD]*
     v2v      v2v sov frame frame ... eov sot text eot sov frame frame ... eov [PAD]*
@@ -135,18 +135,12 @@ class Prompting:
         image_targets: Tensor | None = None,
         *,
         image_weights: Tensor | None = None,
-        drop: Tensor | None = None,
     ) -> Batch:
-        """Text to image.
+        """Text to image. The empty text is what rows without a condition have (classifier-free guidance).
 
         image_ids [B, N]: codes and mask tokens. image_targets [B, N]: the true codes where they are to be predicted,
         -100 elsewhere; None gives no targets at all (generation). image_weights: float32 [B, N], of the targets.
-        drop [B] bool: rows that get the empty text instead (classifier-free guidance); see `condition_dropout`.
         """
-        if drop is not None:
-            if drop.shape != (len(texts),):
-                raise ValueError(f"t2i: drop must be [{len(texts)}], got {list(drop.shape)}")
-            texts = [[] if dropped else text for text, dropped in zip(texts, drop.tolist(), strict=True)]
         each = (None if images is None else images[:, None] for images in (image_targets, image_weights))
         rows = []
         for text, (image,) in zip(texts, read_images("t2i", self.vocabulary, len(texts), image_ids[:, None], *each)):
@@ -192,7 +186,7 @@ class Prompting:
     ) -> Batch:
         """Understanding with features of a vision tower, which the model puts in place of `image_tokens` mask tokens.
 
-        system: ids of `showo.dialogue.SYSTEM_PROMPT`, which dialogues begin with and captions do not (as officially).
+        system: ids of `showo.dialogue.SYSTEM_PROMPT`, or none.
         features [B, image_tokens, clip_width], or what `Batch.with_features` is to make them from, [B, ...]; as a
             sequence, of every row [M, ...] with M 0 or 1 pictures: the mask of the format knows no second one.
         """
@@ -207,7 +201,7 @@ class Prompting:
         for b, (text, values) in enumerate(zip(texts, features)):
             if len(values) > 1:
                 raise ValueError(f"mmu_vit: row {b} has {len(values)} pictures, expected one or none")
-            row = Row([vocab.mmu, *(system if isinstance(text, Dialogue) else ())])
+            row = Row([vocab.mmu, *system])
             if len(values):
                 row.add_image(vocab.soi, image, vocab.eoi)
             head = max(head, len(row.ids))
@@ -305,11 +299,6 @@ class Prompting:
         start, end = (vocab.sov, vocab.eov) if video else (vocab.soi, vocab.eoi)
         mask = build(ids, pad_id=vocab.pad, soi_id=start, eoi_id=end)
         return Batch.of_rows(name, ids, targets, mask, weights=weights if weighed else None)
-
-
-def condition_dropout(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
-    """Which rows lose their text: bool [batch], each with the given probability."""
-    return torch.rand(batch, generator=generator) < probability
 
 
 def _cut(ids: list[int], length: int, eot: int) -> list[int]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from showo.batch import IGNORE, Part
 from showo.dialogue import Dialogue
-from showo.prompting import Prompting, condition_dropout
+from showo.prompting import Prompting
 from showo.tokens import Vocabulary
 from showo_ext import OmniMask
 
@@ -61,17 +61,10 @@ def test_t2i_of_the_longest_text_that_fits(prompting: Prompting) -> None:
     assert prompting.is_cut([*text, 7])
 
 
-def test_t2i_condition_dropout(prompting: Prompting) -> None:
-    drop = torch.tensor([True, False])
-    batch = prompting.t2i([[1, 2], [3]], images([MASK], [MASK]), drop=drop)
+def test_t2i_without_a_condition(prompting: Prompting) -> None:
+    batch = prompting.t2i([[], [3]], images([MASK], [MASK]))
     assert batch.input_ids[:, :9].tolist() == [[PAD] * 6 + [T2I, EOT, EOT], [PAD] * 5 + [T2I, EOT, 3, EOT]]
     assert (batch.targets == IGNORE).all()
-
-
-def test_condition_dropout_rate() -> None:
-    generator = torch.Generator().manual_seed(0)
-    assert condition_dropout(20000, 0.1, generator).float().mean().item() == pytest.approx(0.1, abs=0.01)
-    assert not condition_dropout(100, 0.0).any()
 
 
 def test_lm(prompting: Prompting) -> None:
@@ -147,26 +140,24 @@ def test_mmu_rows_may_have_no_picture_or_several(prompting: Prompting) -> None:
 
 
 def test_mmu_vit(prompting: Prompting) -> None:
-    """The system prompt belongs to dialogues: captions are learned without it."""
     features = torch.randn(2, 3, 5)
-    texts = [Dialogue([([1], [2])]), list(range(1, 10))]
-    batch = prompting.mmu_vit(texts, [7, 8], features, image_tokens=3)
+    batch = prompting.mmu_vit([[1, 2], list(range(1, 10))], [7, 8], features, image_tokens=3)
     assert batch.input_ids.tolist() == [
         [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, EOT, PAD, PAD, PAD, PAD, PAD],
-        [MMU, SOI, MASK, MASK, MASK, EOI, 1, 2, 3, 4, 5, 6, 7, EOT, PAD, PAD],
+        [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, 3, 4, 5, 6, 7, EOT],
     ]
-    assert batch.targets[0].tolist() == [_] * 8 + [2, EOT] + [_] * 6
+    assert batch.targets[0].tolist() == [_] * 7 + [1, 2, EOT] + [_] * 6
     assert batch.features is not None
     assert torch.equal(batch.features.values, features)
-    assert batch.features.places.tolist() == [4, 5, 6, 18, 19, 20]
+    assert batch.features.places.tolist() == [4, 5, 6, 20, 21, 22]
     column, row = torch.arange(16), torch.arange(16)[:, None]
-    seen = [(column <= row) | ((column >= first) & (column < first + 3)) for first in (4, 2)]
-    assert torch.equal(batch.mask.to_dense(), torch.stack(seen))
+    allowed = (column <= row) | ((column >= 4) & (column < 7))
+    assert torch.equal(batch.mask.to_dense(), allowed.expand(2, 16, 16))
 
 
 def test_mmu_vit_row_without_picture(prompting: Prompting) -> None:
     features = [torch.empty(0, 2, 5), torch.ones(1, 2, 5)]
-    batch = prompting.mmu_vit([Dialogue([([1], [])]), Dialogue([([], [2])])], [7], features, image_tokens=2)
+    batch = prompting.mmu_vit([[1], [2]], [7], features, image_tokens=2)
     assert batch.input_ids[:, :8].tolist() == [
         [MMU, 7, 1, EOT, PAD, PAD, PAD, PAD],
         [MMU, 7, SOI, MASK, MASK, EOI, 2, EOT],
@@ -282,5 +273,3 @@ def test_bad_arguments(prompting: Prompting) -> None:
         prompting.lm([[1, PAD]], 5)
     with pytest.raises(ValueError, match=r"lvg: row 1 has 1 texts for 2 images"):
         prompting.lvg([[[1]], [[2]]], [images([C]), images([C], [C])])
-    with pytest.raises(ValueError, match="drop must be"):
-        prompting.t2i([[1]], images([C]), drop=torch.tensor([True, False]))

@@ -57,7 +57,7 @@ def save(run: Path, step: int, attach: Any = None) -> Path:
     return save_checkpoint(run, step, FakeModel(), optimizer, LoopConfig(steps=9), attach)
 
 
-class FakeModel:
+class FakeModel(torch.nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(os.urandom(64))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
 from showo.train.config import (
     LoopConfig,
     OptimizerConfig,
-    PictureData,
     ShowoTraining,
     Stream,
     TokenizerTraining,
@@ -40,13 +40,14 @@ def test_overrides_reach_nested_fields() -> None:
     ],
 )
 def test_ranges_of_shards_are_overrides_too(value: str, patterns: list[str]) -> None:
-    assert load_config(ShowoTraining, "tiny", [f"texts={value}"]).texts == patterns
+    (source,) = load_config(ShowoTraining, "tiny", [f"lm.data=[{{layout: tar_text, files: {value}}}]"]).lm.data
+    assert source.files == patterns
 
 
 def test_a_list_given_twice_is_an_error() -> None:
     """As when a shell makes two words of texts=[{a,b}]."""
-    with pytest.raises(ValueError, match="texts is given 2 times"):
-        load_config(ShowoTraining, "tiny", ["texts=[a]", "texts=[b]"])
+    with pytest.raises(ValueError, match="questions is given 2 times"):
+        load_config(ShowoTraining, "tiny", ["questions=[a]", "questions=[b]"])
     assert load_config(ShowoTraining, "tiny", ["steps=1", "steps=2"]).steps == 2
 
 
@@ -66,9 +67,19 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("precision=fp8", "precision must be fp32 or bf16, got 'fp8'"),
         ("init_from='???'", r"init_from must have a value, got \?\?\?"),
         ("optimizer.lr=???", r"optimizer\.lr must have a value, got \?\?\?"),
-        ("texts=[]", r"texts must be at least one shard where lm\.batch is 1, got \[\]"),
-        ("data.train=[]", r"data\.train must be at least one shard, got \[\]"),
-        ("data.val=[]", r"data\.val must be at least one shard, got \[\]"),
+        ("lm.data=[]", r"lm\.data must be at least one source, got \[\]"),
+        ("t2i.data=[{layout: webdataset, files: []}]", r"t2i\.data\[0\]\.files must be at least one file, got \[\]"),
+        ("t2i.held_out=[{layout: webdataset}]", r"t2i\.held_out\[0\]\.files must be at least one file, got \[\]"),
+        ("t2i.data=[{files: [a]}]", r"t2i\.data\[0\]\.layout"),
+        ("t2i.data=[{layout: webdataset, file: [a]}]", r"file"),
+        ("t2i.data=[{layout: webdataset, files: [[a]]}]", r"t2i\.data\[0\]\.files must be a list of texts"),
+        ("t2i.data=[{layout: webdataset, files: [a], weight: 0}]", r"t2i\.data\[0\]\.weight must be above 0"),
+        (
+            "mmu.held_out=[{layout: webdataset, files: [x, bundled:emoji/train-*.tar]}]",
+            r"mmu\.held_out\[0\]\.files must be other files than those of data, got bundled:emoji/train-\*\.tar",
+        ),
+        ("accumulate=2", r"lm\.batch must be a multiple of accumulate, 2, got 1"),
+        ("wandb=project", r"wandb is not installed"),
         ("questions=[]", r"questions must be at least one where question_share is 0\.3, got \[\]"),
     ],
 )
@@ -77,8 +88,9 @@ def test_unknown_keys_and_wrong_values_are_errors(override: str, names: str) -> 
         load_config(ShowoTraining, "tiny", [override])
 
 
-COUNTS = ["steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "data.size"]
-NOT_NEGATIVE = ["max_seconds"]
+COUNTS = ["steps", "accumulate", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "resolution"]
+COUNTS += ["validation_samples", "prefetch"]
+NOT_NEGATIVE = ["max_seconds", "workers", "max_skipped_steps", "encode_first"]
 NOT_NEGATIVE += [f"optimizer.{name}" for name in ("lr", "warmup_steps", "weight_decay", "max_grad_norm")]
 NOT_NEGATIVE += [f"{stream}.{name}" for stream in ("t2i", "lm", "mmu") for name in ("batch", "weight")]
 SHARES = ("condition_dropout", "question_share", "optimizer.final_lr_ratio")
@@ -103,15 +115,21 @@ def test_numbers_out_of_range_are_refused(key: str, value: str, expected: str) -
 @pytest.mark.parametrize(
     ("key", "value"),
     [("augment", "5"), ("batch", "0"), ("l1_weight", "-1"), ("gradient_weight", "-1"), ("quantizer_weight", "-1"),
-     ("entropy_weight", "-1"), ("data.size", "60"), ("data.train", "[]"), ("data.val", "[]")],
+     ("entropy_weight", "-1"), ("resolution", "60"), ("data", "[]")],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused_by_the_other_trainer(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{re.escape(key)} must be .*, got {re.escape(value)}"):
         load_config(TokenizerTraining, "tiny-image-tokenizer", [f"{key}={value}"])
 
 
+@pytest.mark.parametrize(("kind", "name"), [(TokenizerTraining, "tiny-image-tokenizer"), (ShowoTraining, "tiny")])
+def test_a_step_s_rows_must_make_equal_micro_batches(kind: type[LoopConfig], name: str) -> None:
+    with pytest.raises(ConfigError, match=r"batch must be a multiple of accumulate, 3, got 16"):
+        load_config(kind, name, ["accumulate=3"])
+
+
 def test_every_number_of_a_configuration_has_its_interval() -> None:
-    kinds = (OptimizerConfig, LoopConfig, PictureData, Stream, TokenizerTraining, ShowoTraining)
+    kinds = (OptimizerConfig, LoopConfig, SourceConfig, Stream, TokenizerTraining, ShowoTraining)
     numbers = [
         f for kind in kinds for f in dataclasses.fields(kind) if f.type in ("int", "float", "tuple[float, float]")
     ]
@@ -126,9 +144,9 @@ def test_ends_of_ranges_are_taken() -> None:
 
 
 def test_only_what_is_read_must_be_there() -> None:
-    load_config(ShowoTraining, "tiny", ["lm.batch=0", "texts=[]"])
-    load_config(ShowoTraining, "tiny", ["t2i.batch=0", "mmu.batch=0", "data.train=[]", "data.val=[]"])
-    with pytest.raises(ConfigError, match=r"t2i\.batch, lm\.batch or mmu\.batch must be at least 1"):
+    load_config(ShowoTraining, "tiny", ["lm.batch=0", "lm.data=[]", "t2i.held_out=[]"])
+    load_config(ShowoTraining, "tiny", ["t2i.batch=0", "mmu.batch=0", "t2i.data=[]", "mmu.data=[]"])
+    with pytest.raises(ConfigError, match=r"one of t2i\.batch, lm\.batch, .* must be at least 1"):
         load_config(ShowoTraining, "tiny", ["t2i.batch=0", "lm.batch=0", "mmu.batch=0"])
 
 

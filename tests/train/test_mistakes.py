@@ -9,13 +9,15 @@ import pytest
 
 from showo.train.checkpoint import checkpoints
 from tests.showo.command import failure, run
+from tests.train.conftest import webdataset
 
 LONG = "a" * 300  # longer than any file's name may be
 
 
 def few(pictures: Path) -> list[str]:
     """Overrides for a few small pictures."""
-    return [f"data.{part}=[{pictures}/{part}-*.tar]" for part in ("train", "val")]
+    parts = {"data": "train", "held_out": "val"}
+    return [f"{s}.{key}={webdataset(pictures / f'{p}-*.tar')}" for s in ("t2i", "mmu") for key, p in parts.items()]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,10 @@ def few(pictures: Path) -> list[str]:
         ("=5", "'=5': expected key=value"),
         ("t2i=[", "t2i=[: not to be read as YAML"),
         ("t2i={batch: 1", "t2i={batch: 1: not to be read as YAML"),
-        ("texts={a: 1}", "texts={a: 1}: "),
-        ("data.train[0]=3", "data.train[0]=3: "),
+        ("questions={a: 1}", "questions={a: 1}: "),
+        ("t2i.data[0]=3", "t2i.data[0]=3: "),
+        ("lm.data=[bundled:text/train-*.tar]", "lm.data=[bundled:text/train-*.tar]: "),
+        ("lm.data=[{layout: zip, files: [a]}]", "zip"),
         ("init_from=\udcff", "init_from=\\udcff: not to be read as YAML"),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: "),
         ("questions=[a,[b]]", "questions must be a list of texts, got ['a', ['b']]"),
@@ -35,7 +39,7 @@ def few(pictures: Path) -> list[str]:
         ("device=cuda:99", "device cuda:99: this machine has"),
         ("model.intermediate_size=100000000000", "its weights and their gradients do not fit"),
         ("model.num_layers=1000000000", "num_layers must be at most 1000"),
-        (f"texts=[{LONG}]", "data: no file matches 'aaa"),
+        (f"lm.data=[{{layout: tar_text, files: [{LONG}]}}]", "no file matches 'aaa"),
         (f"init_from={LONG}", "no checkpoint folder at aaa"),
         (f"text_tokenizer={LONG}", "no tokenizer at aaa"),
         ("image_tokenizer=/none", "no checkpoint folder at /none"),
@@ -82,7 +86,9 @@ def test_files_that_are_no_tars(
 ) -> None:
     path = tmp_path / f"{name}.tar"
     path.write_bytes(data)
-    error = failure(capsys, "train", "--run", tmp_path / "run", *few(pictures), f"texts=[{path}]")
+    error = failure(
+        capsys, "train", "--run", tmp_path / "run", *few(pictures), f"lm.data=[{{layout: tar_text, files: [{path}]}}]"
+    )
     assert f"{path}: damaged or no tar archive" in error
 
 
@@ -103,9 +109,11 @@ def test_places_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], co
 
 def test_a_loss_that_runs_away(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bold = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "optimizer.max_grad_norm=0", "t2i.batch=1", "mmu.batch=1"]
+    bold += ["log_every=2", "max_skipped_steps=2"]
     assert run("train", "--run", tmp_path, *few(pictures), *bold, "model.num_layers=1") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("showo: step ")
     assert "nan" in error
+    assert "3 steps in a row were skipped, at most 2 may be (max_skipped_steps)" in error
     assert error.endswith("; there is no checkpoint of this run yet")
     assert not checkpoints(tmp_path)

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from showo.errors import NotFiniteError
+from showo.data.tally import Tally
 from showo.train.config import LoopConfig, OptimizerConfig
-from showo.train.optimizer import learning_rate
-from showo.train.step import accumulate_gradients, train_step
+from showo.train.figures import StepFigures
+from showo.train.optimizer import learning_rate, make_optimizer
+from showo.train.step import LossFunction, accumulate_gradients, train_step
 
-INPUTS = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))  # 4 micro-batches of 6
+INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch of inputs."""
+
+    inputs: Tensor
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        return {"rows": len(self.inputs)}
+
+
+def micro_batches(*sizes: int) -> list[Rows]:
+    return [Rows(inputs) for inputs in INPUTS[: sum(sizes)].split(list(sizes))]
 
 
 def linear() -> nn.Linear:
@@ -21,10 +41,12 @@ def linear() -> nn.Linear:
     return nn.Linear(3, 2)
 
 
-def squares(model: nn.Module, scale: float = 1.0):  # type: ignore[no-untyped-def]
-    def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        value = scale * model(INPUTS[micro]).square().mean()
-        return value, {"scaled": 10 * float(value.detach()), "micro": micro}
+def squares(model: nn.Module, scale: float = 1.0) -> LossFunction[Rows]:
+    def loss(
+        rows: Rows, counts: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        value = scale * model(rows.inputs).square().mean() * (len(rows.inputs) / counts["rows"])
+        return value, {"scaled": 10 * value}
 
     return loss
 
@@ -33,7 +55,7 @@ class Recorder(torch.optim.SGD):
     """Keeps learning rate and gradients of every step."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model.parameters(), lr=1.0)
+        super().__init__(model.parameters(), lr=1.0, fused=True)
         self.rates: list[float] = []
         self.gradients: list[Tensor] = []
 
@@ -53,17 +75,18 @@ def config(accumulate: int = 1, precision: str = "fp32", **optimizer: float) -> 
     )
 
 
-def test_accumulated_gradients_are_those_of_the_mean_loss() -> None:
+@pytest.mark.parametrize("sizes", [(6, 6, 6, 6), (3, 9, 1), (24,)])
+def test_accumulated_gradients_are_those_of_the_mean_over_all_rows(sizes: tuple[int, ...]) -> None:
     model = linear()
-    means = accumulate_gradients(squares(model), 0, config(accumulate=4))
+    figures = accumulate_gradients(squares(model), micro_batches(*sizes), 0, config())
     accumulated = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    loss = model(INPUTS.flatten(0, 1)).square().mean()
+    loss = model(INPUTS[: sum(sizes)]).square().mean()
     loss.backward()
     for gradient, parameter in zip(accumulated, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
-    mean = float(loss.detach())
-    assert means == pytest.approx({"loss": mean, "scaled": 10 * mean, "micro": 1.5})
+    assert not any(figure.requires_grad for figure in figures.values())
+    torch.testing.assert_close(figures, {"loss": loss.detach(), "scaled": 10 * loss.detach()})
 
 
 def test_a_step_gives_mean_gradients_and_the_rate_of_the_schedule_to_the_optimizer() -> None:
@@ -73,10 +96,9 @@ def test_a_step_gives_mean_gradients_and_the_rate_of_the_schedule_to_the_optimiz
     for step in range(9):
         before = linear()
         before.load_state_dict(model.state_dict())
-        before(INPUTS[:2].flatten(0, 1)).square().mean().backward()
+        before(INPUTS[:12]).square().mean().backward()
         expected.append(torch.cat([p.grad.flatten() for p in before.parameters() if p.grad is not None]))
-        figures = train_step(model, recorder, squares(model), step, settings)
-        assert figures["lr"] == learning_rate(settings.optimizer, step, 9)
+        figures = train_step(model, recorder, squares(model), micro_batches(6, 6), step, settings)
         assert figures["grad_norm"] == pytest.approx(float(expected[-1].norm()))
     assert recorder.rates == [learning_rate(settings.optimizer, step, 9) for step in range(9)]
     for found, wanted in zip(recorder.gradients, expected, strict=True):  # none is left over from the step before
@@ -97,7 +119,7 @@ def test_clipping_bounds_the_norm_of_all_gradients_together() -> None:
 def gradients_of(squares_scale: float, limit: float) -> list[Tensor]:
     model = linear()
     recorder = Recorder(model)
-    train_step(model, recorder, squares(model, squares_scale), 1, config(max_grad_norm=limit))
+    train_step(model, recorder, squares(model, squares_scale), micro_batches(6), 1, config(max_grad_norm=limit))
     return recorder.gradients
 
 
@@ -106,12 +128,14 @@ def test_precision_is_that_of_matrix_products(precision: str, dtype: torch.dtype
     model = linear()
     seen: list[torch.dtype] = []
 
-    def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        out = model(INPUTS[micro])
+    def loss(
+        rows: Rows, counts: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        out = model(rows.inputs)
         seen.append(out.dtype)
         return out.float().square().mean(), {}
 
-    accumulate_gradients(loss, 0, config(accumulate=2, precision=precision))
+    accumulate_gradients(loss, micro_batches(6, 6), 0, config(precision=precision))
     assert seen == [dtype, dtype]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
@@ -122,14 +146,16 @@ def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again(
         found: list[int] = []
         model = linear()
 
-        def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        def loss(
+            rows: Rows, counts: Mapping[str, float], generator: torch.Generator
+        ) -> tuple[Tensor, Mapping[str, Tensor]]:
             found.append(int(torch.randint(2**62, (), generator=generator)))
-            return squares(model)(step, micro, generator)
+            return squares(model)(rows, counts, generator)
 
-        settings = config(accumulate=4)
+        settings = config()
         settings.seed = seed
         for step in range(8):
-            accumulate_gradients(loss, step, settings)
+            accumulate_gradients(loss, micro_batches(6, 6, 6, 6), step, settings)
         return found
 
     first, other = draws(seed=7), draws(seed=8)
@@ -137,21 +163,67 @@ def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again(
     assert len({*first, *other}) == 64
 
 
+def spoiled(model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> LossFunction[Rows]:
+    def loss(
+        rows: Rows, counts: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return spoil(model(rows.inputs).square().mean()), {}
+
+    return loss
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything that a step may change."""
+    moments = {f"{i}.{name}": value for i, p in enumerate(optimizer.state.values()) for name, value in p.items()}
+    return {name: value.clone() for name, value in {**model.state_dict(), **moments}.items()}
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
 @pytest.mark.parametrize(
-    ("spoil", "loss"),
+    "spoil",
     [
-        (lambda value: value * float("nan"), "nan"),
-        (lambda value: value + float("inf"), "inf"),  # with a finite gradient
-        (lambda value: (value * 0).sqrt(), "0.0"),  # a gradient of 0 times infinity
+        lambda value: value * float("nan"),
+        lambda value: value + float("inf"),  # with a finite gradient
+        lambda value: (value * 0).sqrt(),  # a gradient of 0 times infinity
     ],
 )
-def test_a_step_that_is_not_finite_changes_nothing(spoil: Callable[[Tensor], Tensor], loss: str) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(spoil: Callable[[Tensor], Tensor], limit: float) -> None:
     model = linear()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = config(weight_decay=0.5, max_grad_norm=limit)
+    optimizer = make_optimizer(model, settings.optimizer)
+    first = train_step(model, optimizer, squares(model), micro_batches(6), 3, settings)
+    before = state_of(model, optimizer)
+    skipped = train_step(model, optimizer, spoiled(model, spoil), micro_batches(6), 4, settings)
+    assert (bool(first["finite"]), bool(skipped["finite"])) == (True, False)
+    after = state_of(model, optimizer)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(p.grad is None for p in model.parameters())
+    train_step(model, optimizer, squares(model), micro_batches(6), 5, settings)
+    assert not torch.equal(model.weight, before["weight"])
 
-    def spoiled(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        return spoil(model(INPUTS[micro]).square().mean()), {}
 
-    with pytest.raises(NotFiniteError, match=f"step 4: loss {loss}, gradient norm"):
-        train_step(model, Recorder(model), spoiled, 3, config())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+class Waits(TorchDispatchMode):
+    """Notes the operators that make a program wait for its device: they need a number from there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}:
+            self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    model = linear()
+    settings = config(max_grad_norm=0.1)
+    optimizer, figures = make_optimizer(model, settings.optimizer), StepFigures(limit=0)
+    with Waits() as waits:
+        for step in range(3):
+            figures.add(step, train_step(model, optimizer, squares(model), micro_batches(6, 6), step, settings))
+    assert waits.seen == []
+    with Waits() as waits:
+        float(figures.take()[0]["loss"])
+        bool(INPUTS[0, 0] > 0)
+    assert waits.seen == ["_local_scalar_dense"]  # it does see what waits

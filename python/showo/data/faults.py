@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class Drawn(Generic[T]):
     index: int
     faults: tuple[Fault, ...]
 
+    def facts(self) -> Drawn[None]:
+        """The same without the value: what a log needs."""
+        return Drawn(None, self.source, self.index, self.faults)
+
 
 class Pool:
     """Sources mixed by weight, in an endless shuffled order without broken samples.
@@ -55,15 +59,19 @@ class Pool:
     """
 
     def __init__(self, sources: Sequence[Source], configs: Sequence[SourceConfig], seed: int) -> None:
-        self.sources, self.seed = list(sources), seed
+        self.sources, self.configs, self.seed = list(sources), list(configs), seed
         orders = [
             Shuffled(len(source), int(hashed_words(seed, number)[0]), block=config.block, window=config.window)
             for number, (source, config) in enumerate(zip(sources, configs))
         ]
         self.mixture = Mixture(orders, [config.weight for config in configs], seed)
 
-    def draw(self, positions: Sequence[int], make: Callable[[Sample], T]) -> list[Drawn[T]]:
-        """What `make` makes of the samples at positions from 0 on, or of those that replace them.
+    def __len__(self) -> int:
+        """Samples of all sources together."""
+        return sum(map(len, self.sources))
+
+    def draw(self, positions: Sequence[int], make: Callable[[int, Sample], T]) -> list[Drawn[T]]:
+        """What `make` makes of each position from 0 on and its sample, or the sample that replaces that one.
 
         make: raises SampleError where it cannot use a sample, such as for a picture that it cannot decode.
 
@@ -72,11 +80,11 @@ class Pool:
         sources, indices = self.mixture.at(np.asarray(positions, np.int64))
         return [self._draw(*each, make) for each in zip(positions, sources.tolist(), indices.tolist())]
 
-    def _draw(self, position: int, source: int, index: int, make: Callable[[Sample], T]) -> Drawn[T]:
+    def _draw(self, position: int, source: int, index: int, make: Callable[[int, Sample], T]) -> Drawn[T]:
         faults: list[Fault] = []
         while len(faults) < MAX_ATTEMPTS:
             try:
-                return Drawn(make(self.sources[source][index]), source, index, tuple(faults))
+                return Drawn(make(position, self.sources[source][index]), source, index, tuple(faults))
             except SampleError as error:
                 faults.append(Fault(source, index, error.reason, str(error)))
                 other = hashed_words(self.seed, source, position, len(faults))
@@ -103,7 +111,7 @@ class FaultLog:
         self.tried: Counter[int] = Counter()
         self.counts: Counter[tuple[int, str]] = Counter()
 
-    def add(self, drawn: Iterable[Drawn[object]]) -> None:
+    def add(self, drawn: Iterable[Drawn[Any]]) -> None:
         """Count what was drawn. Raises DataError, with a table, where the share of a source is passed."""
         for each in drawn:
             self.tried[each.source] += 1 + len(each.faults)

@@ -31,7 +31,7 @@ class CodeBits(nn.Module):
 
     signs: Tensor
 
-    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, width: int, std: float) -> None:
         super().__init__()
         bits = vocabulary.codebook_size.bit_length() - 1
         if vocabulary.codebook_size != 2**bits:
@@ -39,7 +39,7 @@ class CodeBits(nn.Module):
         self.first, self.count = vocabulary.image_offset, vocabulary.codebook_size
         codes = torch.arange(self.count)[:, None] >> torch.arange(bits - 1, -1, -1)
         self.register_buffer("signs", (codes & 1) * 2.0 - 1.0, persistent=False)
-        self.weight = nn.Parameter(torch.empty(bits, width).normal_(0, Linear.std))
+        self.weight = nn.Parameter(torch.empty(bits, width).normal_(0, std))
 
     def forward(self, table: Tensor) -> Tensor:
         end = self.first + self.count
@@ -47,8 +47,10 @@ class CodeBits(nn.Module):
         return torch.cat([table[: self.first], codes, table[end:]])
 
 
-def add_code_bits(model: Showo) -> None:
+def add_code_bits(model: Showo, *, keep_tables: bool = False) -> None:
     """Gives both tables of `model` the shared part, drawn from torch's global generator as the tables were.
+
+    keep_tables: the shared part begins at zero, so that a trained model computes what it did.
 
     Within `parametrize.cached()` (torch.nn.utils) the two sums are made once, not for every use of a table.
 
@@ -56,4 +58,5 @@ def add_code_bits(model: Showo) -> None:
     """
     vocabulary, width = model.config.vocabulary, model.config.hidden_size
     for module in (model.showo.model.embed_tokens, model.showo.lm_head):
-        parametrize.register_parametrization(module, "weight", CodeBits(vocabulary, width))
+        std = 0.0 if keep_tables else Linear.std
+        parametrize.register_parametrization(module, "weight", CodeBits(vocabulary, width, std))

@@ -1,7 +1,8 @@
 """Training checkpoints: a folder per step, complete or absent.
 
 RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
-                               training.pt                     (optimizer, step; weights_only)
+                               training.pt                     (optimizer, step, weights that the model
+                                                                file holds only as a result; weights_only)
                                SHA256SUMS                      (of all files, checked before a run goes on)
 """
 
@@ -16,15 +17,20 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from showo.errors import CheckpointError, OutputError
 from showo.files import atomic_folder, remove_folder
+from showo.model.weights import folded_state_dict
 from showo.train.checksums import check_checksums, write_checksums
 from showo.train.config import LoopConfig, to_yaml
 
 _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.
-_FREE = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_seconds", "validation_prompts")
+_FREE = (
+    "log_every", "validate_every", "validation_samples", "validation_prompts", "checkpoint_every", "keep_checkpoints",
+    "max_seconds", "max_skipped_steps", "workers", "prefetch", "wandb",
+)  # fmt: skip
 _SHOWN = 8  # at most so many differing settings are listed
 
 
@@ -50,9 +56,15 @@ def save_checkpoint(
     try:
         with atomic_folder(final) as folder:
             model.save_pretrained(folder)
+            state = {
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "config": to_yaml(config),
+                "weights": _unfolded(model),
+            }
             # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
             with open(folder / "training.pt", "wb") as file:
-                torch.save({"optimizer": optimizer.state_dict(), "step": step, "config": to_yaml(config)}, file)
+                torch.save(state, file)
             if attach is not None:
                 attach(folder)
             write_checksums(folder)
@@ -62,6 +74,12 @@ def save_checkpoint(
             raise
         raise OutputError(f"step {step} could not be saved in {final.parent}: {reason}") from error
     return final
+
+
+def _unfolded(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that are not saved as they are, but as what is computed from them."""
+    saved = folded_state_dict(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in saved}
 
 
 def _refusal(error: BaseException | None) -> str | None:
@@ -89,7 +107,9 @@ def load_checkpoint(
             state = _read_state(path)
             differing = _differences(state["config"], to_yaml(config))
             if not differing:
-                model.load_state_dict(type(model).from_pretrained(path, dtype=torch.float32).state_dict())
+                plain = type(model).from_pretrained(path, dtype=torch.float32).state_dict()
+                weights = {**plain, **state["weights"]}
+                model.load_state_dict({name: weights[name] for name in model.state_dict()})
                 optimizer.load_state_dict(state["optimizer"])
                 _set_aside(damaged, path, tell)
                 return int(state["step"])

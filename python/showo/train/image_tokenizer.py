@@ -8,7 +8,7 @@ entropy term. Commitment and entropy are those of the official modeling_magvitv2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,14 +17,20 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from showo.data.shards import Shuffled, load_images, read_pairs
+from showo.data.loader import Loader
+from showo.data.picture_batches import PictureBatch, PictureBatches
+from showo.data.sample import CaptionedPicture
+from showo.data.sources.config import SourceConfig
 from showo.devices import find_device
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.pictures import to_image
+from showo.pictures import from_pixels, to_image
 from showo.sheets import sheet
 from showo.train.config import TokenizerTraining
 from showo.train.initial import initial_model
 from showo.train.loop import TrainLoop, train
+from showo.train.pools import open_samples
+
+_SHOWN = 16  # pictures on the sheet of a validation
 
 
 def commitment_loss(z: Tensor) -> Tensor:
@@ -77,7 +83,7 @@ def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     batch, _, height, width = images.shape
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, generator=generator)
+        return low + (high - low) * torch.rand(batch, generator=generator).to(images.device)
 
     angle = uniform(-math.pi / 12, math.pi / 12)
     scale = uniform(0.8, 1.2)
@@ -90,7 +96,7 @@ def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     chosen = uniform(0, 1) < share
     swapped = chosen & (uniform(0, 1) < 0.3)
     out = torch.where(chosen[:, None, None, None], moved, images)
-    order = torch.randperm(3, generator=generator)
+    order = torch.randperm(3, generator=generator).to(images.device)
     return torch.where(swapped[:, None, None, None], out[:, order], out)
 
 
@@ -117,38 +123,59 @@ def loss_weights(config: TokenizerTraining) -> dict[str, float]:
 
 def train_tokenizer(
     config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None
-) -> TrainLoop:
+) -> TrainLoop[PictureBatch]:
     """Trains an ImageTokenizer into `run`; returns the finished loop. Raises as `train` and the readers do."""
     return train(lambda: tokenizer_loop(config, run, console), run, resume=resume)
 
 
-def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None = None) -> TrainLoop:
+def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None = None) -> TrainLoop[PictureBatch]:
     """The model, the data and the losses of `train_tokenizer`, ready to run."""
     device = find_device(config.device)
     model = initial_model(ImageTokenizer, config.model, config.init_from, config.seed).to(device)
     model.encoder.requires_grad_(config.train_encoder)
-    pictures = load_images(read_pairs(config.data.train), config.data.size)
-    held_out = load_images(read_pairs(config.data.val), config.data.size)
-    order = Shuffled(len(pictures), config.seed)
+    pictures = picture_batches("data", config, config.data)
+    data = Loader(pictures, workers=config.workers, prefetch=config.prefetch)
+    held_out = picture_batches("held_out", config, config.held_out) if config.held_out else None
     weights = loss_weights(config)
 
-    def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        start = (step * config.accumulate + micro) * config.batch
-        chosen = pictures[order.indices(start, config.batch)]
-        images = augment(chosen, config.augment, generator).to(device)
+    def loss(
+        batch: PictureBatch, counts: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        share = len(batch.pixels) / counts["pictures"]
+        images = augment(from_pixels(batch.pixels.to(device)), config.augment, generator)
         reconstruction, z = model(images)
-        terms = loss_terms(reconstruction, z, images)
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return total, {name: float(term.detach()) for name, term in terms.items()}
+        terms = {name: share * term for name, term in loss_terms(reconstruction, z, images).items()}
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        side = config.data.size // config.model.downsampling
-        codes = torch.cat([model.encode(images.to(device)) for images in held_out.split(64)])
-        after = torch.cat([model.decode(ids, side, side).cpu() for ids in codes.split(64)])
-        n = min(16, len(after))
-        pairs = [to_image(t) for i in range(n) for t in (held_out[i], after[i])]
-        scalars = {"psnr": float(psnr(after, held_out).mean()), "codes_used": float(len(codes.unique()))}
-        return scalars, {"reconstruction": sheet(pairs, columns=8)}
+        if held_out is None:
+            return {}, {}
+        return reconstruction_quality(model, held_out, config.validation_samples, device)
 
-    units = {"images": config.batch * config.accumulate}
-    return TrainLoop(config, model, run, loss=loss, validate=validate, units=units, console=console)
+    pools = {"pictures": pictures.pool}
+    return TrainLoop(config, model, run, data=data, pools=pools, loss=loss, validate=validate, console=console)
+
+
+def picture_batches(key: str, config: TokenizerTraining, sources: Sequence[SourceConfig]) -> PictureBatches:
+    pool = open_samples(key, sources, (CaptionedPicture,), config.seed)
+    return PictureBatches(pool, config.resolution, config.batch // config.accumulate)
+
+
+def reconstruction_quality(
+    model: ImageTokenizer, pictures: PictureBatches, count: int, device: torch.device
+) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+    """Mean PSNR of at most `count` pictures, how many different codes they use, and the first ones as a sheet."""
+    decibels: list[Tensor] = []
+    used: list[Tensor] = []
+    pairs: list[Image.Image] = []
+    for numbers in pictures.first(count):
+        before = from_pixels(pictures.of(numbers).pixels.to(device))
+        side = before.shape[-1] // model.config.downsampling
+        codes = model.encode(before)
+        after = model.decode(codes, side, side)
+        decibels.append(psnr(after, before))
+        used.append(codes)
+        shown = max(0, 2 * _SHOWN - len(pairs)) // 2
+        pairs += [to_image(picture) for pair in zip(before[:shown], after[:shown]) for picture in pair]
+    scalars = {"psnr": float(torch.cat(decibels).mean()), "codes_used": float(len(torch.cat(used).unique()))}
+    return scalars, {"reconstruction": sheet(pairs, columns=8)}

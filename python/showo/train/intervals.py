@@ -43,9 +43,10 @@ def within(interval: Interval, default: Any) -> Any:
 
 
 def check_intervals(config: Any, prefix: str = "") -> None:
-    """Raises ConfigError, which names the key, for a value out of its interval, also in dataclasses within `config`.
+    """Raises ConfigError, which names the key, for a value out of its interval.
 
-    Also for a list within a list of texts, which OmegaConf does not notice.
+    Also in dataclasses within `config` and within its lists, and for a list within a list of texts, which OmegaConf
+    does not notice.
     """
     for each in fields(config):
         key, value = prefix + each.name, getattr(config, each.name)
@@ -55,5 +56,9 @@ def check_intervals(config: Any, prefix: str = "") -> None:
             for number in value if isinstance(value, (tuple, list)) else (value,):
                 if number not in interval:
                     raise ConfigError(f"{key} must be {interval}, got {value}")
-        elif isinstance(value, list) and not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{key} must be a list of texts, got {value}")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if is_dataclass(item):
+                    check_intervals(item, f"{key}[{index}].")
+                elif not isinstance(item, str):
+                    raise ConfigError(f"{key} must be a list of texts, got {value}")

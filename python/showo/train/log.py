@@ -1,13 +1,15 @@
-"""What a run writes down as it goes: figures and pictures for TensorBoard, and the pictures as files."""
+"""What a run writes down as it goes: figures and pictures, for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -16,6 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from showo.errors import OutputError
+from showo.files import atomic_write_text
 from showo.pictures import save_image
 
 _HEADER = struct.Struct("<QI")  # of a record: the length of its data, and the checksum of the length
@@ -27,10 +30,12 @@ class RunLog:
 
     step: the step after which the run goes on. What an earlier process has logged of later steps, which will be done
     again, is taken out of its files.
+    project: of Weights & Biases, which gets the same. A run that goes on is the same run there.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, project: str = "", settings: Mapping[str, Any] | None = None) -> None:
         self.run = run
+        self.wandb = open_wandb(project, run, settings or {}) if project else None
         with self._writing():
             forget_after(run / "logs", step)
             # The purge step is for a TensorBoard that is running, and has read the events that are cut off.
@@ -40,11 +45,17 @@ class RunLog:
         with self._writing():
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, step)
+        if self.wandb is not None:
+            self.wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         with self._writing():
             save_image(picture, self.run / "pictures" / f"{name}-{step:06d}.png")
             self.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        if self.wandb is not None:
+            import wandb
+
+            self.wandb.log({name: wandb.Image(picture)}, step=step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -53,6 +64,8 @@ class RunLog:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self.wandb is not None:
+                self.wandb.finish(exit_code=0 if value is None else 1)
             with self._writing():
                 self.writer.close()
         except OutputError:
@@ -65,6 +78,17 @@ class RunLog:
             yield
         except OSError as error:
             raise OutputError(f"{self.run}: the log cannot be written: {error.strerror or error}") from error
+
+
+def open_wandb(project: str, run: Path, settings: Mapping[str, Any]) -> Any:
+    """The run of Weights & Biases that belongs to the run folder, which keeps its id in RUN/wandb-id."""
+    import wandb
+
+    path = run / "wandb-id"
+    if not path.exists():
+        atomic_write_text(path, secrets.token_hex(8))
+    id_ = path.read_text(encoding="utf-8")
+    return wandb.init(project=project, name=run.name, id=id_, dir=str(run), resume="allow", config=dict(settings))
 
 
 def forget_after(logs: Path, step: int) -> None:

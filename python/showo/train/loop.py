@@ -6,34 +6,53 @@ them, so a run that is resumed from a checkpoint continues bit for bit.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from rich.console import Console
 
-from showo.errors import NotFiniteError, OutputError, UserError
+from showo.data.faults import FaultLog, Pool
+from showo.data.loader import naming_dead_workers
+from showo.errors import DataError, NotFiniteError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
+from showo.train.figures import Figures, StepFigures, mean_figures
 from showo.train.lock import run_lock
 from showo.train.log import RunLog
-from showo.train.optimizer import make_optimizer
+from showo.train.meter import Meter, peak_memory
+from showo.train.optimizer import learning_rate, make_optimizer
 from showo.train.progress import TrainProgress
-from showo.train.step import LossFunction, train_step
+from showo.train.step import B, LossFunction, train_step
 from showo.train.stop import StopRequest
 
+B_co = TypeVar("B_co", covariant=True)
 
-class TrainLoop:
-    """Runs `loss(step, micro, generator)` for every micro-batch until the configured number of steps.
+
+class Data(Protocol[B_co]):
+    """The micro-batches of a training by number, from 0 on, as `showo.data.loader.Loader` makes them ahead."""
+
+    @property
+    def seconds_waited(self) -> float: ...
+
+    def between(self, start: int, end: int) -> Generator[B_co, None, None]: ...
+
+
+class TrainLoop(Generic[B]):
+    """Trains on micro-batches until the configured number of steps.
 
     Args:
+        data: step s takes the micro-batches s * accumulate and the next ones
+        pools: where the samples of each stream are from
         loss: see `LossFunction`
         validate: step -> (scalars, pictures), called every `validate_every` steps
-        units: what one step processes, for the rates: {"images": 32, "tokens": 2048}
         attach: called with every checkpoint's folder, to write what belongs to the model besides (the text tokenizer)
     """
 
@@ -43,18 +62,22 @@ class TrainLoop:
         model: Any,
         run: Path,
         *,
-        loss: LossFunction,
+        data: Data[B],
+        pools: Mapping[str, Pool],
+        loss: LossFunction[B],
         validate: Callable[[int], tuple[Mapping[str, float], Mapping[str, Image.Image]]],
-        units: Mapping[str, float],
         attach: Callable[[Path], object] | None = None,
         console: Console | None = None,
     ) -> None:
         self.config, self.model, self.run_folder = config, model, run
-        self.loss, self.validate, self.units, self.attach = loss, validate, units, attach
+        self.data, self.loss, self.validate, self.attach = data, loss, validate, attach
         self.console = console or Console(stderr=True)
         self.optimizer = make_optimizer(model, config.optimizer)
         self.step = 0
-        self.history: list[float] = []
+        self.history: list[float] = []  # the loss of every step
+        self._faults = {name: FaultLog([source.name for source in pool.sources]) for name, pool in pools.items()}
+        self._figures = StepFigures(config.max_skipped_steps)
+        self._unlogged: list[Figures] = []
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint of the run folder; False where there is none."""
@@ -83,31 +106,70 @@ class TrainLoop:
             return
         atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
         began = time.monotonic()
+        per_step = config.accumulate
         with (
-            RunLog(self.run_folder, self.step) as log,
-            TrainProgress(config, self.units, self.console) as bar,
+            RunLog(self.run_folder, self.step, config.wandb, dataclasses.asdict(config)) as log,
+            TrainProgress(config, self.console) as bar,
             StopRequest() as stop,
+            closing(self.data.between(self.step * per_step, config.steps * per_step)) as micro_batches,
         ):
+            meter = Meter(lambda: self.data.seconds_waited)
             while self.step < config.steps:
-                figures = train_step(self.model, self.optimizer, self.loss, self.step, config)
-                self.step += 1
-                self.history.append(figures["loss"])
-                figures.update(bar.update(self.step, figures["loss"], figures["lr"]))
+                self._do_step(list(islice(micro_batches, per_step)), meter)
+                bar.update(self.step)
                 late = 0 < config.max_seconds <= time.monotonic() - began
                 done = late or self.step == config.steps
-                if self.step % config.log_every == 0 or done:
-                    log.scalars("train", figures, self.step)
-                    bar.report(self.step, figures)
-                if self.step % config.validate_every == 0 or done:
-                    self._validate(log)
                 stopping = bool(stop)  # asked once: a signal that comes later waits for the next step
-                if self.step % config.checkpoint_every == 0 or done or stopping:
-                    path = self.save()
+                logging = self.step % config.log_every == 0 or done
+                validating = self.step % config.validate_every == 0 or done
+                saving = self.step % config.checkpoint_every == 0 or done or stopping
+                if logging or validating or saving:
+                    self._fetch_figures()
+                if logging:
+                    self._log(log, bar, meter)
+                with meter.paused():
+                    if validating:
+                        self._validate(log)
+                    if saving:
+                        path = self.save()
                 if done:
+                    self._tell_faults()
                     break
                 if stopping:
                     self.tell(f"interrupted at step {self.step}; saved {path}; continue with --resume")
                     stop.act()
+
+    def _do_step(self, micro_batches: list[B], meter: Meter) -> None:
+        figures = train_step(self.model, self.optimizer, self.loss, micro_batches, self.step, self.config)
+        self.step += 1
+        self._figures.add(self.step, figures)
+        for micro_batch in micro_batches:
+            meter.add(micro_batch.tally)
+            for name, drawn in micro_batch.drawn.items():
+                self._faults[name].add(drawn)
+
+    def _fetch_figures(self) -> None:
+        """Waits for the device: the only place of a step that does."""
+        steps = self._figures.take()
+        self.history += [figures["loss"] for figures in steps]
+        self._unlogged += steps
+
+    def _log(self, log: RunLog, bar: TrainProgress, meter: Meter) -> None:
+        """Means over the steps since the last time; the learning rate is that of the last step."""
+        figures = mean_figures(self._unlogged)
+        self._unlogged = []
+        figures["lr"] = learning_rate(self.config.optimizer, self.step - 1, self.config.steps)
+        figures.update(meter.take())
+        figures["memory_gib"] = peak_memory(torch.device(self.config.device))
+        if self._figures.skipped:
+            figures["skipped_steps"] = self._figures.skipped
+        log.scalars("train", figures, self.step)
+        bar.report(self.step, figures)
+
+    def _tell_faults(self) -> None:
+        for name, faults in self._faults.items():
+            if table := faults.table():
+                self.tell(f"{name}: samples that were skipped\n{table}")
 
     def _validate(self, log: RunLog) -> None:
         self.model.eval()
@@ -122,7 +184,7 @@ class TrainLoop:
             log.picture(name, picture, self.step)
 
 
-def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) -> TrainLoop:
+def train(build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False) -> TrainLoop[B]:
     """Runs the loop that `build` makes, from its beginning or on from its newest checkpoint, and returns it finished.
 
     Meanwhile the run folder belongs to this process.
@@ -131,7 +193,8 @@ def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) ->
         RunInUseError: the folder belongs to another process.
         UserError: it holds checkpoints and is not to be resumed, or holds none and is.
         OutputError: the disk is full, or refuses for another reason; the message names the last whole checkpoint.
-        NotFiniteError: a loss, a gradient or a drawn picture became NaN or infinite; the message names it likewise.
+        NotFiniteError: losses, gradients or a drawn picture became NaN or infinite; the message names it likewise.
+        DataError: data cannot be read, or a process that reads them has died; likewise.
     """
     if resume and not checkpoints(run):
         raise UserError(f"--resume: {run} has no checkpoint")
@@ -145,9 +208,10 @@ def train(build: Callable[[], TrainLoop], run: Path, *, resume: bool = False) ->
             loop.resume()
         loop.model.train()
         try:
-            loop.run()
-        except (OutputError, NotFiniteError) as error:
+            with naming_dead_workers():
+                loop.run()
+        except (OutputError, NotFiniteError, DataError) as error:
             whole = checkpoints(run)
             last = f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint of this run yet"
-            raise type(error)(f"{error}; {last}") from error
+            raise type(error)(f"{error}; {last}", *error.args[1:]) from error
     return loop

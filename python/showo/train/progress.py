@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -11,12 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from showo.train.config import LoopConfig
 
+_ON_BAR = ("loss", "lr", "images_per_second", "tokens_per_second")  # which have room beside a bar
+
 
 class TrainProgress:
     """Context manager; `update` after every step, `report` when the step's figures are logged."""
 
-    def __init__(self, config: LoopConfig, units: Mapping[str, float], console: Console) -> None:
-        self.config, self.units, self.console = config, units, console
+    def __init__(self, config: LoopConfig, console: Console) -> None:
+        self.config, self.console = config, console
         columns = (
             TextColumn("train"),
             BarColumn(),
@@ -26,8 +27,6 @@ class TrainProgress:
         )
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task("train", total=config.steps, text="")
-        self.last: float | None = None
-        self.seconds = 0.0  # running mean of a step's time
 
     def __enter__(self) -> TrainProgress:
         self.bar.start()
@@ -38,19 +37,13 @@ class TrainProgress:
     ) -> None:
         self.bar.stop()
 
-    def update(self, step: int, loss: float, lr: float) -> dict[str, float]:
-        """Returns the processing rates, {"images_per_second": ...}."""
-        now = time.monotonic()
-        if self.last is not None:
-            took = now - self.last
-            self.seconds = took if self.seconds == 0 else 0.9 * self.seconds + 0.1 * took
-        self.last = now
-        rates = {f"{unit}_per_second": n / self.seconds for unit, n in self.units.items()} if self.seconds else {}
-        text = f"loss {loss:.3f}  lr {lr:.1e}  " + "  ".join(f"{n.split('_')[0]}/s {v:.0f}" for n, v in rates.items())
-        self.bar.update(self.task, completed=step, text=text)
-        return rates
+    def update(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
-        if not self.console.is_terminal:
-            figures = "  ".join(f"{name.replace('_per_second', '/s')} {value:.4g}" for name, value in scalars.items())
+        shown = [name for name in scalars if name in _ON_BAR or not self.console.is_terminal]
+        figures = "  ".join(f"{name.replace('_per_second', '/s')} {scalars[name]:.4g}" for name in shown)
+        if self.console.is_terminal:
+            self.bar.update(self.task, text=figures)
+        else:
             self.console.print(f"step {step}/{self.config.steps}  {figures}", soft_wrap=True)

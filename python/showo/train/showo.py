@@ -1,42 +1,44 @@
-"""`showo train`: the three streams (t2i, lm, mmu) mixed in every step, with their loss weights (paper, section 3.3)."""
+"""`showo train`: several streams of rows mixed in every step, with their loss weights (paper, section 3.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
+from torch.nn.utils import parametrize
 
-from showo.batch import Batch
-from showo.data.shards import load_images, read_pairs, read_texts
-from showo.data.streams import PictureStream, Question, TextStream, encode_pictures
+from showo.data.micro_batch import RowBatch
 from showo.devices import find_device
+from showo.dialogue import SYSTEM_PROMPT
 from showo.engine.generate import generate_codes
 from showo.engine.pipeline import name_image_tokenizer
 from showo.errors import ConfigError
+from showo.model.clip import ClipTower
+from showo.model.code_bits import add_code_bits
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.losses import Losses, multimodal_loss
 from showo.model.transformer import Showo
 from showo.pictures import to_image
 from showo.prompting import Prompting
-from showo.seeds import seeded_generator
 from showo.sheets import sheet
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining
 from showo.train.initial import initial_model
 from showo.train.loop import TrainLoop, train
+from showo.train.showo_data import Encoders, ShowoData
 
 
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
     """Side of the code grid. Raises ConfigError where the tokenizers do not fit the model's vocabulary or rows."""
     model = config.model
-    side, rest = divmod(config.data.size, images.config.downsampling)
+    side, rest = divmod(config.resolution, images.config.downsampling)
     if rest:
-        raise ConfigError(f"data.size must be a multiple of {images.config.downsampling}, got {config.data.size}")
+        raise ConfigError(f"resolution must be a multiple of {images.config.downsampling}, got {config.resolution}")
     for name, ours, theirs in (
         ("text_vocab_size", model.text_vocab_size, texts.text_vocab_size),
         ("codebook_size", model.codebook_size, images.config.codebook_size),
@@ -47,100 +49,96 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
     return side
 
 
-class TrainingStreams:
-    """The samples of all formats in use, and which of them make up a step."""
-
-    def __init__(
-        self,
-        config: ShowoTraining,
-        prompting: Prompting,
-        image_tokenizer: ImageTokenizer,
-        text_tokenizer: TextTokenizer,
-    ) -> None:
-        self.config = config
-        self.pictures: PictureStream | None = None
-        self.held_out: PictureStream | None = None
-        self.texts: TextStream | None = None
-        self.questions: list[Question] = []
-
-        def read_pictures(patterns: list[str]) -> tuple[PictureStream, list[str]]:
-            samples = read_pairs(patterns)
-            codes = encode_pictures(image_tokenizer, load_images(samples, config.data.size))
-            captions = [sample.caption for sample in samples]
-            return PictureStream(prompting, codes, text_tokenizer.encode_batch(captions), config.seed), captions
-
-        if config.uses_pictures:
-            self.pictures, captions = read_pictures(config.data.train)
-            self.held_out, _ = read_pictures(config.data.val)
-            self.questions = [Question(question, captions, text_tokenizer) for question in config.questions]
-        if config.lm.batch:
-            documents = text_tokenizer.encode_batch(read_texts(config.texts))
-            self.texts = TextStream(prompting, documents, config.model.sequence_length, config.seed)
-
-    def batch(self, step: int, micro: int, generator: torch.Generator) -> Batch:
-        """The padded rows of one micro-batch. Each format goes on where the micro-batch before has ended."""
-        config = self.config
-        position = step * config.accumulate + micro
-        formats: list[Batch] = []
-        if self.pictures and (n := config.t2i.batch):
-            formats.append(self.pictures.t2i(position * n, n, config.condition_dropout, generator))
-        if self.texts and (n := config.lm.batch):
-            formats.append(self.texts.lm(position * n, n))
-        if self.pictures and (n := config.mmu.batch):
-            formats.append(self.pictures.mmu(position * n, n, self.questions, config.question_share, generator))
-        return Batch.cat(formats)
-
-    def held_out_batch(self, count: int) -> Batch | None:
-        """The same rows in every validation: t2i and mmu of the first held-out pictures, at most `count` of them."""
-        if self.held_out is None:
-            return None
-        generator = seeded_generator(self.config.seed)
-        n = min(count, self.held_out.order.n)
-        return Batch.cat([self.held_out.t2i(0, n, 0.0, generator), self.held_out.mmu(0, n, [], 0.0, generator)])
-
-
-def train_showo(config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None) -> TrainLoop:
+def train_showo(
+    config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None
+) -> TrainLoop[RowBatch]:
     """Trains a Showo into `run` and returns the finished loop. Raises as `train` and the readers do."""
     return train(lambda: showo_loop(config, run, console), run, resume=resume)
 
 
-def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None) -> TrainLoop:
+def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None) -> TrainLoop[RowBatch]:
     """The models, the data and the losses of `train_showo`, ready to run."""
     device = find_device(config.device)
+    console = console or Console(stderr=True)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
-    model = initial_model(Showo, config.model, config.init_from, config.seed).to(device)
-    vocabulary = config.model.vocabulary
+    model = initial_showo(config).to(device)
     prompting = Prompting.for_model(config.model, eot=text_tokenizer.eos)
-    streams = TrainingStreams(config, prompting, image_tokenizer, text_tokenizer)
-    weights = {"t2i": config.t2i.weight, "lm": config.lm.weight, "mmu": config.mmu.weight}
+    encoders = Encoders(text_tokenizer, image_tokenizer.to(device), side, open_tower(config, text_tokenizer, device))
+    data = ShowoData(config, encoders, device, console)
+    weights = {name: stream.weight for name, stream in config.streams.items()}
 
-    def losses(batch: Batch) -> Losses:
-        return multimodal_loss(model, batch.packed(vocabulary.pad).to(device), weights=weights)
+    def losses(rows: RowBatch, smoothing: float = 0.0) -> Losses:
+        with parametrize.cached():  # the tables of `code_bits` are made once
+            return multimodal_loss(model, rows.batch, weights=weights, label_smoothing=smoothing)
 
-    def loss(step: int, micro: int, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        found = losses(streams.batch(step, micro, generator))
-        return found.total, {name: float(value.detach()) for name, value in found.means.items()}
+    def loss(
+        rows: RowBatch, counts: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        found = losses(rows, config.objective.label_smoothing)
+        return found.total_over(counts), found.means_over(counts)
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        batch = streams.held_out_batch(64)
-        means = {} if batch is None else losses(batch).means
+        means = held_out_losses(losses, data.held_out())
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
             codes = generate_codes(model, prompting, texts, seed=config.seed)
-            images = image_tokenizer.decode(codes.cpu(), side, side)
+            images = image_tokenizer.decode(codes, side, side)
             sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
-        return {name: float(value) for name, value in means.items()}, sheets
+        return means, sheets
 
     def attach(folder: Path) -> None:
         text_tokenizer.save(folder)
         name_image_tokenizer(folder, config.image_tokenizer)
 
-    rows = config.t2i.batch + config.lm.batch + config.mmu.batch
-    units = {
-        "images": (config.t2i.batch + config.mmu.batch) * config.accumulate,
-        "tokens": rows * config.model.sequence_length * config.accumulate,
-    }
-    return TrainLoop(config, model, run, loss=loss, validate=validate, units=units, attach=attach, console=console)
+    return TrainLoop(
+        config,
+        model,
+        run,
+        data=data,
+        pools=data.pools,
+        loss=loss,
+        validate=validate,
+        attach=attach,
+        console=console,
+    )
+
+
+def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device) -> ClipTower | None:
+    """The vision tower, if there are rows of mmu_vit. Raises ConfigError where it does not fit the model."""
+    if not config.mmu_vit.batch:
+        return None
+    tower = ClipTower.from_pretrained(config.vision_tower).to(device)
+    model, marks = config.model, 3  # task, soi, eoi
+    text = model.mmu_vit_text_len or model.max_text_len
+    places = marks + len(texts.encode(SYSTEM_PROMPT)) + tower.image_tokens + text
+    if not model.w_clip_vit or model.clip_width != tower.width:
+        raise ConfigError(
+            f"model.w_clip_vit must be true, and model.clip_width {tower.width}, as {config.vision_tower} has, "
+            f"got {model.w_clip_vit} and {model.clip_width}"
+        )
+    if places > model.max_positions:
+        raise ConfigError(f"model.max_positions must be at least {places} for mmu_vit, got {model.max_positions}")
+    return tower
+
+
+def initial_showo(config: ShowoTraining) -> Showo:
+    """The model that a training starts from, with `code_bits` if they are asked for."""
+    model = initial_model(Showo, config.model, config.init_from, config.seed)
+    if config.code_bits:
+        add_code_bits(model, keep_tables=bool(config.init_from))
+    return model
+
+
+def held_out_losses(losses: Callable[[RowBatch], Losses], batches: Iterable[RowBatch]) -> dict[str, float]:
+    """The mean loss of every part over the targets of all batches."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, float] = {}
+    for rows in batches:
+        found = losses(rows)
+        for name, value in found.sums.items():
+            sums[name] = sums[name] + value if name in sums else value
+            counts[name] = counts.get(name, 0.0) + found.counts[name]
+    return {name: float(value) / (counts[name] or 1.0) for name, value in sums.items()}

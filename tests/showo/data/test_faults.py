@@ -75,7 +75,11 @@ def damage(path: Path, key: str) -> None:
     path.write_bytes(data[: at + 150] + b"?" + data[at + 151 :])
 
 
-def used(sample: Sample) -> str:
+def number(position: int, sample: Any) -> int:
+    return int(sample)
+
+
+def used(position: int, sample: Sample) -> str:
     """The key of a sample, all of whose pictures can be decoded."""
     pictures = {
         CaptionedPicture: lambda: [sample.picture],  # type: ignore[union-attr]
@@ -177,7 +181,7 @@ def test_faults_are_logged_and_too_many_stop_the_run_with_a_table(caplog: pytest
     pool = Pool([Numbers(range(0)), Numbers(range(100))], configs, 5)
     log = FaultLog(["whole", "broken"], share=0.2, tolerated=3)
     with caplog.at_level(logging.WARNING, "showo"):
-        log.add(pool.draw(range(400), int))
+        log.add(pool.draw(range(400), number))
     (source_, reason), count = log.counts.most_common(1)[0]
     assert source_ == 1
     assert log.table().splitlines()[0] == f"broken  {reason:<4}  {count}"
@@ -187,17 +191,17 @@ def test_faults_are_logged_and_too_many_stop_the_run_with_a_table(caplog: pytest
     with pytest.raises(
         DataError, match=r"broken: \d+ of \d+ samples cannot be used, more than 1\.0%\nbroken  \w+ +\d+"
     ):
-        strict.add(pool.draw(range(400), int))
-    FaultLog(["whole", "broken"], share=0, tolerated=400).add(pool.draw(range(400), int))
+        strict.add(pool.draw(range(400), number))
+    FaultLog(["whole", "broken"], share=0, tolerated=400).add(pool.draw(range(400), number))
 
 
 def test_replacements_depend_on_nothing_but_seed_and_position() -> None:
     def pool(seed: int) -> Pool:
         return Pool([Numbers(range(500))], [SourceConfig()], seed)
 
-    whole = pool(1).draw(range(300), int)
-    assert pickle.loads(pickle.dumps(pool(1))).draw(range(299, -1, -1), int)[::-1] == whole
-    assert [drawn.value for drawn in pool(2).draw(range(300), int)] != [drawn.value for drawn in whole]
+    whole = pool(1).draw(range(300), number)
+    assert pickle.loads(pickle.dumps(pool(1))).draw(range(299, -1, -1), number)[::-1] == whole
+    assert [drawn.value for drawn in pool(2).draw(range(300), number)] != [drawn.value for drawn in whole]
     replaced = [drawn.value for drawn in whole if drawn.faults]
     assert len(set(replaced)) > 0.7 * len(replaced)  # not one sample for all
 
@@ -206,11 +210,11 @@ def test_a_source_of_nothing_but_faults_is_given_up() -> None:
     with pytest.raises(
         DataError, match=rf"numbers: {MAX_ATTEMPTS} samples in a row cannot be used; the last: numbers: \d"
     ):
-        Pool([Numbers(range(1000))], [SourceConfig()], 0).draw([0], int)
+        Pool([Numbers(range(1000))], [SourceConfig()], 0).draw([0], number)
 
 
 def test_faults_that_are_no_samples_stop_at_once() -> None:
-    def fail(sample: Sample) -> None:
+    def fail(position: int, sample: Sample) -> None:
         raise DataError("a.tar: has changed")
 
     with pytest.raises(DataError, match=r"a\.tar: has changed"):

@@ -1,0 +1,61 @@
+"""Micro-batches of pictures alone, for the image tokenizer's training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from showo.data.faults import Drawn, Pool
+from showo.data.rows import read_pixels
+from showo.data.sample import CaptionedPicture, Sample
+from showo.data.tally import Tally
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """pixels: uint8 [B, 3, H, W]. samples: which they are."""
+
+    pixels: Tensor
+    samples: Sequence[Drawn[None]]
+
+    @property
+    def drawn(self) -> Mapping[str, Sequence[Drawn[None]]]:
+        return {"pictures": self.samples}
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        return {"pictures": len(self.pixels)}
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(images=len(self.pixels))
+
+
+@dataclass(frozen=True)
+class PictureBatches:
+    """make(position) for `showo.data.loader.Loader`: micro-batches of `size` pictures, `resolution` pixels wide."""
+
+    pool: Pool
+    resolution: int
+    size: int
+
+    def __call__(self, position: int) -> PictureBatch:
+        return self.of(range(position * self.size, (position + 1) * self.size))
+
+    def of(self, numbers: range) -> PictureBatch:
+        drawn = self.pool.draw(numbers, self._pixels)
+        pixels = torch.from_numpy(np.stack([each.value for each in drawn]))
+        return PictureBatch(pixels, [each.facts() for each in drawn])
+
+    def first(self, count: int) -> Iterator[range]:
+        """Numbers of the first pictures, as many at once as in a micro-batch; at most all that there are."""
+        end = min(count, len(self.pool))
+        return (range(start, min(start + self.size, end)) for start in range(0, end, self.size))
+
+    def _pixels(self, number: int, sample: Sample) -> np.ndarray:
+        assert isinstance(sample, CaptionedPicture)
+        return read_pixels(sample.picture, self.resolution)

@@ -1,0 +1,38 @@
+"""The configuration of `showo train-tokenizer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from showo.data.sources.config import SourceConfig
+from showo.errors import ConfigError
+from showo.model.image_tokenizer import ImageTokenizerConfig
+from showo.train.config.loop import LoopConfig
+from showo.train.config.streams import check_sources, refuse_codes
+from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
+
+
+@dataclass
+class TokenizerTraining(LoopConfig):
+    """`showo train-tokenizer`. batch: pictures of a whole step. resolution: their sides, in pixels."""
+
+    batch: int = within(COUNT, 32)
+    resolution: int = within(COUNT, 64)
+    data: list[SourceConfig] = field(default_factory=list)
+    held_out: list[SourceConfig] = field(default_factory=list)
+    model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    init_from: str = ""  # a checkpoint folder whose weights start this run
+    train_encoder: bool = True  # False: codes stay what they are, only the decoder learns to draw them better
+    augment: float = within(SHARE, 0.75)  # share of pictures that are turned, scaled, moved, mirrored
+    l1_weight: float = within(NOT_NEGATIVE, 0.2)  # beside 1.0 x squared error
+    gradient_weight: float = within(NOT_NEGATIVE, 0.2)  # L1 of pixel differences: sharp edges without a critic
+    quantizer_weight: float = within(NOT_NEGATIVE, 0.1)  # of the commitment term, as officially
+    entropy_weight: float = within(NOT_NEGATIVE, 0.015)  # official: 0.1 x the mean over bits, half of this
+
+    def check(self) -> None:
+        super().check()
+        self.check_batch("batch", self.batch)
+        check_sources("", self.data, self.held_out)
+        refuse_codes("", self.data, self.held_out)
+        if self.resolution % self.model.downsampling:
+            raise ConfigError(f"resolution must be a multiple of {self.model.downsampling}, got {self.resolution}")

@@ -1,0 +1,24 @@
+"""The sources of a training, opened and checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from showo.data.faults import Pool, open_pool
+from showo.data.sample import Sample
+from showo.data.sources.config import SourceConfig
+from showo.errors import ConfigError
+
+
+def open_samples(key: str, sources: Sequence[SourceConfig], kinds: tuple[type[Sample], ...], seed: int) -> Pool:
+    """The pool of the sources that the configuration has under `key`.
+
+    Raises as `open_pool`, and ConfigError for a source whose samples are of none of these kinds.
+    """
+    pool = open_pool(sources, seed)
+    for index, source in enumerate(pool.sources):
+        if not issubclass(source.kind, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            found = source.kind.__name__
+            raise ConfigError(f"{key}[{index}] must be a source of {wanted}, got {source.name}, a source of {found}")
+    return pool
