@@ -5,7 +5,7 @@ Formats (T = max_text_len, N image places; every padded t2i and lm row is T + 1 
     t2i      [PAD]* t2i sot text eot | soi image eoi              text part T + 1 places, left padded
     lm       sot text eot [PAD]*                                  cut without eot when too long
     mmu      mmu (soi image eoi)* | sot text eot [PAD]*           text part mmu_text_len places, right padded
-    mmu_vit  mmu system soi features eoi | text eot [PAD]*        text part mmu_vit_text_len places, no sot
+    mmu_vit  mmu system? soi features eoi | text eot [PAD]*       text part mmu_vit_text_len places, no sot
     lvg      [PAD]* t2i sot text eot | soi image eoi (sot text eot soi image eoi)* [PAD]*
     t2v      [PAD]* t2v sot text eot | sov frame frame ... eov [PAD]*
     v2v      v2v sov frame frame ... eov sot text eot sov frame frame ... eov [PAD]*
@@ -186,7 +186,7 @@ class Prompting:
     ) -> Batch:
         """Understanding with features of a vision tower, which the model puts in place of `image_tokens` mask tokens.
 
-        system: ids of `showo.dialogue.SYSTEM_PROMPT`, or none.
+        system: ids of `showo.dialogue.SYSTEM_PROMPT`, which dialogues begin with and captions do not (as officially).
         features [B, image_tokens, clip_width], or what `Batch.with_features` is to make them from, [B, ...]; as a
             sequence, of every row [M, ...] with M 0 or 1 pictures: the mask of the format knows no second one.
         """
@@ -201,7 +201,7 @@ class Prompting:
         for b, (text, values) in enumerate(zip(texts, features)):
             if len(values) > 1:
                 raise ValueError(f"mmu_vit: row {b} has {len(values)} pictures, expected one or none")
-            row = Row([vocab.mmu, *system])
+            row = Row([vocab.mmu, *(system if isinstance(text, Dialogue) else ())])
             if len(values):
                 row.add_image(vocab.soi, image, vocab.eoi)
             head = max(head, len(row.ids))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from showo.batch import IGNORE, Batch, Part
+from showo.dialogue import Dialogue
 from showo.prompting import Prompting
 from showo.tokens import Vocabulary
 
@@ -38,7 +39,7 @@ def formats(prompting: Prompting, texts: list[list[int]]) -> list[Batch]:
         prompting.t2i(texts, codes.masked_fill(masked, MASK), labels),
         prompting.lm(texts, 11),
         prompting.mmu(codes, texts),
-        prompting.mmu_vit(texts, [7, 8], features, image_tokens=2),
+        prompting.mmu_vit([Dialogue([(text, text)]) for text in texts], [7, 8], features, image_tokens=2),
         prompting.lvg(
             [[text, text] for text in texts], torch.stack((codes, codes), 1), torch.stack((labels, codes), 1)
         ),
@@ -97,9 +98,9 @@ def test_features_follow_their_places(prompting: Prompting) -> None:
         assert torch.equal(batch.features.values, torch.cat((first, second)))
         assert (batch.input_ids.flatten()[batch.features.places] == MASK).all()
         assert batch.features.places.numel() == int((batch.input_ids == MASK).sum())
-        assert batch.positions.flatten()[batch.features.places].tolist() == [3, 4, 5] * 3
+        assert batch.positions.flatten()[batch.features.places].tolist() == [2, 3, 4] * 3
     lm = prompting.lm([[1]], 5)
-    assert Batch.pack([lm, *rows], PAD).features.places[0] == 3 + 3  # type: ignore[union-attr]
+    assert Batch.pack([lm, *rows], PAD).features.places[0] == 3 + 2  # type: ignore[union-attr]
     assert lm.features is None
     pixels = prompting.mmu_vit([[1]], [7], torch.ones(1, 3, 8, 8), image_tokens=3)
     with pytest.raises(ValueError, match=r"features must have one shape, got \[\[2, 3, 5\], \[1, 3, 8, 8\]\]"):

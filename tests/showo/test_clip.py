@@ -31,7 +31,9 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy())
 
 
-@pytest.mark.parametrize("size", [(28, 28), (61, 40), (40, 61), (29, 28), (200, 31), (7, 9), (500, 333)])
+@pytest.mark.parametrize(
+    "size", [(28, 28), (61, 40), (40, 61), (29, 28), (31, 28), (28, 31), (200, 31), (7, 9), (500, 333)]
+)
 def test_pixels_and_features_are_those_of_transformers(folder: Path, size: tuple[int, int]) -> None:
     tower = ClipTower.from_pretrained(folder)
     image = picture(*size)

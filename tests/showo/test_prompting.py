@@ -140,24 +140,26 @@ def test_mmu_rows_may_have_no_picture_or_several(prompting: Prompting) -> None:
 
 
 def test_mmu_vit(prompting: Prompting) -> None:
+    """The system prompt belongs to dialogues: captions are learned without it."""
     features = torch.randn(2, 3, 5)
-    batch = prompting.mmu_vit([[1, 2], list(range(1, 10))], [7, 8], features, image_tokens=3)
+    texts = [Dialogue([([1], [2])]), list(range(1, 10))]
+    batch = prompting.mmu_vit(texts, [7, 8], features, image_tokens=3)
     assert batch.input_ids.tolist() == [
         [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, EOT, PAD, PAD, PAD, PAD, PAD],
-        [MMU, 7, 8, SOI, MASK, MASK, MASK, EOI, 1, 2, 3, 4, 5, 6, 7, EOT],
+        [MMU, SOI, MASK, MASK, MASK, EOI, 1, 2, 3, 4, 5, 6, 7, EOT, PAD, PAD],
     ]
-    assert batch.targets[0].tolist() == [_] * 7 + [1, 2, EOT] + [_] * 6
+    assert batch.targets[0].tolist() == [_] * 8 + [2, EOT] + [_] * 6
     assert batch.features is not None
     assert torch.equal(batch.features.values, features)
-    assert batch.features.places.tolist() == [4, 5, 6, 20, 21, 22]
+    assert batch.features.places.tolist() == [4, 5, 6, 18, 19, 20]
     column, row = torch.arange(16), torch.arange(16)[:, None]
-    allowed = (column <= row) | ((column >= 4) & (column < 7))
-    assert torch.equal(batch.mask.to_dense(), allowed.expand(2, 16, 16))
+    seen = [(column <= row) | ((column >= first) & (column < first + 3)) for first in (4, 2)]
+    assert torch.equal(batch.mask.to_dense(), torch.stack(seen))
 
 
 def test_mmu_vit_row_without_picture(prompting: Prompting) -> None:
     features = [torch.empty(0, 2, 5), torch.ones(1, 2, 5)]
-    batch = prompting.mmu_vit([[1], [2]], [7], features, image_tokens=2)
+    batch = prompting.mmu_vit([Dialogue([([1], [])]), Dialogue([([], [2])])], [7], features, image_tokens=2)
     assert batch.input_ids[:, :8].tolist() == [
         [MMU, 7, 1, EOT, PAD, PAD, PAD, PAD],
         [MMU, 7, SOI, MASK, MASK, EOI, 2, EOT],

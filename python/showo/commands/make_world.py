@@ -14,14 +14,14 @@ def make_world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not hold anything yet.")],
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same world.")] = 0,
     scenes: Annotated[int, typer.Option("--scenes", help="Captioned scenes of the training part.")] = 20_000,
-    emoji: Annotated[float, typer.Option("--emoji", help="Share of objects that are emoji, 0 to 1.")] = 0.0,
+    emoji: Annotated[float, typer.Option("--emoji", help="Share of objects that are emoji, 0 to 0.5.")] = 0.0,
 ) -> None:
     """Write a small world to learn in: scenes of shapes with captions, questions, steps and text."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from showo.data.world.world import WORLD_FILE, World
-    from showo.data.world.write import steps_of, write_world
+    from showo.data.world.write import write_world
     from showo.errors import OutputError
 
     world = World(seed, scenes, emoji)
@@ -38,6 +38,6 @@ def make_world(
     console = Console(stderr=True)
     columns = (TextColumn("make-world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("make-world", total=steps_of(world))
+        task = progress.add_task("make-world", total=world.size)
         write_world(world, out, lambda: progress.advance(task))
     say(f"{out}: {world.scenes} scenes, seed {world.seed}")

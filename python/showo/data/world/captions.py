@@ -77,19 +77,21 @@ def _phrase(demand: Demand, generator: random.Random) -> str:
 
 
 _SHAPE_NAMES = {name: shape for shape in (*SHAPES, *EMOJI) for name in (shape, plural(shape))}
+_COLOUR = "|".join(COLOURS)
 _MENTION = re.compile(
-    rf"\b(?:(?P<number>an?|the|no|other|{'|'.join(NUMBERS)}) )?(?:(?P<colour>{'|'.join(COLOURS)}) )?"
-    rf"(?P<shape>{'|'.join(sorted(_SHAPE_NAMES, key=len, reverse=True))})\b"
+    rf"\b(?:(?P<number>{'|'.join(NUMBERS)}) )?(?:(?P<before>{_COLOUR}) )?"
+    rf"(?P<shape>{'|'.join(_SHAPE_NAMES)})\b(?: (?P<after>{_COLOUR})\b)?"
 )
 
 
 def mentions(text: str) -> list[Wanted]:
-    """The objects that a text mentions, in order: shape, colour if told, and how many ("the star" is one)."""
-    return [
-        Wanted(
-            _SHAPE_NAMES[match["shape"]],
-            match["colour"],
-            NUMBERS.index(match["number"]) if match["number"] in NUMBERS else 1,
-        )
-        for match in _MENTION.finditer(text)
-    ]
+    """The objects that a text mentions, in order: shape, colour if told, and how many ("the star" is one).
+
+    What is asked for or done counts too: "is the star red?" and "paint the star red" mention a red star.
+    """
+    found = []
+    for match in _MENTION.finditer(text):
+        shape, count = _SHAPE_NAMES[match["shape"]], NUMBERS.index(match["number"] or "one")
+        colours = [colour for colour in (match["before"], match["after"]) if colour] or [None]
+        found += [Wanted(shape, colour, count) for colour in colours]
+    return found

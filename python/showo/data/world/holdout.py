@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from showo.data.world.objects import COLOURS, SHAPES
-from showo.data.world.scene import Demand, Scene
+from showo.data.world.objects import COLOURS, SHAPES, Object
+from showo.data.world.scene import Demand, Scene, Wanted
 
 COUNTS = (2, 3, 4)
 _PAIRS = 4  # held-out pairs of shapes, and held-out counts
@@ -51,6 +51,25 @@ class Holdout:
         for wanted in demand.wanted:
             counts[wanted.shape] = counts.get(wanted.shape, 0) + wanted.count
         return self._all_seen(((wanted.shape, wanted.colour) for wanted in demand.wanted), counts)
+
+    def text_is_seen(self, mentioned: Sequence[Wanted], scene: Scene) -> bool:
+        """Whether a text that goes with a scene mentions no held-out combination, alone or together with the scene."""
+        shapes = dict.fromkeys((*scene.counts, *(wanted.shape for wanted in mentioned)), 1)
+        return (
+            self._all_seen(((wanted.shape, wanted.colour) for wanted in mentioned), shapes)
+            and self.counted.isdisjoint((wanted.count, wanted.shape) for wanted in mentioned)
+        )  # fmt: skip
+
+    def offenders(self, scene: Scene) -> list[Object]:
+        """The objects of a scene that take part in a held-out combination."""
+        counts = scene.counts
+        return [
+            thing
+            for thing in scene.objects
+            if (thing.shape, thing.colour) in self.coloured
+            or (counts[thing.shape], thing.shape) in self.counted
+            or any(frozenset({thing.shape, other}) in self.pairs for other in counts)
+        ]
 
     def _all_seen(self, coloured: Iterable[tuple[str, str | None]], counts: Mapping[str, int]) -> bool:
         return (

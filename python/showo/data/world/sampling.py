@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from showo.data.world.holdout import COUNTS, Holdout, is_reserved
 from showo.data.world.objects import APART, CLEAR, COLOURS, EMOJI, LATTICE, SHAPES, Object
 from showo.data.world.scene import RELATIONS, Demand, Scene, Wanted, holds
 
+Point = tuple[int, int]
 SPLITS = ("train", "val", "held-out")
 # The share of each category, in percent. What takes two objects together is the hardest to learn.
 CATEGORIES = {
@@ -55,30 +57,32 @@ def draw_example(
     category = category or draw_category(generator, split)
     while True:
         try:
-            example = _MAKERS[category](_Draw(generator, emoji))
-        except _Impossible:
+            example = _MAKERS[category](Draw(generator, emoji))
+            require(split != "held-out" or not holdout.demand_is_seen(example.demand))
+            require_split(example.scene, holdout, split)
+        except Impossible:
             continue
-        if _belongs(example, holdout, split):
-            return example
+        return example
 
 
-def _belongs(example: Example, holdout: Holdout, split: str) -> bool:
-    if split == "held-out":
-        return not holdout.demand_is_seen(example.demand)
-    return holdout.scene_is_seen(example.scene) and is_reserved(example.scene) == (split == "val")
-
-
-class _Impossible(Exception):
+class Impossible(Exception):
     """What was drawn does not go together: everything is to be drawn again."""
 
 
-def _require(possible: bool) -> None:
+def require(possible: bool) -> None:
+    """Raises Impossible where something is not so."""
     if not possible:
-        raise _Impossible
+        raise Impossible
 
 
-class _Draw:
-    """Random things and places."""
+def require_split(scene: Scene, holdout: Holdout, split: str) -> None:
+    """Raises Impossible where a scene has no place in a split."""
+    seen = holdout.scene_is_seen(scene)
+    require(not seen if split == "held-out" else seen and is_reserved(scene) == (split == "val"))
+
+
+class Draw:
+    """Random things and places. What does not go together raises Impossible."""
 
     def __init__(self, generator: random.Random, emoji: float) -> None:
         self.random, self.emoji = generator, emoji
@@ -98,23 +102,42 @@ class _Draw:
     def things(self, count: int) -> list[Object]:
         """Objects without places, no two of the same name."""
         things = [self.thing() for _ in range(count)]
-        _require(len({thing.name for thing in things}) == count)
+        require(len({thing.name for thing in things}) == count)
         return things
+
+    def repeated(self, thing: Object, count: int) -> list[Object]:
+        """Objects without places, `count` of the shape of `thing`, each of any colour."""
+        return [replace(thing, colour=thing.colour and self.colour()) for _ in range(count)]
 
     def placed(self, things: list[Object], lattice: tuple[int, ...] = LATTICE) -> tuple[Object, ...]:
         """The objects at random places where no two touch."""
-        free = [(x, y) for x in lattice for y in lattice]
-        placed = [_at(things[0], self.random.choice(free))]
-        for thing in things[1:]:
-            x, y = placed[-1].x, placed[-1].y
-            free = [(u, v) for u, v in free if abs(u - x) >= APART or abs(v - y) >= APART]
-            _require(bool(free))
-            placed.append(_at(thing, self.random.choice(free)))
-        return tuple(placed)
+        taken: list[Point] = []
+        for _ in things:
+            free = free_points(lattice, taken)
+            require(len(free) > 0)
+            taken.append(self.random.choice(free))
+        return tuple(Object(thing.shape, thing.colour, x, y) for thing, (x, y) in zip(things, taken))
 
 
-def _at(thing: Object, place: tuple[int, int]) -> Object:
-    return replace(thing, x=place[0], y=place[1])
+def free_points(lattice: tuple[int, ...], taken: Sequence[Point]) -> list[Point]:
+    """The points with both coordinates in `lattice` where an object may be beside others, whose centres are `taken`."""
+    points = _points(lattice)
+    if not taken:
+        return points
+    free = frozenset.intersection(*(_apart()[point] for point in taken))
+    return [point for point in points if point in free]
+
+
+@functools.cache
+def _points(lattice: tuple[int, ...]) -> list[Point]:
+    return [(x, y) for x in lattice for y in lattice]
+
+
+@functools.cache
+def _apart() -> dict[Point, frozenset[Point]]:
+    """For every point where an object may be, those where another then may be."""
+    points = _points(LATTICE)
+    return {(x, y): frozenset(p for p in points if max(abs(p[0] - x), abs(p[1] - y)) >= APART) for x, y in points}
 
 
 def _example(
@@ -125,53 +148,51 @@ def _example(
     return Example(Scene(objects), Demand(category, tuple(wanted), relation or None))
 
 
-def _single(draw: _Draw) -> Example:
+def _single(draw: Draw) -> Example:
     return _example("single", draw.placed([draw.thing()]), coloured=False)
 
 
-def _colours(draw: _Draw) -> Example:
+def _colours(draw: Draw) -> Example:
     return _example("colours", draw.placed([draw.thing()]))
 
 
-def _place(draw: _Draw) -> Example:
+def _place(draw: Draw) -> Example:
     return _example("place", draw.placed([draw.thing()], CLEAR), placed=True)
 
 
-def _two(draw: _Draw) -> Example:
+def _two(draw: Draw) -> Example:
     first, second = draw.placed(draw.things(2))
-    _require(first.shape != second.shape)
+    require(first.shape != second.shape)
     return _example("two", (first, second), coloured=False)
 
 
-def _binding(draw: _Draw) -> Example:
+def _binding(draw: Draw) -> Example:
     return _example("binding", draw.placed(draw.things(2)))
 
 
-def _position(draw: _Draw) -> Example:
+def _position(draw: Draw) -> Example:
     first, second = draw.placed(draw.things(2))
     relation = next((relation for relation in RELATIONS if holds(first, relation, second)), "")
     coloured = draw.coin()
-    _require(relation != "" and (coloured or first.shape != second.shape))
+    require(relation != "" and (coloured or first.shape != second.shape))
     return _example("position", (first, second), coloured=coloured, relation=relation)
 
 
-def _counting(draw: _Draw) -> Example:
+def _counting(draw: Draw) -> Example:
     """Several of a shape: all of one colour, which is named, or each of any, which is not."""
     count, thing, coloured = draw.random.choice(COUNTS), draw.thing(), draw.coin()
-    things = [thing] * count
-    if not coloured and thing.colour is not None:
-        things = [replace(thing, colour=draw.colour()) for _ in range(count)]
+    things = [thing] * count if coloured else draw.repeated(thing, count)
     wanted = Wanted(thing.shape, thing.colour if coloured else None, count)
     return Example(Scene(draw.placed(things)), Demand("counting", (wanted,)))
 
 
-def _full(draw: _Draw) -> Example:
+def _full(draw: Draw) -> Example:
     """Three or four objects, all named, in half of the cases with their places."""
     things, placed = draw.things(draw.random.choice((3, 4))), draw.coin()
     return _example("full", draw.placed(things, CLEAR if placed else LATTICE), placed=placed)
 
 
-_MAKERS: dict[str, Callable[[_Draw], Example]] = {
+_MAKERS: dict[str, Callable[[Draw], Example]] = {
     "single": _single,
     "colours": _colours,
     "place": _place,

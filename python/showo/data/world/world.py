@@ -18,7 +18,8 @@ from showo.seeds import seeded_random
 FORMAT = 1
 WORLD_FILE = "world.json"
 MAX_SCENES = 1_000_000
-_HELD_OUT_SHARE, _MIN_HELD_OUT = 20, 200  # what is not trained on: one in so many, but at least so many
+MAX_EMOJI = 0.5  # an emoji has no colour to ask about, and is in no held-out combination
+HELD_OUT_SHARE, MIN_HELD_OUT = 20, 200  # what is not trained on: one in so many, but at least so many
 
 
 class Kind(IntEnum):
@@ -33,7 +34,9 @@ class Kind(IntEnum):
     PROMPT = 6
 
 
+# The parts of a world: how many of them there are for each scene, and in which splits.
 _PER_SCENE = {Kind.SCENE: 1.0, Kind.OBJECT: 0.25, Kind.QUESTION: 1.0, Kind.STEP: 0.5, Kind.TEXT: 1.0}
+_SPLITS = {Kind.STEP: ("train", "val"), Kind.TEXT: ("train", "val")}  # the others have all
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class World:
 
     seed: any integer, modulo 2^64.
     scenes: captioned scenes of the training part; with more of them a world gets longer, and what was there stays.
-    emoji: the share of objects that are emoji, 0 to 1.
+    emoji: the share of objects that are emoji, 0 to MAX_EMOJI.
     """
 
     seed: int
@@ -52,8 +55,8 @@ class World:
     def __post_init__(self) -> None:
         if not 1 <= self.scenes <= MAX_SCENES:
             raise UserError(f"--scenes must be 1 to {MAX_SCENES}, got {self.scenes}")
-        if not 0 <= self.emoji <= 1:
-            raise UserError(f"--emoji must be 0 to 1, got {self.emoji}")
+        if not 0 <= self.emoji <= MAX_EMOJI:
+            raise UserError(f"--emoji must be 0 to {MAX_EMOJI}, got {self.emoji}")
         object.__setattr__(self, "seed", self.seed % 2**64)
 
     @functools.cached_property
@@ -64,10 +67,19 @@ class World:
         """The random numbers behind one thing; how many there are beside it plays no part."""
         return seeded_random(self.seed, kind, SPLITS.index(split), number)
 
+    @staticmethod
+    def splits(kind: Kind) -> tuple[str, ...]:
+        return _SPLITS.get(kind, SPLITS)
+
+    @property
+    def size(self) -> int:
+        """How many things there are in all, prompts apart."""
+        return sum(self.count(kind, split) for kind in _PER_SCENE for split in self.splits(kind))
+
     def count(self, kind: Kind, split: str) -> int:
         """How many of a kind a split has."""
         train = max(1, round(self.scenes * _PER_SCENE[kind]))
-        return train if split == "train" else max(_MIN_HELD_OUT, train // _HELD_OUT_SHARE)
+        return train if split == "train" else max(MIN_HELD_OUT, train // HELD_OUT_SHARE)
 
     def to_json(self) -> dict[str, Any]:
         holdout = self.holdout.to_json()

@@ -7,31 +7,34 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from showo.data.tar import write_tar
 from showo.data.world.captions import caption
 from showo.data.world.draw import draw_scene
 from showo.data.world.objects import COLOURS, EMOJI, SHAPES
 from showo.data.world.prompts import make_prompts
-from showo.data.world.sampling import SPLITS, draw_example
+from showo.data.world.questions import Interview, make_interview
+from showo.data.world.sampling import draw_example
+from showo.data.world.scene import Scene
+from showo.data.world.steps import make_steps
+from showo.data.world.stories import make_story
 from showo.data.world.world import WORLD_FILE, Kind, World
 from showo.errors import OutputError
 from showo.files import atomic_folder
 from showo.pictures import encode_png
 
 SCENES_PER_SHARD = 5000
+TEXTS_PER_ROW_GROUP = 1000
 Advance = Callable[[], None]  # called for everything that is done
 _CLASSES = (*((shape, colour) for shape in SHAPES for colour in COLOURS), *((name, None) for name in EMOJI))
 
 
-def steps_of(world: World) -> int:
-    """How often `write_world` calls `advance`."""
-    return sum(world.count(kind, split) for kind in (Kind.SCENE, Kind.OBJECT) for split in SPLITS)
-
-
 def write_world(world: World, folder: Path, advance: Advance) -> None:
     """Writes all files of a world; the folder is whole or absent. An empty one may be there, one with files not.
+
+    advance: called `world.size` times.
 
     Raises OutputError where the folder is in use, or the operating system refuses.
     """
@@ -39,12 +42,12 @@ def write_world(world: World, folder: Path, advance: Advance) -> None:
         raise OutputError(f"{folder} is not empty; choose another folder, or delete it first")
     try:
         with atomic_folder(folder) as temporary:
-            for split in SPLITS:
-                _write_scenes(world, split, temporary / "scenes", advance)
-                _write_objects(world, split, temporary / "objects", advance)
+            for kind, (name, write) in _WRITERS.items():
+                (temporary / name).mkdir()
+                for split in world.splits(kind):
+                    write(world, split, temporary / name, advance)
             _write_classes(world, temporary / "objects" / "classes.txt")
-            for name, split in (("seen", "train"), ("held-out", "held-out")):
-                _write_list(temporary / "prompts" / f"{name}.json", make_prompts(world, split))
+            _write_prompts(world, temporary / "prompts")
             (temporary / WORLD_FILE).write_text(json.dumps(world.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -52,7 +55,6 @@ def write_world(world: World, folder: Path, advance: Advance) -> None:
 
 def _write_scenes(world: World, split: str, folder: Path, advance: Advance) -> None:
     """Tars of key.png, key.txt with a caption, and key.json with the truth about both."""
-    folder.mkdir(exist_ok=True)
     count = world.count(Kind.SCENE, split)
     for shard, start in enumerate(range(0, count, SCENES_PER_SHARD)):
         numbers = range(start, min(start + SCENES_PER_SHARD, count))
@@ -76,7 +78,7 @@ def _write_objects(world: World, split: str, folder: Path, advance: Advance) -> 
         generator = world.generator(Kind.OBJECT, split, number)
         scene = draw_example(generator, world.holdout, split, "colours", world.emoji).scene
         wnid = _wnid(_CLASSES.index((scene.objects[0].shape, scene.objects[0].colour)))
-        _write_picture(folder / split / wnid / f"{wnid}_{number}.png", draw_scene(scene))
+        _write_picture(scene, folder / split / wnid / f"{wnid}_{number}.png")
         advance()
 
 
@@ -94,12 +96,81 @@ def _wnid(index: int) -> str:
     return f"n{index + 1:08d}"
 
 
-def _write_picture(path: Path, picture: Image.Image) -> None:
+def _write_questions(world: World, split: str, folder: Path, advance: Advance) -> None:
+    """A json as of LLaVA, with the kinds of its questions and the objects of its picture beside each entry."""
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for number in range(world.count(Kind.QUESTION, split)):
+            key, image = f"{split}-{number:06d}", f"images/{split}-{number:06d}.png"
+            interview = make_interview(world, split, world.generator(Kind.QUESTION, split, number))
+            _write_picture(interview.scene, folder / image)
+            yield {"id": key, "image": image, **_llava(interview)}
+            advance()
+
+    _write_list(folder / f"{split}.json", entries())
+
+
+def _llava(interview: Interview) -> dict[str, Any]:
+    said = []
+    for number, question in enumerate(interview.questions):
+        said.append({"from": "human", "value": ("" if number else "<image>\n") + question.text})
+        said.append({"from": "gpt", "value": question.answer})
+    kinds = [question.kind for question in interview.questions]
+    return {"conversations": said, "kinds": kinds, **interview.scene.to_json()}
+
+
+def _write_steps(world: World, split: str, folder: Path, advance: Advance) -> None:
+    """A sequence a line: its frames with picture, caption, objects, and what the picture has to hold."""
+    with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(world.count(Kind.STEP, split)):
+            key = f"{split}-{number:06d}"
+            frames = []
+            for i, step in enumerate(make_steps(world, split, world.generator(Kind.STEP, split, number))):
+                image = f"images/{key}-{i}.png"
+                _write_picture(step.scene, folder / image)
+                truth = {**step.scene.to_json(), "demand": step.demand.to_json()}
+                frames.append({"image": image, "caption": step.caption, **truth})
+            file.write(json.dumps({"id": key, "frames": frames}) + "\n")
+            advance()
+
+
+def _write_text(world: World, split: str, folder: Path, advance: Advance) -> None:
+    """A parquet file with a column "text"."""
+    schema = pa.schema([("text", pa.string())])
+    count = world.count(Kind.TEXT, split)
+    with pq.ParquetWriter(folder / f"{split}-0000.parquet", schema) as file:
+        for start in range(0, count, TEXTS_PER_ROW_GROUP):
+            texts = []
+            for number in range(start, min(start + TEXTS_PER_ROW_GROUP, count)):
+                texts.append(make_story(world, world.generator(Kind.TEXT, split, number)))
+                advance()
+            file.write_table(pa.table([texts], schema=schema))
+
+
+def _write_prompts(world: World, folder: Path) -> None:
+    folder.mkdir()
+    for name, split in (("seen", "train"), ("held-out", "held-out")):
+        _write_list(folder / f"{name}.json", make_prompts(world, split))
+
+
+def _write_picture(scene: Scene, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(picture))
+    path.write_bytes(encode_png(draw_scene(scene)))
 
 
 def _write_list(path: Path, entries: Iterable[Any]) -> None:
     """A json list with an entry a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[\n")
+        for number, entry in enumerate(entries):
+            file.write((",\n" if number else "") + json.dumps(entry))
+        file.write("\n]\n")
+
+
+_WRITERS: dict[Kind, tuple[str, Callable[[World, str, Path, Advance], None]]] = {
+    Kind.SCENE: ("scenes", _write_scenes),
+    Kind.OBJECT: ("objects", _write_objects),
+    Kind.QUESTION: ("questions", _write_questions),
+    Kind.STEP: ("steps", _write_steps),
+    Kind.TEXT: ("text", _write_text),
+}
