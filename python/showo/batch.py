@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from showo.devices import moved_to
 from showo_ext import OmniMask
 
 IGNORE = -100
@@ -50,7 +51,7 @@ class FeatureSpans:
     places: Tensor
 
     def to(self, device: torch.device | str) -> FeatureSpans:
-        return FeatureSpans(self.values.to(device), self.places.to(device))
+        return FeatureSpans(moved_to(device, self.values), moved_to(device, self.places))
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,15 @@ class Batch:
         return cls(input_ids, targets, positions, mask, labelled, {name: part}, chosen, features)
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same on a device; the caller does not wait for what a GPU still has to do."""
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            targets=self.targets.to(device),
-            positions=self.positions.to(device),
-            mask=self.mask.to(device),
-            labelled=self.labelled.to(device),
-            weights=None if self.weights is None else self.weights.to(device),
+            input_ids=moved_to(device, self.input_ids),
+            targets=moved_to(device, self.targets),
+            positions=moved_to(device, self.positions),
+            mask=_moved_mask(device, self.mask),
+            labelled=moved_to(device, self.labelled),
+            weights=None if self.weights is None else moved_to(device, self.weights),
             features=None if self.features is None else self.features.to(device),
         )
 
@@ -162,6 +164,11 @@ class Batch:
             self.weights,
             None if self.features is None else replace(self.features, places=before[self.features.places]),
         )
+
+
+def _moved_mask(device: torch.device | str, mask: OmniMask) -> OmniMask:
+    intervals = moved_to(device, mask.intervals)
+    return mask if intervals is mask.intervals else OmniMask(intervals, mask.kv_length)
 
 
 def _not_empty(caller: str, batches: Sequence[Batch]) -> list[Batch]:

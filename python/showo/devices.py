@@ -1,10 +1,11 @@
-"""The device to compute on, from its name."""
+"""The device to compute on, from its name, and the way of tensors there."""
 
 from __future__ import annotations
 
 import re
 
 import torch
+from torch import Tensor
 
 from showo.errors import UserError
 
@@ -23,3 +24,13 @@ def find_device(name: str | torch.device) -> torch.device:
         if (device.index or 0) >= number:
             raise UserError(f"device {device}: this machine has {number} CUDA devices")
     return device
+
+
+def moved_to(device: torch.device | str, tensor: Tensor) -> Tensor:
+    """`tensor` on `device`. A copy to a GPU does not wait for the work that the GPU still has to do.
+
+    Such a copy is only possible from page-locked memory: from any other, torch waits for the GPU before it goes on.
+    """
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -110,6 +110,37 @@ def test_features_follow_their_places(prompting: Prompting) -> None:
     assert lm.with_features(torch.negative) is lm
 
 
+def test_a_batch_goes_to_a_gpu_from_page_locked_memory(prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: the copies are told from what torch is asked for. Any other copy would wait for the GPU."""
+    codes = torch.full((1, 2), C)
+    batch = Batch.pack(
+        [
+            prompting.t2i([[1]], codes, codes, image_weights=torch.ones(1, 2)),
+            prompting.mmu_vit([[1]], [], torch.ones(1, 2, 5), image_tokens=2),
+        ],
+        PAD,
+    )
+    locked: list[int] = []
+    asked: list[tuple[bool, bool]] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        copy = tensor.clone()
+        locked.append(id(copy))
+        return copy
+
+    def to(tensor: Tensor, device: str, non_blocking: bool = False) -> Tensor:
+        asked.append((id(tensor) in locked, non_blocking))
+        return tensor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "pin_memory", pin)
+        patch.setattr(Tensor, "to", to)
+        moved = batch.to("cuda")
+    assert asked == [(True, True)] * 8  # ids, targets, positions, intervals, places, weights, features and their places
+    assert torch.equal(moved.mask.intervals, batch.mask.intervals)
+    assert batch.to("cpu").mask is batch.mask
+
+
 def test_targets_may_have_weights(prompting: Prompting) -> None:
     lm = prompting.lm([[1], [2, 3]], 5)
     each = torch.rand(2, 5)

@@ -17,7 +17,9 @@ def test_official_sizes() -> None:
     assert official(num_vq_tokens=1024).sequence_length == 1155
 
 
-@pytest.mark.parametrize("config", [official(w_clip_vit=True), tiny(), tiny(700, num_layers=2)])
+@pytest.mark.parametrize(
+    "config", [official(w_clip_vit=True), tiny(mmu_text_len=30, mmu_vit_text_len=40), tiny(700, num_layers=2)]
+)
 def test_json_round_trip(config: ShowoConfig) -> None:
     assert ShowoConfig.from_json(config.to_json()) == config
 
@@ -63,6 +65,9 @@ def test_released_config() -> None:
         ({"max_positions": 386}, "need 387 places"),
         ({"max_positions": 10**9}, "max_positions must be at most"),
         ({"max_text_len": 2}, "max_text_len must be at least 3"),
+        ({"mmu_text_len": -1}, "mmu_text_len must be at least 3"),
+        ({"mmu_vit_text_len": 2}, "mmu_vit_text_len must be at least 3"),
+        ({"mmu_text_len": 1790}, "mmu_text_len 1790 and num_vq_tokens 256 need 2049 places, more than max_positions"),
         ({"model_type": "llama"}, "model_type is 'llama'"),
     ],
 )

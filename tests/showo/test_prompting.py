@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from showo.batch import IGNORE, Part
+from showo.config import ShowoConfig
 from showo.dialogue import Dialogue
 from showo.prompting import Prompting
 from showo.tokens import Vocabulary
@@ -254,6 +255,15 @@ def test_rows_have_no_more_places_than_the_model_has_positions() -> None:
     short.lvg([[[], []]], two)
     with pytest.raises(ValueError, match="lvg: row 0 takes 21 positions; the model has 20"):
         short.lvg([[[], [1, 2]]], two)
+
+
+def test_a_models_lengths() -> None:
+    sizes = {"text_vocab_size": 40, "codebook_size": 8, "num_vq_tokens": 1, "max_text_len": 8, "max_positions": 24}
+    plain = Prompting.for_model(ShowoConfig(**sizes), eot=EOT)
+    assert (plain.max_text_len, plain.mmu_text_len, plain.mmu_vit_text_len) == (8, 8, 8)
+    own = Prompting.for_model(ShowoConfig(**sizes, mmu_text_len=12, mmu_vit_text_len=20), eot=EOT)
+    assert (own.max_text_len, own.mmu_text_len, own.mmu_vit_text_len, own.max_positions) == (8, 12, 20, 24)
+    assert own.vocabulary == VOCAB
 
 
 def test_bad_arguments(prompting: Prompting) -> None:
