@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from showo.errors import CheckpointError, UserError
 from showo.model.clip import ClipTower, clip_pixels
@@ -68,12 +69,13 @@ def test_folders_without_a_tower_are_refused(folder: Path, tmp_path: Path, monke
         ClipTower.from_pretrained(tmp_path / "missing")
     with pytest.raises(CheckpointError, match="holds no CLIP vision tower"):
         ClipTower.from_pretrained(tmp_path)
-    other = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                                    num_attention_heads=2, bos_token_id=1, eos_token_id=2)
-    )  # fmt: skip
-    other.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no CLIP vision tower"):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    name = min(weights)
+    del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="holds no CLIP vision tower: 1 weights are missing, such as"):
         ClipTower.from_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs transformers: pip install 'showo_ext\[clip\]'"):

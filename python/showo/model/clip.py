@@ -68,7 +68,9 @@ class ClipTower(nn.Module):
         except Exception as error:  # of many kinds: no config, no weights, damaged ones, other shapes
             raise CheckpointError(f"{folder} holds no CLIP vision tower: {str(error).splitlines()[0]}") from error
         if missing := sorted(info["missing_keys"]):  # transformers would fill them at random, with a warning
-            raise CheckpointError(f"{folder} holds no CLIP vision tower: {len(missing)} weights, as {missing[0]}, miss")
+            raise CheckpointError(
+                f"{folder} holds no CLIP vision tower: {len(missing)} weights are missing, such as {missing[0]}"
+            )
         return cls(vision)
 
     @property
