@@ -68,10 +68,10 @@ def scan_captions(path: Path) -> Part:
 
     Entries without a key or a caption are left out: their pictures have no caption.
     """
-    records = list(_parquet_records(path) if path.suffix == _PARQUET else _json_records(path))
-    if not records:
+    part = Part.of(_parquet_records(path) if path.suffix == _PARQUET else _json_records(path), 4)
+    if not len(part.records):
         raise DataError(f"{path}: no captions; expected entries with {' or '.join(KEYS)}, and with {CAPTIONS[0]!r}")
-    return Part(np.array(records, np.int64).reshape(-1, 4))
+    return part
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, int, int, int]]:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,12 @@ class Part:
 
     records: np.ndarray
     text: bytes = b""
+
+    @classmethod
+    def of(cls, records: Iterable[Sequence[int]], columns: int) -> Part:
+        """A part of records that may come one by one, so that no list of millions of tuples is needed."""
+        numbers = np.fromiter(chain.from_iterable(records), np.int64)
+        return cls(numbers.reshape(-1, columns))
 
 
 Scan: TypeAlias = Callable[[Path], Part]  # a function of a module, so that other processes can call it

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from showo.data.index import Part
 from showo.errors import DataError, SampleError
 
@@ -28,7 +26,7 @@ _SPACE = b" \t\r\n"
 
 def scan_entries(path: Path) -> Part:
     """Records (start, length, form) of a file's entries; the form is VALUE, MEMBER or CUT."""
-    return Part(np.array(list(entries(path)), np.int64).reshape(-1, 3))
+    return Part.of(entries(path), 3)
 
 
 def entries(path: Path) -> Iterator[tuple[int, int, int]]:

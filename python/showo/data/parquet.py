@@ -32,8 +32,7 @@ def scan_row_groups(path: Path) -> Part:
     """Records (rows,) of the file's row groups."""
     with open_parquet(path) as file:
         metadata = file.metadata
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return Part(np.array(rows, np.int64).reshape(-1, 1))
+        return Part.of(((metadata.row_group(group).num_rows,) for group in range(metadata.num_row_groups)), 1)
 
 
 class ParquetFiles:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-import numpy as np
-
 from showo.data.index import Part
 from showo.data.tar import Member, TarError, walk_rest, walk_tar
 from showo.errors import DataError
@@ -105,7 +103,7 @@ def _scan(
             for number, group in enumerate(behind):
                 if number or whole(group.types):  # else the rest of the sample in which the damage lies
                     records.append((group.start, group.end, error.offset))
-    return Part(np.array(records, np.int64).reshape(-1, 3))
+    return Part.of(records, 3)
 
 
 def _members_behind(file: BinaryIO, path: Path, damage: int) -> Iterator[Member]:

@@ -12,7 +12,7 @@ import pytest
 
 from showo.data import index as index_module
 from showo.data.array_file import DamagedError, read_arrays, write_arrays
-from showo.data.index import Index, open_index
+from showo.data.index import Index, Part, open_index
 from showo.data.open_files import OpenFiles
 from showo.data.tar import write_tar
 from showo.data.tar_scan import scan_pairs
@@ -130,6 +130,18 @@ def test_a_file_that_changes_under_a_running_epoch_stops_it(
             opened[sample]
         assert type(error.value) is DataError  # not the fault of a single sample
     assert opened[3].key == "d"
+
+
+def scan_while_it_grows(path: Path) -> Part:
+    with path.open("ab") as file:
+        file.write(b"more")
+    return Part.of([(0,)], 1)
+
+
+def test_a_file_that_changes_while_it_is_indexed_is_refused(shards: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0\.tar: has changed while it was indexed; start again when it is complete"):
+        open_index(shards, scan_while_it_grows, tmp_path / "cache")
+    assert not [*(tmp_path / "cache").iterdir()]
 
 
 def test_a_cache_that_cannot_be_written_is_named(shards: list[Path], tmp_path: Path) -> None:

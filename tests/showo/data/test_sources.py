@@ -262,6 +262,24 @@ def test_faults_of_sequences_and_tables(tmp_path: Path) -> None:
     assert reasons(source("parquet_text", texts)) == ["", "no text", "no text", ""]
 
 
+def test_links_out_of_a_folder_of_classes_are_refused(tmp_path: Path) -> None:
+    opened = imagenet(tmp_path)
+    (tmp_path / "root" / "n1" / "b.png").unlink()
+    (tmp_path / "root" / "n1" / "b.png").symlink_to(tmp_path / "names")
+    with pytest.raises(SampleError, match=r"n1/b\.png.* leads out of .*n1 by a link"):
+        opened[1]
+    (tmp_path / "root" / "n4").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"root/n4: 'n4' leads out of .*root by a link"):
+        source("imagenet", tmp_path / "root", class_names=str(tmp_path / "names"))
+
+
+def test_a_damaged_row_group_breaks_its_rows_alone(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", {"text": [f"text {i}" * 50 for i in range(6)]}, group=3)
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 60 + data[64:])
+    assert reasons(source("parquet_text", path)) == [*["damaged row group"] * 3, *[""] * 3]
+
+
 # ---- sources that are no use at all ------------------------------------------------------------------------------
 
 

@@ -49,12 +49,15 @@ class ImageNet:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders in `root`, by name. Raises DataError where there is none."""
+    """The folders in `root`, by name. Raises DataError where there is none, or one is a link that leads out of it."""
     if not root.is_dir():
         raise DataError(f"{root}: no folder; expected one that holds a folder for every class")
     found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise DataError(f"{root}: no folders in it; expected one for every class, such as n01440764")
+    within = Folder(root)
+    for path in found:
+        within.file(path.name, str(path))
     return found
 
 
