@@ -3,9 +3,10 @@
     python -m benchmarks.bench_data [--samples 20000] [--read 100000] [--side 64] [--only webdataset,codes]
 
 Writes `--samples` samples of every layout into a temporary folder, opens each source twice (without an index and with
-one), then draws `--read` samples through a pool in shuffled order: as they are, and a part of them with the pictures
-decoded. Printed, per layout: seconds to make the index and to open it again, samples a second, and by how much the
-memory that belongs to the process alone (RssAnon) has grown between the first tenth of the draws and their end.
+one), then draws an epoch to fill what is kept of row groups and files, and `--read` samples more, in shuffled order: as
+they are, and a part of them with the pictures decoded. Printed, per layout: seconds to make the index and to open it
+again, samples a second, and by how much the memory that belongs to the process alone (RssAnon) has grown with the
+`--read` samples.
 One process; workers of a DataLoader do the same side by side.
 """
 
@@ -164,13 +165,13 @@ def measure(config: SourceConfig, cache: Path, read: int) -> list[str]:
     index_time, _ = seconds(lambda: open_source(config, cache))
     open_time, source = seconds(lambda: open_source(config, cache))
     pool = Pool([source], [config], seed=0)
-    draw(pool, 0, read // 10, id)
+    draw(pool, 0, len(source), id)
     before = own_memory()
-    read_time, _ = seconds(lambda: draw(pool, read // 10, read - read // 10, id))
+    read_time, _ = seconds(lambda: draw(pool, len(source), read, id))
     rise = own_memory() - before
     part = max(1, read // 50)
     decode_time, _ = seconds(lambda: draw(pool, 0, part, decoded))
-    rates = [f"{(read - read // 10) / read_time:,.0f}", f"{part / decode_time:,.0f}"]
+    rates = [f"{read / read_time:,.0f}", f"{part / decode_time:,.0f}"]
     return [f"{len(source):,}", f"{index_time:.2f}", f"{open_time:.3f}", *rates, f"{rise / 2**20:+.1f}"]
 
 

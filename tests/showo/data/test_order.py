@@ -76,7 +76,7 @@ def test_blocks_are_read_in_runs_and_mixed_by_windows() -> None:
         for part in samples.reshape(-1, block * window):
             runs = np.split(np.sort(part), np.flatnonzero(np.diff(np.sort(part)) > 1) + 1)
             assert len(runs) <= window + 1  # one may run over the end of the source
-            assert not (np.diff(part) == 1).all()
+            assert (np.diff(part) == 1).mean() < 0.1  # samples of the runs alternate
             firsts |= {int(run[0]) % block for run in runs}
     assert len(firsts) >= 2  # the runs begin elsewhere in every epoch
 
