@@ -14,6 +14,7 @@ from showo.batch import IGNORE, Batch, Part
 from showo.dialogue import Dialogue
 from showo.prompting import Prompting
 from showo.tokens import Vocabulary
+from tests.gpu_copies import copies_to_gpu
 
 VOCAB = Vocabulary(40, 8)
 PAD, MASK, C, WIDTH = VOCAB.pad, VOCAB.mask_id, VOCAB.image_offset, 5
@@ -110,8 +111,7 @@ def test_features_follow_their_places(prompting: Prompting) -> None:
     assert lm.with_features(torch.negative) is lm
 
 
-def test_a_batch_goes_to_a_gpu_from_page_locked_memory(prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU: the copies are told from what torch is asked for. Any other copy would wait for the GPU."""
+def test_a_batch_goes_to_a_gpu_without_waiting(prompting: Prompting) -> None:
     codes = torch.full((1, 2), C)
     batch = Batch.pack(
         [
@@ -120,23 +120,9 @@ def test_a_batch_goes_to_a_gpu_from_page_locked_memory(prompting: Prompting, mon
         ],
         PAD,
     )
-    locked: list[int] = []
-    asked: list[tuple[bool, bool]] = []
-
-    def pin(tensor: Tensor) -> Tensor:
-        copy = tensor.clone()
-        locked.append(id(copy))
-        return copy
-
-    def to(tensor: Tensor, device: str, non_blocking: bool = False) -> Tensor:
-        asked.append((id(tensor) in locked, non_blocking))
-        return tensor
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "pin_memory", pin)
-        patch.setattr(Tensor, "to", to)
+    with copies_to_gpu() as copies:
         moved = batch.to("cuda")
-    assert asked == [(True, True)] * 8  # ids, targets, positions, intervals, places, weights, features and their places
+    assert copies == [True] * 8  # ids, targets, positions, intervals, places, weights, features and their places
     assert torch.equal(moved.mask.intervals, batch.mask.intervals)
     assert batch.to("cpu").mask is batch.mask
 

@@ -21,16 +21,20 @@ from showo.data.make_assets import encode_png
 from showo.data.micro_batch import RowBatch
 from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
+from showo.data.tally import Tally
 from showo.data.tar import write_tar
 from showo.errors import ConfigError, DataError
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.pictures import fit, open_image, to_tensor
+from showo.prompting import Prompting
 from showo.seeds import seeded_generator
+from showo.tokens import Vocabulary
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining, TokenizerTraining, load_config
 from showo.train.showo import showo_loop, train_showo
 from showo.train.showo_data import ShowoData
 from showo.train.step import train_step
+from tests.gpu_copies import copies_to_gpu
 from tests.train.conftest import small_training, train, webdataset
 from tests.train.test_step import Waits
 
@@ -120,6 +124,17 @@ def test_a_step_waits_for_no_device_however_its_pictures_come(folders: Folders, 
                 micro_batch = loop.data._complete(rows)  # type: ignore[attr-defined]
                 train_step(loop.model, loop.optimizer, loop.loss, [micro_batch], step, config)
         assert waits.seen == []
+
+
+def test_what_waits_for_codes_goes_to_a_gpu_without_waiting() -> None:
+    vocabulary = Vocabulary(40, 8)
+    later = torch.arange(vocabulary.size, vocabulary.size + 2)[None]
+    batch = Prompting(vocabulary, eot=39, max_text_len=8).t2i([[1]], later, later)
+    rows = RowBatch.of(batch, Tally(), {}, [np.zeros((3, 4, 4), np.uint8)], vocabulary)
+    with copies_to_gpu() as copies:
+        done = rows.completed(lambda pixels: torch.tensor([[5, 6]]), None, vocabulary, torch.device("cuda"))
+    assert copies == [True] * 6  # ids, targets, positions, intervals, labelled places, pixels
+    assert done.batch.input_ids[0, -3:-1].tolist() == [vocabulary.image_offset + 5, vocabulary.image_offset + 6]
 
 
 def write_sequences(folder: Path) -> Path:

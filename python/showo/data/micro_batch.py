@@ -13,6 +13,7 @@ from torch import Tensor
 from showo.batch import Batch
 from showo.data.faults import Drawn
 from showo.data.tally import Tally
+from showo.devices import moved_to
 from showo.tokens import Vocabulary
 
 
@@ -24,8 +25,8 @@ class Gaps(NamedTuple):
 
     def fill(self, rows: Tensor, ids: Tensor) -> Tensor:
         """rows [B, S] with ids [pictures * N] where they belong."""
-        which = self.which.to(rows.device)
-        return rows.flatten().index_copy(0, self.places.to(rows.device), ids[which]).view_as(rows)
+        places, which = moved_to(rows.device, self.places), moved_to(rows.device, self.which)
+        return rows.flatten().index_copy(0, places, ids[which]).view_as(rows)
 
     @classmethod
     def of(cls, rows: Tensor, first: int) -> Gaps:
@@ -85,7 +86,7 @@ class RowBatch:
         if tower is not None:
             batch = batch.with_features(tower)
         if self.pixels is not None and self.inputs is not None and self.targets is not None:
-            ids = encode(self.pixels.to(device)).flatten() + vocabulary.image_offset
+            ids = encode(moved_to(device, self.pixels)).flatten() + vocabulary.image_offset
             inputs, targets = self.inputs.fill(batch.input_ids, ids), self.targets.fill(batch.targets, ids)
             batch = replace(batch, input_ids=inputs, targets=targets)
         return RowBatch(batch, self.tally, self.drawn)

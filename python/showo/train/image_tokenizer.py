@@ -21,7 +21,7 @@ from showo.data.loader import Loader
 from showo.data.picture_batches import PictureBatch, PictureBatches
 from showo.data.sample import CaptionedPicture
 from showo.data.sources.config import SourceConfig
-from showo.devices import find_device
+from showo.devices import find_device, moved_to
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.pictures import from_pixels, to_image
 from showo.sheets import sheet
@@ -83,7 +83,7 @@ def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     batch, _, height, width = images.shape
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, generator=generator).to(images.device)
+        return low + (high - low) * moved_to(images.device, torch.rand(batch, generator=generator))
 
     angle = uniform(-math.pi / 12, math.pi / 12)
     scale = uniform(0.8, 1.2)
@@ -96,7 +96,7 @@ def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     chosen = uniform(0, 1) < share
     swapped = chosen & (uniform(0, 1) < 0.3)
     out = torch.where(chosen[:, None, None, None], moved, images)
-    order = torch.randperm(3, generator=generator).to(images.device)
+    order = moved_to(images.device, torch.randperm(3, generator=generator))
     return torch.where(swapped[:, None, None, None], out[:, order], out)
 
 
@@ -142,7 +142,7 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
         batch: PictureBatch, counts: Mapping[str, float], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         share = len(batch.pixels) / counts["pictures"]
-        images = augment(from_pixels(batch.pixels.to(device)), config.augment, generator)
+        images = augment(from_pixels(moved_to(device, batch.pixels)), config.augment, generator)
         reconstruction, z = model(images)
         terms = {name: share * term for name, term in loss_terms(reconstruction, z, images).items()}
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
@@ -169,7 +169,7 @@ def reconstruction_quality(
     used: list[Tensor] = []
     pairs: list[Image.Image] = []
     for numbers in pictures.first(count):
-        before = from_pixels(pictures.of(numbers).pixels.to(device))
+        before = from_pixels(moved_to(device, pictures.of(numbers).pixels))
         side = before.shape[-1] // model.config.downsampling
         codes = model.encode(before)
         after = model.decode(codes, side, side)
