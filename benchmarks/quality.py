@@ -23,7 +23,7 @@ from showo import ShowoPipeline
 from showo.data.shards import load_images, read_pairs
 from showo.pictures import open_image, save_image, to_tensor
 from showo.sheets import sheet
-from showo.train.image_tokenizer import psnr
+from showo.train.tokenizer_losses import psnr
 
 THUMBNAIL = 16
 TRAIN, HELD_OUT = "bundled:emoji/train-*.tar", "bundled:emoji/val-*.tar"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,10 @@ import showo.train.image_tokenizer as image_tokenizer_training
 from showo.errors import ConfigError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.seeds import seeded_generator
+from showo.train.augment import seam
 from showo.train.checkpoint import checkpoints
 from showo.train.config import TokenizerTraining, load_config
-from showo.train.image_tokenizer import augment, commitment_loss, entropy_loss, loss_terms, psnr, train_tokenizer
+from showo.train.image_tokenizer import picture_losses, train_tokenizer
 from showo.train.loop import TrainLoop
 from tests.train.conftest import webdataset
 
@@ -139,61 +139,75 @@ def test_save_and_load(tmp_path: Path) -> None:
         assert torch.equal(loaded(images)[0], model(images)[0])
 
 
-def test_entropy_loss_equals_the_sum_over_all_codes() -> None:
-    torch.manual_seed(1)
-    bits = 5
-    z = torch.randn(3, bits, 2, 2)
-    flat = z.double().movedim(1, -1).reshape(-1, bits)
-    p = torch.softmax(torch.stack([-((flat + 1) ** 2), -((flat - 1) ** 2)]), 0)[1]  # of the bit being set
-    joint = torch.stack(
-        [torch.where(torch.tensor(code, dtype=torch.bool), p, 1 - p).prod(1) for code in product((0, 1), repeat=bits)],
-        1,
-    )
-    each = -(joint * joint.log()).sum(1).mean()
-    mean = joint.mean(0)
-    expected = each + (mean * mean.log()).sum()
-    torch.testing.assert_close(entropy_loss(z).double(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_commitment_loss_against_the_official_formula() -> None:
-    """Officially the quantized value that enters the loss is already straight-through: it passes its gradient to z."""
-    z = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
-    q = z + (torch.where(z > 0, 1.0, -1.0) - z).detach()
-    expected = (q.detach() - z).square().mean() + 0.25 * (q - z.detach()).square().mean()
-    torch.testing.assert_close(commitment_loss(z), expected)
-    gradients = [torch.autograd.grad(value, z)[0] for value in (commitment_loss(z), expected)]
-    torch.testing.assert_close(*gradients)
-    torch.testing.assert_close(gradients[0], 0.75 * 2 * (z - q).detach() / z.numel())
-
-
 def test_every_term_enters_the_loss_with_its_weight(pictures: Path, tmp_path: Path) -> None:
-    weights = {"l1_weight": 0.5, "gradient_weight": 0.25, "quantizer_weight": 0.125, "entropy_weight": 0.0625}
-    config = small_training(pictures, "steps=1", *(f"{key}={value}" for key, value in weights.items()))
+    names = ("l1", "gradient", "quantizer", "entropy", "locality", "colour")
+    weights = {name: 0.5**power for power, name in enumerate(names, 1)}
+    config = small_training(pictures, "steps=1", *(f"{name}_weight={value}" for name, value in weights.items()))
     loop = train(config, tmp_path)
     (batch,) = loop.data.between(0, 1)
     total, terms = loop.loss(batch, batch.counts, seeded_generator(0))
-    expected = terms["mse"] + sum(
-        weight * terms[name]
-        for name, weight in zip(("l1", "gradient", "commitment", "entropy"), weights.values(), strict=True)
+    assert all(term.item() > 0 for name, term in terms.items() if name != "entropy")
+    terms = {**terms, "quantizer": terms["commitment"]}
+    torch.testing.assert_close(total, terms["mse"] + sum(weight * terms[name] for name, weight in weights.items()))
+
+
+def test_pictures_made_of_the_batch_are_learned_with_it(pictures: Path) -> None:
+    """A quarter more for locality, joined from two; a quarter more for colour, which differ in their colours alone."""
+    seen: list[torch.Tensor] = []
+
+    class Spy(ImageTokenizer):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(images)
+            return super().forward(images)
+
+    config = small_training(pictures, "locality_weight=1", "colour_weight=1", "colour_bits=2")
+    images = torch.rand(8, 3, 32, 32) * 2 - 1
+    terms = picture_losses(Spy(SMALL), images, config, seeded_generator(1))
+    (everything,) = seen
+    assert everything.shape == (12, 3, 32, 32)
+    assert torch.equal(everything[:8], images)
+    line = seam(images, 2, seeded_generator(1))
+    assert torch.equal(everything[8:10], line.join(images))
+    assert not torch.equal(everything[10:], images[:2])
+    assert terms.keys() == {"mse", "l1", "gradient", "commitment", "entropy", "locality", "colour"}
+
+
+def test_options_that_are_off_take_nothing(pictures: Path) -> None:
+    terms = picture_losses(
+        ImageTokenizer(SMALL), torch.rand(4, 3, 32, 32), small_training(pictures), seeded_generator(0)
     )
-    torch.testing.assert_close(total, expected)
+    assert terms.keys() == {"mse", "l1", "gradient", "commitment", "entropy"}
 
 
-def test_the_terms_are_what_they_are_called() -> None:
-    a, b = torch.rand(2, 2, 3, 5, 4, dtype=torch.float64).unbind()
-    z = torch.randn(2, 4, 2, 2, dtype=torch.float64)
-    terms = loss_terms(a, z, b)
-    error = a - b
-    expected = {
-        "mse": (error**2).mean(),
-        "l1": error.abs().mean(),
-        "gradient": (error[..., 1:] - error[..., :-1]).abs().mean() + (error[:, :, 1:] - error[:, :, :-1]).abs().mean(),
-        "commitment": commitment_loss(z),
-        "entropy": entropy_loss(z),
-    }
-    assert terms.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(terms[name], value, msg=name)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["colour_weight=1", "colour_bits=6"], "colour_bits must be fewer than model.bits 6, got 6"),
+        (["locality_weight=1", "resolution=6"], "locality_weight needs pictures of 4 patches a side, 8 pixels"),
+    ],
+)
+def test_terms_that_pictures_or_codes_cannot_have_are_refused(
+    pictures: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small_training(pictures, *overrides)
+
+
+def test_a_share_of_the_pictures_is_recoloured(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[torch.Tensor] = []
+
+    def spy(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+        assert share == 0.5
+        return torch.full_like(images, 0.25)
+
+    def losses(model: ImageTokenizer, images: torch.Tensor, *_: object) -> dict[str, torch.Tensor]:
+        learned.append(images)
+        return {"mse": model(images)[0].square().mean()}
+
+    monkeypatch.setattr(image_tokenizer_training, "recolour", spy)
+    monkeypatch.setattr(image_tokenizer_training, "picture_losses", losses)
+    train(small_training(pictures, "steps=1", "recolour=0.5"), tmp_path)
+    assert [images.unique().tolist() for images in learned] == [[0.25]]
 
 
 def test_an_epoch_sees_every_picture_once(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,21 +221,6 @@ def test_an_epoch_sees_every_picture_once(pictures: Path, tmp_path: Path, monkey
     monkeypatch.setattr(image_tokenizer_training, "augment", spy)
     train(small_training(pictures, "steps=2", "batch=8", "accumulate=2", "augment=0.25"), tmp_path)
     assert len(seen) == len({tuple(image.flatten().tolist()) for image in seen}) == 16
-
-
-def test_psnr_of_a_known_error() -> None:
-    black = torch.full((1, 3, 4, 4), -1.0)
-    torch.testing.assert_close(psnr(black + 0.2, black), torch.tensor([20.0]))
-
-
-def test_augmentation_keeps_the_range_and_the_untouched() -> None:
-    images = torch.rand(4, 3, 32, 32) * 2 - 1
-    generator = torch.Generator().manual_seed(0)
-    assert torch.equal(augment(images, 0.0, generator), images)
-    moved = augment(images, 1.0, generator)
-    assert not torch.equal(moved, images)
-    assert moved.min() >= -1 - 1e-6
-    assert moved.max() <= 1 + 1e-6
 
 
 def small_training(pictures: Path, *overrides: str) -> TokenizerTraining:

@@ -1,18 +1,14 @@
 """`showo train-tokenizer`: the LFQ autoencoder, whose training code the paper never released.
 
-Loss = squared error + l1_weight x L1 + gradient_weight x L1 of pixel differences + quantizer_weight x commitment +
-entropy term. Commitment and entropy are those of the official modeling_magvitv2.py (LFQuantizer), after MAGVIT-v2
-(arXiv 2310.05737, eq. 5).
+What its loss consists of is in `showo.train.tokenizer_losses`, how pictures are varied in `showo.train.augment`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -25,100 +21,14 @@ from showo.devices import find_device, moved_to
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.pictures import from_pixels, to_image
 from showo.sheets import sheet
+from showo.train.augment import augment, recolour, seam
 from showo.train.config import TokenizerTraining
 from showo.train.initial import initial_model
 from showo.train.loop import TrainLoop, train
 from showo.train.pools import open_samples
+from showo.train.tokenizer_losses import colour_loss, locality_loss, loss_terms, loss_weights, psnr
 
 _SHOWN = 16  # pictures on the sheet of a validation
-
-
-def commitment_loss(z: Tensor) -> Tensor:
-    """mean((sg(q) - z)^2) + 0.25 mean((q - sg(z))^2) with sg for stop-gradient and q the signs of z.
-
-    Officially q passes its gradient straight on to z, so the second term pulls z away from q and takes a quarter of
-    the first term's gradient back: the value is 1.25 times the squared distance, the gradient 0.75 times that of it.
-    """
-    distance = (torch.where(z > 0, 1.0, -1.0) - z).square().mean()
-    return 0.75 * distance + 0.5 * distance.detach()
-
-
-def entropy_loss(z: Tensor) -> Tensor:
-    """Mean entropy of the code of a position minus the entropy of the mean distribution over all codes, in nats.
-
-    A bit has logits -(z-1)^2 and -(z+1)^2, which differ by 4z: p = sigmoid(4z). z is [B, bits, H, W]. The entropy of
-    the mean is the joint one over 2**bits codes, as in MAGVIT-v2 (eq. 5); the official code takes it bit by bit,
-    which leaves equal bits unpunished: trained so, half of the bits here became copies of each other. The bits of a
-    position are independent, so the mean joint distribution is one matrix product of the two halves' distributions.
-    """
-    z = z.float().movedim(1, -1).flatten(0, -2)  # [positions, bits]
-    positions, bits = z.shape
-    p = torch.sigmoid(4 * z)
-    each = -(p * F.logsigmoid(4 * z) + (1 - p) * F.logsigmoid(-4 * z)).sum(1).mean()
-    halves = []
-    for half in p.split([bits // 2, bits - bits // 2], dim=1):
-        codes = half.new_ones(positions, 1)
-        for bit in half.unbind(1):
-            codes = torch.cat([codes * (1 - bit[:, None]), codes * bit[:, None]], dim=1)
-        halves.append(codes)
-    mean = halves[0].mT @ halves[1] / positions  # [2**(bits // 2), 2**(bits - bits // 2)]
-    return each + torch.xlogy(mean, mean.clamp_min(1e-12)).sum()
-
-
-def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
-    """L1 between the horizontal and vertical first differences of two batches of pictures."""
-    return F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Per picture, in dB, for pictures in [-1, 1] taken to 8-bit range: 10 log10(4 / mse). [B, 3, H, W] x2 -> [B]."""
-    mse = (a.clamp(-1, 1) - b).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / mse.clamp_min(1e-10))
-
-
-def augment(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Turns (15 degrees), scales (0.8 to 1.2), moves (6 pixels), mirrors and swaps colour channels of a share of
-    the pictures, on white.
-    """
-    batch, _, height, width = images.shape
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * moved_to(images.device, torch.rand(batch, generator=generator))
-
-    angle = uniform(-math.pi / 12, math.pi / 12)
-    scale = uniform(0.8, 1.2)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    matrix = [scale * angle.cos() * mirror, -scale * angle.sin(), uniform(-6, 6) * 2 / width,
-              scale * angle.sin() * mirror, scale * angle.cos(), uniform(-6, 6) * 2 / height]  # fmt: skip
-    theta = torch.stack(matrix, 1).view(batch, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images - 1, grid, align_corners=False) + 1  # zero padding of (image - 1) is white
-    chosen = uniform(0, 1) < share
-    swapped = chosen & (uniform(0, 1) < 0.3)
-    out = torch.where(chosen[:, None, None, None], moved, images)
-    order = moved_to(images.device, torch.randperm(3, generator=generator))
-    return torch.where(swapped[:, None, None, None], out[:, order], out)
-
-
-def loss_terms(reconstruction: Tensor, z: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """The unweighted terms for pictures [B, 3, H, W] and what the model made of them: see `ImageTokenizer.forward`."""
-    return {
-        "mse": F.mse_loss(reconstruction, images),
-        "l1": F.l1_loss(reconstruction, images),
-        "gradient": gradient_loss(reconstruction, images),
-        "commitment": commitment_loss(z),
-        "entropy": entropy_loss(z),
-    }
-
-
-def loss_weights(config: TokenizerTraining) -> dict[str, float]:
-    return {
-        "mse": 1.0,
-        "l1": config.l1_weight,
-        "gradient": config.gradient_weight,
-        "commitment": config.quantizer_weight,
-        "entropy": config.entropy_weight,
-    }
 
 
 def train_tokenizer(
@@ -143,8 +53,10 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         share = len(batch.pixels) / counts["pictures"]
         images = augment(from_pixels(moved_to(device, batch.pixels)), config.augment, generator)
-        reconstruction, z = model(images)
-        terms = {name: share * term for name, term in loss_terms(reconstruction, z, images).items()}
+        if config.recolour:
+            images = recolour(images, config.recolour, generator)
+        found = picture_losses(model, images, config, generator)
+        terms = {name: share * term for name, term in found.items()}
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
@@ -154,6 +66,31 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
 
     pools = {"pictures": pictures.pool}
     return TrainLoop(config, model, run, data=data, pools=pools, loss=loss, validate=validate, console=console)
+
+
+def picture_losses(
+    model: ImageTokenizer, images: Tensor, config: TokenizerTraining, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The unweighted terms of the loss of pictures [B, 3, H, W], each a mean over them.
+
+    What `locality_weight` and `colour_weight` ask for takes a quarter more pictures each, which are made of these ones
+    and are learned as they are.
+    """
+    every, count = [images], len(images)
+    if config.locality_weight:
+        line = seam(images, model.config.downsampling, generator)
+        every.append(line.join(images))
+    if config.colour_weight:
+        twins = max(1, count // 4)
+        every.append(recolour(images[:twins], 1.0, generator))
+    everything = torch.cat(every)
+    reconstruction, z = model(everything)
+    terms = loss_terms(reconstruction, z, everything, flat_patches=config.entropy_of_flat_patches)
+    if config.locality_weight:
+        terms["locality"] = locality_loss(z, z[count : count + len(every[1])], line)
+    if config.colour_weight:
+        terms["colour"] = colour_loss(z[:twins], z[-twins:], config.colour_bits)
+    return terms
 
 
 def picture_batches(key: str, config: TokenizerTraining, sources: Sequence[SourceConfig]) -> PictureBatches:

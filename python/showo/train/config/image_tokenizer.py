@@ -24,15 +24,27 @@ class TokenizerTraining(LoopConfig):
     init_from: str = ""  # a checkpoint folder whose weights start this run
     train_encoder: bool = True  # False: codes stay what they are, only the decoder learns to draw them better
     augment: float = within(SHARE, 0.75)  # share of pictures that are turned, scaled, moved, mirrored
+    recolour: float = within(SHARE, 0.0)  # share of pictures that get other colours
     l1_weight: float = within(NOT_NEGATIVE, 0.2)  # beside 1.0 x squared error
     gradient_weight: float = within(NOT_NEGATIVE, 0.2)  # L1 of pixel differences: sharp edges without a critic
     quantizer_weight: float = within(NOT_NEGATIVE, 0.1)  # of the commitment term, as officially
     entropy_weight: float = within(NOT_NEGATIVE, 0.015)  # official: 0.1 x the mean over bits, half of this
+    entropy_of_flat_patches: bool = True  # False: patches of a single colour have no part in the entropy term
+    locality_weight: float = within(NOT_NEGATIVE, 0.0)  # a patch has the same code whatever stands far from it
+    colour_weight: float = within(NOT_NEGATIVE, 0.0)  # all but the first `colour_bits` bits are blind to colour
+    colour_bits: int = within(COUNT, 4)
 
     def check(self) -> None:
         super().check()
         self.check_batch("batch", self.batch)
         check_sources("", self.data, self.held_out)
         refuse_codes("", self.data, self.held_out)
+        if self.colour_weight and self.colour_bits >= self.model.bits:
+            raise ConfigError(f"colour_bits must be fewer than model.bits {self.model.bits}, got {self.colour_bits}")
+        if self.locality_weight and self.resolution < 4 * self.model.downsampling:
+            raise ConfigError(
+                f"locality_weight needs pictures of 4 patches a side, {4 * self.model.downsampling} pixels; resolution "
+                f"is {self.resolution}"
+            )
         if self.resolution % self.model.downsampling:
             raise ConfigError(f"resolution must be a multiple of {self.model.downsampling}, got {self.resolution}")
