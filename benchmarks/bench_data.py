@@ -157,8 +157,9 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def draw(pool: Pool, start: int, count: int, make: Callable[[Sample], object]) -> None:
+    """Samples of a pool, each given to `make`."""
     for position in range(start, start + count, 64):
-        pool.draw(range(position, min(position + 64, start + count)), make)
+        pool.draw(range(position, min(position + 64, start + count)), lambda _, sample: make(sample))
 
 
 def measure(config: SourceConfig, cache: Path, read: int) -> list[str]:

@@ -84,11 +84,12 @@ def test_the_random_state_of_the_caller_is_left_alone() -> None:
 
 
 def test_nothing_is_left_of_workers_that_are_no_longer_needed(tmp_path: Path) -> None:
-    items = Loader(squared, workers=2, prefetch=2).between(0, 100)
-    next(items)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("no list of child processes")
-    assert len(children.read_text().split()) >= 2
+    before = set(children.read_text().split())
+    items = Loader(squared, workers=2, prefetch=2).between(0, 100)
+    next(items)
+    assert len(set(children.read_text().split()) - before) >= 2
     items.close()
-    assert children.read_text().split() == []
+    assert set(children.read_text().split()) <= before
