@@ -14,7 +14,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from showo.commands import describe, doctor, generate, make_world, train
+from showo.commands import describe, doctor, evaluate, generate, make_world, train
 from showo.errors import UserError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("describe")(describe.describe)
 app.command("train-tokenizer")(train.train_tokenizer)
 app.command("train")(train.train)
 app.command("make-world")(make_world.make_world)
+app.add_typer(evaluate.app, name="evaluate")
 app.command("doctor")(doctor.doctor)
 
 _show_traceback = False

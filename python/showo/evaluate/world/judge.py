@@ -139,10 +139,13 @@ def _outline(pixels: Floats, mask: Bools, colour: Floats, row: int, column: int)
 
     Returns float32 [WINDOW * WINDOW] of mean 0 and length 1.
     """
-    share = mixtures(pixels, colour[None])[0][..., 0] * grown(mask)
-    window = np.pad(share, WINDOW // 2)[row : row + WINDOW, column : column + WINDOW].ravel()
-    window = window - window.mean()
-    return window / max(float(np.linalg.norm(window)), 1e-6)
+    top, left = row - WINDOW // 2, column - WINDOW // 2
+    inside = np.s_[max(top, 0) : top + WINDOW, max(left, 0) : left + WINDOW]
+    share = mixtures(pixels[inside], colour[None])[0][..., 0] * grown(mask)[inside]
+    window = np.zeros((WINDOW, WINDOW), np.float32)
+    window[max(-top, 0) :, max(-left, 0) :][: share.shape[0], : share.shape[1]] = share
+    outline = window.ravel() - window.mean()
+    return outline / max(float(np.linalg.norm(outline)), 1e-6)
 
 
 @functools.cache
