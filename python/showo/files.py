@@ -61,8 +61,34 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on success it gets that name, on failure it goes.
+
+    Nothing that is there is ever deleted: `path` must be absent, or an empty folder.
+
+    Raises:
+        OutputError: there is something at `path`, or the operating system refuses (no space, no right).
+    """
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; on success it takes the place of `path`, on failure it goes."""
+    """Yield an empty temporary folder beside `path`; on success it takes the place of `path`, on failure it goes.
+
+    For names that belong to the program: folders named `path`.tmp and `path`.old are deleted.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed

@@ -39,6 +39,8 @@ def _small() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("worlds") / "world"
+    for name in ("world.old", "world.tmp"):  # of the user, such as another world
+        (path.parent / name).mkdir()
     assert run("make-world", path, "--scenes", SCENES, "--seed", 7, *EMOJI) == 0
     return path
 
@@ -161,6 +163,7 @@ def test_a_folder_is_never_overwritten(folder: Path, tmp_path: Path, capsys: pyt
     message = failure(capsys, "make-world", folder, "--scenes", SCENES + 1, "--seed", 7, *EMOJI)
     assert f"holds a world of --seed 7 --scenes {SCENES}" in message
     assert files(folder) == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["world", "world.old", "world.tmp"]
     (tmp_path / "notes.txt").write_text("mine")
     assert "is not empty" in failure(capsys, "make-world", tmp_path)
     assert "expected a folder" in failure(capsys, "make-world", tmp_path / "notes.txt")

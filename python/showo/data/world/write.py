@@ -22,7 +22,7 @@ from showo.data.world.steps import make_steps
 from showo.data.world.stories import make_story
 from showo.data.world.world import WORLD_FILE, Kind, World
 from showo.errors import OutputError
-from showo.files import atomic_folder
+from showo.files import new_folder
 from showo.pictures import encode_png
 
 SCENES_PER_SHARD = 5000
@@ -40,17 +40,14 @@ def write_world(world: World, folder: Path, advance: Advance) -> None:
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"{folder} is not empty; choose another folder, or delete it first")
-    try:
-        with atomic_folder(folder) as temporary:
-            for kind, (name, write) in _WRITERS.items():
-                (temporary / name).mkdir()
-                for split in world.splits(kind):
-                    write(world, split, temporary / name, advance)
-            _write_classes(world, temporary / "objects" / "classes.txt")
-            _write_prompts(world, temporary / "prompts")
-            (temporary / WORLD_FILE).write_text(json.dumps(world.to_json(), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with new_folder(folder) as temporary:
+        for kind, (name, write) in _WRITERS.items():
+            (temporary / name).mkdir()
+            for split in world.splits(kind):
+                write(world, split, temporary / name, advance)
+        _write_classes(world, temporary / "objects" / "classes.txt")
+        _write_prompts(world, temporary / "prompts")
+        (temporary / WORLD_FILE).write_text(json.dumps(world.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _write_scenes(world: World, split: str, folder: Path, advance: Advance) -> None:
