@@ -77,6 +77,8 @@ def test_answers_are_right_and_combinations_where_they_belong(split: str) -> Non
         if split != "held-out":
             names = " ".join(thing.shape for thing in interview.scene.objects)
             assert not names_held_out(f"{words} beside {names}", WORLD.holdout), words
+    counts = {question.answer for interview in found for question in interview.questions if question.kind == "count"}
+    assert counts == set(NUMBERS[1:] if split == "held-out" else NUMBERS)
     kinds = Counter(question.kind for interview in found for question in interview.questions)
     assert set(kinds) == set(KINDS)
     assert max(kinds.values()) < 1.5 * min(kinds.values())
