@@ -54,7 +54,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
 def save(run: Path, step: int, attach: Any = None) -> Path:
     optimizer = torch.optim.SGD([torch.zeros(1)])
-    return save_checkpoint(run, step, FakeModel(), optimizer, LoopConfig(steps=9), attach)
+    return save_checkpoint(run, step, FakeModel(), optimizer, None, LoopConfig(steps=9), attach)
 
 
 class FakeModel(torch.nn.Module):

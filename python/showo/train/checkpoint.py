@@ -3,6 +3,7 @@
 RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
                                training.pt                     (optimizer, step, weights that the model
                                                                 file holds only as a result; weights_only)
+                               ema/                            (config.json and model.safetensors of the average)
                                SHA256SUMS                      (of all files, checked before a run goes on)
 """
 
@@ -24,13 +25,15 @@ from showo.files import atomic_folder, remove_folder
 from showo.model.weights import folded_state_dict
 from showo.train.checksums import check_checksums, write_checksums
 from showo.train.config import LoopConfig, to_yaml
+from showo.train.ema import WeightAverage
 
 _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = (
     "log_every", "validate_every", "validation_samples", "validation_prompts", "checkpoint_every", "keep_checkpoints",
-    "max_seconds", "max_skipped_steps", "workers", "prefetch", "wandb",
+    "max_seconds", "max_skipped_steps", "validate_ema", "workers", "prefetch", "wandb",
 )  # fmt: skip
+EMA_NAME = "ema"
 _SHOWN = 8  # at most so many differing settings are listed
 
 
@@ -45,6 +48,7 @@ def save_checkpoint(
     step: int,
     model: Any,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     config: LoopConfig,
     attach: Callable[[Path], object] | None,
 ) -> Path:
@@ -62,11 +66,17 @@ def save_checkpoint(
                 "config": to_yaml(config),
                 "weights": _unfolded(model),
             }
+            if average is not None:
+                with average.in_place():
+                    model.save_pretrained(folder / EMA_NAME)
+                    state["ema_weights"] = _unfolded(model)
             # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
             with open(folder / "training.pt", "wb") as file:
                 torch.save(state, file)
             if attach is not None:
                 attach(folder)
+                if average is not None:
+                    attach(folder / EMA_NAME)
             write_checksums(folder)
     except (OSError, OutputError, SafetensorError, RuntimeError) as error:
         reason = _refusal(error)
@@ -74,6 +84,10 @@ def save_checkpoint(
             raise
         raise OutputError(f"step {step} could not be saved in {final.parent}: {reason}") from error
     return final
+
+
+def _plain_weights(model: Any, folder: Path) -> dict[str, Tensor]:
+    return type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
 def _unfolded(model: nn.Module) -> dict[str, Tensor]:
@@ -94,9 +108,14 @@ def _refusal(error: BaseException | None) -> str | None:
 
 
 def load_checkpoint(
-    run: Path, model: Any, optimizer: torch.optim.Optimizer, config: LoopConfig, tell: Callable[[str], object]
+    run: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    config: LoopConfig,
+    tell: Callable[[str], object],
 ) -> int | None:
-    """Loads the newest whole checkpoint into model and optimizer; returns its step, None where there is none.
+    """Loads the newest whole checkpoint into model, optimizer and average; returns its step, None without one.
 
     Newer ones that are damaged are set aside, under a name with ".damaged"; `tell` gets a line about each. Raises
     CheckpointError if all are damaged, or if the run was made with another configuration: it would not be the same run.
@@ -107,9 +126,10 @@ def load_checkpoint(
             state = _read_state(path)
             differing = _differences(state["config"], to_yaml(config))
             if not differing:
-                plain = type(model).from_pretrained(path, dtype=torch.float32).state_dict()
-                weights = {**plain, **state["weights"]}
+                weights = {**_plain_weights(model, path), **state["weights"]}
                 model.load_state_dict({name: weights[name] for name in model.state_dict()})
+                if average is not None:
+                    average.load({**_plain_weights(model, path / EMA_NAME), **state["ema_weights"]})
                 optimizer.load_state_dict(state["optimizer"])
                 _set_aside(damaged, path, tell)
                 return int(state["step"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,6 +24,7 @@ from showo.errors import DataError, NotFiniteError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
+from showo.train.ema import WeightAverage
 from showo.train.figures import Figures, StepFigures, mean_figures
 from showo.train.lock import run_lock
 from showo.train.log import RunLog
@@ -73,6 +74,7 @@ class TrainLoop(Generic[B]):
         self.data, self.loss, self.validate, self.attach = data, loss, validate, attach
         self.console = console or Console(stderr=True)
         self.optimizer = make_optimizer(model, config.optimizer)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.history: list[float] = []  # the loss of every step
         self._faults = {name: FaultLog([source.name for source in pool.sources]) for name, pool in pools.items()}
@@ -81,14 +83,16 @@ class TrainLoop(Generic[B]):
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint of the run folder; False where there is none."""
-        step = load_checkpoint(self.run_folder, self.model, self.optimizer, self.config, self.tell)
+        step = load_checkpoint(self.run_folder, self.model, self.optimizer, self.average, self.config, self.tell)
         if step is None:
             return False
         self.step = step
         return True
 
     def save(self) -> Path:
-        path = save_checkpoint(self.run_folder, self.step, self.model, self.optimizer, self.config, self.attach)
+        path = save_checkpoint(
+            self.run_folder, self.step, self.model, self.optimizer, self.average, self.config, self.attach
+        )
         prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
         return path
 
@@ -141,6 +145,8 @@ class TrainLoop(Generic[B]):
 
     def _do_step(self, micro_batches: list[B], meter: Meter) -> None:
         figures = train_step(self.model, self.optimizer, self.loss, micro_batches, self.step, self.config)
+        if self.average is not None:
+            self.average.update(figures["finite"])
         self.step += 1
         self._figures.add(self.step, figures)
         for micro_batch in micro_batches:
@@ -173,7 +179,8 @@ class TrainLoop(Generic[B]):
 
     def _validate(self, log: RunLog) -> None:
         self.model.eval()
-        with torch.no_grad():
+        averaged = self.average is not None and self.config.validate_ema
+        with torch.no_grad(), self.average.in_place() if averaged else nullcontext():  # type: ignore[union-attr]
             scalars, pictures = self.validate(self.step)
         self.model.train()
         log.scalars("val", scalars, self.step)

@@ -27,8 +27,9 @@ from showo.prompting import Prompting
 from showo.sheets import sheet
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
+from showo.train.blocks import compile_blocks, recompute_activations
 from showo.train.config import ShowoTraining
-from showo.train.initial import initial_model
+from showo.train.initial import freeze, initial_model
 from showo.train.loop import TrainLoop, train
 from showo.train.showo_data import Encoders, ShowoData
 
@@ -63,7 +64,7 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
     image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
-    model = initial_showo(config).to(device)
+    model = initial_showo(config, lambda text: console.print(text, markup=False, highlight=False)).to(device)
     prompting = Prompting.for_model(config.model, eot=text_tokenizer.eos)
     encoders = Encoders(text_tokenizer, image_tokenizer.to(device), side, open_tower(config, text_tokenizer, device))
     data = ShowoData(config, encoders, device, console)
@@ -124,11 +125,15 @@ def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device
     return tower
 
 
-def initial_showo(config: ShowoTraining) -> Showo:
-    """The model that a training starts from, with `code_bits` if they are asked for."""
-    model = initial_model(Showo, config.model, config.init_from, config.seed)
+def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo:
+    """The model that a training starts from, as its options have it."""
+    model = initial_model(Showo, config.model, config.init_from, config.seed, tell)
     if config.code_bits:
         add_code_bits(model, keep_tables=bool(config.init_from))
+    freeze(model, config.frozen)
+    recompute_activations(model, config.recompute)
+    if config.compile:
+        compile_blocks(model, config.compile)
     return model
 
 

@@ -43,6 +43,8 @@ class LoopConfig:
     accumulate: int = within(COUNT, 1)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     max_skipped_steps: int = within(NOT_NEGATIVE, 10)
+    ema_decay: float = within(SHARE_BELOW_ONE, 0.0)  # of an average of the weights; 0: none
+    validate_ema: bool = True  # with that average, where there is one
     log_every: int = within(COUNT, 10)
     validate_every: int = within(COUNT, 500)
     validation_samples: int = within(COUNT, 256)  # of each stream, at most

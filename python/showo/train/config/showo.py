@@ -12,6 +12,8 @@ from showo.train.config.loop import LoopConfig
 from showo.train.config.streams import Stream, check_sources, refuse_codes
 from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 
+RECOMPUTE = ("none", "selective", "full")
+
 
 @dataclass
 class ShowoTraining(LoopConfig):
@@ -25,6 +27,9 @@ class ShowoTraining(LoopConfig):
     image_tokenizer: str = "bundled:tiny/image_tokenizer"
     text_tokenizer: str = "bundled:tiny/showo"
     code_bits: bool = False  # rows of codes share what their bits mean: see `showo.model.code_bits`
+    frozen: list[str] = field(default_factory=list)  # patterns of names of parameters that learn nothing
+    recompute: str = "none"  # activations that the backward pass computes again: none, selective, full
+    compile: str = ""  # a backend of torch.compile, such as inductor, that compiles every block
     vision_tower: str = ""  # folder or hub id of the CLIP that rows of mmu_vit see with
     init_from: str = ""  # a checkpoint folder whose weights start this run
     resolution: int = within(COUNT, 64)
@@ -57,6 +62,8 @@ class ShowoTraining(LoopConfig):
         for name, stream in self.streams.items():
             self.check_batch(f"{name}.batch", stream.batch)
             check_sources(f"{name}.", stream.data, stream.held_out)
+        if self.recompute not in RECOMPUTE:
+            raise ConfigError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {self.recompute!r}")
         if self.mmu_vit.batch:
             refuse_codes("mmu_vit.", self.mmu_vit.data, self.mmu_vit.held_out)
         if self.mmu_vit.batch and not self.vision_tower:
