@@ -38,7 +38,7 @@ def recompute_activations(model: Showo, how: str) -> None:
 def _twice(forward: Callable[..., Any], contexts: Callable[[], Any] | None, *arguments: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments, **named)
-    more = {} if contexts is None else {"context_fn": contexts}
+    more: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
     # No block draws random numbers, so there is no state of a generator to keep.
     return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **more, **named)
 

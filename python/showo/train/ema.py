@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average = decay * average + (1 - decay) * weights after every step that was not skipped; it begins as the weights.
+    """average = decay * average + (1 - decay) * weights after every step that was not skipped, beginning as the weights.
 
     Only what is learned has an average of its own: frozen weights are what they are.
     """
