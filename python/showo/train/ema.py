@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average = decay * average + (1 - decay) * weights after every step that was not skipped, beginning as the weights.
+    """After every step that was not skipped, average = decay * average + (1 - decay) * weights.
 
-    Only what is learned has an average of its own: frozen weights are what they are.
+    It begins as the weights. Only what is learned has an average of its own: frozen weights are what they are.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
