@@ -13,6 +13,7 @@ from benchmarks.harness import OURS, Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path:
@@ -39,6 +40,11 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
         axis.tick_params(axis="x", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{rows[0].op}: milliseconds, {rows[0].device}, torch {rows[0].torch}", fontsize=10)
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as a PNG, whole or not at all, and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
     figure.savefig(draft, format="png", dpi=120)

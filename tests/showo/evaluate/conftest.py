@@ -68,3 +68,12 @@ def small_pipe() -> ShowoPipeline:
         norm_groups=4,
     )
     return ShowoPipeline(Showo(config).eval(), ImageTokenizer(sizes).eval(), TextTokenizer(text))
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_pipe: ShowoPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    small_pipe.model.save_pretrained(folder / "showo")
+    small_pipe.text_tokenizer.save(folder / "showo")
+    small_pipe.image_tokenizer.save_pretrained(folder / "image_tokenizer")
+    return folder

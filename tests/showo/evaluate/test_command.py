@@ -10,18 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from showo.engine.pipeline import ShowoPipeline
 from showo.evaluate.world.report import FRAME
 from tests.showo.command import failure, run
-
-
-@pytest.fixture(scope="session")
-def small_checkpoint(small_pipe: ShowoPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    small_pipe.model.save_pretrained(folder / "showo")
-    small_pipe.text_tokenizer.save(folder / "showo")
-    small_pipe.image_tokenizer.save_pretrained(folder / "image_tokenizer")
-    return folder
 
 
 def test_table_report_and_sheet(
