@@ -200,3 +200,12 @@ def test_a_full_disk_leaves_nothing_behind(
     message = failure(capsys, "make-world", tmp_path / "world", "--scenes", 5)
     assert "No space left on device" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_emoji_to_train_on_are_the_bundled_ones_whose_names_are_not_held_out(folder: Path) -> None:
+    holdout = World.load(folder).holdout
+    bundled = read_pairs(["bundled:emoji/train-*.tar"])
+    kept = [sample for sample in bundled if not names_held_out(sample.caption, holdout)]
+    assert 0 < len(bundled) - len(kept) < 10
+    written = read_pairs([f"{folder}/emoji/train-*.tar"])
+    assert [(s.key, s.image, s.caption) for s in written] == [(s.key, s.image, s.caption) for s in kept]

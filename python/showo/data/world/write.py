@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from showo.data.shards import read_pairs
 from showo.data.tar import write_tar
-from showo.data.world.captions import caption
+from showo.data.world.captions import caption, mentions
 from showo.data.world.draw import draw_scene
 from showo.data.world.objects import COLOURS, EMOJI, SHAPES
 from showo.data.world.prompts import make_prompts
@@ -22,7 +23,7 @@ from showo.data.world.steps import make_steps
 from showo.data.world.stories import make_story
 from showo.data.world.world import WORLD_FILE, Kind, World
 from showo.errors import OutputError
-from showo.files import new_folder
+from showo.files import BUNDLED, new_folder
 from showo.pictures import encode_png
 
 SCENES_PER_SHARD = 5000
@@ -47,6 +48,7 @@ def write_world(world: World, folder: Path, advance: Advance) -> None:
                 write(world, split, temporary / name, advance)
         _write_classes(world, temporary / "objects" / "classes.txt")
         _write_prompts(world, temporary / "prompts")
+        _write_emoji(world, temporary / "emoji")
         (temporary / WORLD_FILE).write_text(json.dumps(world.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
@@ -148,6 +150,19 @@ def _write_prompts(world: World, folder: Path) -> None:
     folder.mkdir()
     for name, split in (("seen", "train"), ("held-out", "held-out")):
         _write_list(folder / f"{name}.json", make_prompts(world, split))
+
+
+def _write_emoji(world: World, folder: Path) -> None:
+    """The bundled training set of emoji, without those whose names are held-out combinations ("purple heart").
+
+    Who trains on emoji beside a world takes these, or the model has been told what it is to find out.
+    """
+    folder.mkdir()
+    files: list[tuple[str, bytes]] = []
+    for sample in read_pairs([f"{BUNDLED}emoji/train-*.tar"]):
+        if world.holdout.text_is_seen(mentions(sample.caption), Scene(())):
+            files += [(f"{sample.key}.png", sample.image), (f"{sample.key}.txt", sample.caption.encode())]
+    write_tar(folder / "train-0000.tar", files)
 
 
 def _write_picture(scene: Scene, path: Path) -> None:
