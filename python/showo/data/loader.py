@@ -9,7 +9,9 @@ import re
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -48,15 +50,32 @@ class Loader(Generic[T]):
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # else torch draws from the caller's random state
         )
+        others = active_children()
         items = iter(loader)
-        for _ in range(start, end):
-            began = time.monotonic()
-            with naming_dead_workers():
-                item = next(items)
-            self.seconds_waited += time.monotonic() - began
-            if isinstance(item, UserError):
-                raise item
-            yield item
+        workers = [process for process in active_children() if process not in others]
+        try:
+            for _ in range(start, end):
+                began = time.monotonic()
+                with naming_dead_workers():
+                    item = next(items)
+                self.seconds_waited += time.monotonic() - began
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        finally:
+            del items  # ends the workers, which the traceback of an error would keep
+            for worker in workers:
+                _end(worker)
+
+
+def _end(worker: BaseProcess) -> None:
+    """Makes sure that a worker is gone: it ignores SIGTERM, with which Python ends what is left when it exits itself,
+    and then waits for it. torch may fail to end the others where one has died.
+    """
+    with suppress(RuntimeError):  # torch's, that a worker has died
+        if worker.is_alive():
+            worker.kill()
+        worker.join()
 
 
 @contextmanager
@@ -74,7 +93,7 @@ def naming_dead_workers() -> Iterator[None]:
         raise DataError(
             f"data: worker process {found[1]} has died{how}; a lack of memory is the likeliest cause: fewer workers, "
             "or a smaller prefetch, need less"
-        ) from error
+        ) from error.with_traceback(None)  # its frames hold the other workers
 
 
 class _Guarded(Dataset[Any]):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,13 +85,21 @@ def test_the_random_state_of_the_caller_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_nothing_is_left_of_workers_that_are_no_longer_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "error"), [(squared, None), (broken, DataError), (killed, DataError)])
+def test_nothing_is_left_of_workers_that_are_no_longer_needed(
+    make: Callable[[int], Any], error: type[Exception] | None
+) -> None:
+    """Also while the error of one of them is being handled: what is left at the end would keep the process waiting."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("no list of child processes")
     before = set(children.read_text().split())
-    items = Loader(squared, workers=2, prefetch=2).between(0, 100)
+    items = Loader(make, workers=2, prefetch=2).between(0, 100)
     next(items)
-    assert len(set(children.read_text().split()) - before) >= 2
-    items.close()
+    assert len(set(children.read_text().split()) - before) >= 1
+    if error is None:
+        items.close()
+    else:
+        with pytest.raises(error), naming_dead_workers():
+            list(items)
     assert set(children.read_text().split()) <= before
