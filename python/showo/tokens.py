@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text, local_path
@@ -187,6 +187,10 @@ class TextTokenizer:
         atomic_write_text(path, self._tokenizer.to_str(pretty=True))
         return path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For workers: the library forgets, when it is copied, that special tokens spelled in a text are text."""
+        return _from_text, (self._tokenizer.to_str(),)
+
     def vocabulary(self, codebook_size: int) -> Vocabulary:
         return Vocabulary(self.text_vocab_size, codebook_size)
 
@@ -206,3 +210,9 @@ class TextTokenizer:
         """Text of ids; ids that are not text, and `<|endoftext|>`, are left out."""
         text = [int(i) for i in ids if 0 <= int(i) < self.text_vocab_size and int(i) != self.eos]
         return str(self._tokenizer.decode(text, skip_special_tokens=True))
+
+
+def _from_text(text: str) -> TextTokenizer:
+    from tokenizers import Tokenizer
+
+    return TextTokenizer(Tokenizer.from_str(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,11 @@ def test_types_are_checked() -> None:
         tokenizer.encode(b"bytes")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="sequence of str"):
         tokenizer.encode_batch("text")
+
+
+def test_a_copy_for_another_process_gives_the_same_ids() -> None:
+    tokenizer = TextTokenizer(byte_tokenizer(END_OF_TEXT, *SPECIAL_TOKENS))
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    text = "a <|soi|> that is spelled"
+    assert copy.encode(text) == tokenizer.encode(text)
+    assert max(copy.encode(text)) < copy.eos == tokenizer.eos

@@ -93,7 +93,7 @@ COUNTS += ["validation_samples", "prefetch"]
 NOT_NEGATIVE = ["max_seconds", "workers", "max_skipped_steps", "encode_first"]
 NOT_NEGATIVE += [f"optimizer.{name}" for name in ("lr", "warmup_steps", "weight_decay", "max_grad_norm")]
 NOT_NEGATIVE += [f"{stream}.{name}" for stream in ("t2i", "lm", "mmu") for name in ("batch", "weight")]
-SHARES = ("condition_dropout", "question_share", "optimizer.final_lr_ratio")
+SHARES = ("broken_share", "condition_dropout", "question_share", "optimizer.final_lr_ratio")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def test_samples_hang_on_the_step_alone(folders: Folders, tmp_path: Path) -> Non
             assert keys(a) == keys(b)
             assert same(a.batch, b.batch)
     again = data(small_training(folders, *common, "encode_first=0"), tmp_path)
+    copied = pickle.loads(pickle.dumps(again._loader.make))  # as a worker has it that is no fork
+    assert keys(copied(5)) == keys(recorded[5])
     for start in range(16):
         first = next(again.between(start, 16))
         assert keys(first) == keys(recorded[start])
@@ -246,6 +249,17 @@ def test_broken_samples_are_skipped_and_told(folders: Folders, tmp_path: Path) -
     write_tar(tmp_path / "pictures.tar", files[2:])
     with pytest.raises(DataError, match=r"samples in a row cannot be used.*; there is no checkpoint of this run yet"):
         train(config, tmp_path / "none")
+
+
+def test_too_many_broken_samples_end_a_run_with_a_table(folders: Folders, tmp_path: Path) -> None:
+    whole = encode_png(Image.new("RGB", (32, 32), "red"))
+    files = [(f"{n}.{kind}", data) for n in range(8) for kind, data in (("png", whole if n else b""), ("txt", b"red"))]
+    write_tar(tmp_path / "pictures.tar", files)
+    common = [f"t2i.data={webdataset(tmp_path / 'pictures.tar')}", "t2i.batch=300", "mmu.batch=0", "lm.batch=0"]
+    common += ["validation_prompts=[]", "validation_samples=1"]
+    with pytest.raises(DataError, match=r"samples cannot be used, more than 5\.0%\n.*unreadable picture +\d+"):
+        train(small_training(folders, *common, "broken_share=0.05"), tmp_path / "a")
+    assert train(small_training(folders, *common, "broken_share=0.5", "steps=4"), tmp_path / "b").step == 4
 
 
 def test_without_held_out_data_there_is_nothing_to_validate(folders: Folders, tmp_path: Path) -> None:

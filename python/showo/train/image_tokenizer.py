@@ -41,7 +41,8 @@ def train_tokenizer(
 def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None = None) -> TrainLoop[PictureBatch]:
     """The model, the data and the losses of `train_tokenizer`, ready to run."""
     device = find_device(config.device)
-    model = initial_model(ImageTokenizer, config.model, config.init_from, config.seed).to(device)
+    console = console or Console(stderr=True)
+    model = initial_model(ImageTokenizer, config.model, config.init_from, config.seed, console.print).to(device)
     model.encoder.requires_grad_(config.train_encoder)
     pictures = picture_batches("data", config, config.data)
     data = Loader(pictures, workers=config.workers, prefetch=config.prefetch)

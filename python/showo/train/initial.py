@@ -26,7 +26,7 @@ _LENGTHS = {
 }
 
 
-def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object] = print) -> M:
+def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object]) -> M:
     """A `kind` of this configuration with the weights of the checkpoint `source`, or drawn from `seed` without one.
 
     A Show-o may have other lengths than its checkpoint, and a projector that it has not (drawn from `seed`) or that

@@ -77,7 +77,10 @@ class TrainLoop(Generic[B]):
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.history: list[float] = []  # the loss of every step
-        self._faults = {name: FaultLog([source.name for source in pool.sources]) for name, pool in pools.items()}
+        self._faults = {
+            name: FaultLog([source.name for source in pool.sources], config.broken_share)
+            for name, pool in pools.items()
+        }
         self._figures = StepFigures(config.max_skipped_steps)
         self._unlogged: list[Figures] = []
 

@@ -51,6 +51,7 @@ class LoopConfig:
     checkpoint_every: int = within(COUNT, 500)
     keep_checkpoints: int = within(COUNT, 2)
     max_seconds: float = within(NOT_NEGATIVE, 0.0)
+    broken_share: float = within(SHARE, 0.01)  # of a source's samples; where more cannot be used, the run ends
     workers: int = within(NOT_NEGATIVE, 2)
     prefetch: int = within(COUNT, 2)
     wandb: str = ""  # a project of Weights & Biases that gets the log too
