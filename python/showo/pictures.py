@@ -20,6 +20,9 @@ from torch import Tensor
 from showo.errors import NotFiniteError, SampleError, UserError
 from showo.files import atomic_path, make_folder
 
+# How a file becomes pixels, by number: to be raised when `open_image`, `fit` or `to_pixels` give others, as codes that
+# were made of the old ones are then not those of the pictures any more.
+PREPROCESSING = 1
 MAX_PIXELS = 64 * 1024 * 1024  # a file may promise more than memory holds: refused before decoding
 MAX_EXCESS = 8  # how many times as long as the wanted shape a picture may be when it is resized
 

@@ -18,15 +18,15 @@ from rich.console import Console
 
 import showo.train.showo as showo_training
 from showo.batch import Batch
+from showo.data.code_shards import Encoding
 from showo.data.make_assets import encode_png
 from showo.data.micro_batch import RowBatch
-from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
 from showo.data.tally import Tally
 from showo.data.tar import write_tar
+from showo.data.tokenize import Tokenizing, open_captioned
 from showo.errors import ConfigError, DataError
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.pictures import fit, open_image, to_tensor
 from showo.prompting import Prompting
 from showo.seeds import seeded_generator
 from showo.tokens import Vocabulary
@@ -80,21 +80,18 @@ def test_samples_hang_on_the_step_alone(folders: Folders, tmp_path: Path) -> Non
         assert same(first.batch, recorded[start].batch)
 
 
-def write_codes(path: Path, pictures: str, tokenizer: Path) -> None:
-    """A shard of codes of the pictures that a pattern names."""
-    source = open_source(SourceConfig(layout="webdataset", files=[pictures]))
+def write_codes(folder: Path, pictures: str, tokenizer: Path, resolution: int = 32) -> str:
+    """A list of one source: shards of the codes of the pictures that a pattern names."""
+    source, origin = open_captioned(SourceConfig(layout="webdataset", files=[pictures]), shard_size=10)
     images = ImageTokenizer.from_pretrained(tokenizer)
-    samples = [source[number] for number in range(len(source))]
-    with torch.no_grad():
-        tensors = [to_tensor(fit(open_image(s.picture.data), (32, 32)))[None] for s in samples]  # type: ignore[union-attr,arg-type]
-        codes = [images.encode(tensor)[0].tolist() for tensor in tensors]
-    table = {"key": [s.key for s in samples], "codes": codes, "caption": [list(s.captions) for s in samples]}  # type: ignore[union-attr]
-    pq.write_table(pa.table(table), path)
+    encoding = Encoding.of(images, str(tokenizer), resolution)
+    codes = (resolution // images.config.downsampling) ** 2
+    Tokenizing(source, origin, folder, encoding, images.encode_pixels, codes, 64, workers=0).run(Console(quiet=True))
+    return f"[{{layout: codes, files: [{folder}/*.parquet]}}]"
 
 
 def test_pictures_codes_and_pictures_that_were_encoded_first_are_the_same(folders: Folders, tmp_path: Path) -> None:
-    write_codes(tmp_path / "train.parquet", f"{folders['pictures']}/train-*.tar", folders["image_tokenizer"])
-    codes = f"[{{layout: codes, files: [{tmp_path}/train.parquet]}}]"
+    codes = write_codes(tmp_path / "codes", f"{folders['pictures']}/train-*.tar", folders["image_tokenizer"])
     ways = {
         "pictures": ["encode_first=0"],
         "by a worker": ["encode_first=0", "workers=1"],
@@ -108,6 +105,34 @@ def test_pictures_codes_and_pictures_that_were_encoded_first_are_the_same(folder
     for batches in found.values():
         assert all(same(a.batch, b.batch) for a, b in zip(batches, found["pictures"], strict=True))
         assert all(a.tally == b.tally for a, b in zip(batches, found["pictures"], strict=True))
+
+
+def test_codes_of_another_tokenizer_or_resolution_are_refused(folders: Folders, tmp_path: Path) -> None:
+    """Also where they are as many and in range; not where the decoder alone is another one."""
+    pictures, tokenizer = f"{folders['pictures']}/train-*.tar", folders["image_tokenizer"]
+    images = ImageTokenizer.from_pretrained(tokenizer)
+    images.decoder.conv_in.weight.data.add_(1)
+    images.save_pretrained(tmp_path / "decoder")
+    images.encoder.conv_in.weight.data.add_(1)
+    images.save_pretrained(tmp_path / "encoder")
+
+    def opened(codes: str) -> ShowoData:
+        return data(small_training(folders, "mmu.batch=0", "workers=0", f"t2i.data={codes}"), tmp_path)
+
+    assert next(opened(write_codes(tmp_path / "a", pictures, tmp_path / "decoder")).between(0, 1)).pixels is None
+    refusal = rf"b/0000[01]-of-00002.parquet: its codes are of {tmp_path}/encoder \(encoder \w{{12}}\) at 32 pixels, .*"
+    with pytest.raises(DataError, match=refusal + rf"but this training has {tokenizer} \(encoder \w{{12}}\) at 32 pix"):
+        opened(write_codes(tmp_path / "b", pictures, tmp_path / "encoder"))
+    with pytest.raises(DataError, match=r"at 64 pixels.* but this training has .* at 32 pixels"):
+        opened(write_codes(tmp_path / "c", pictures, tokenizer, resolution=64))
+
+
+def test_codes_that_say_nothing_of_their_tokenizer_are_taken(folders: Folders, tmp_path: Path) -> None:
+    table = pa.table({"key": ["a", "b"], "codes": [[3] * 16, [5] * 16], "caption": ["a", "b"]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    codes = f"[{{layout: codes, files: [{tmp_path}/train.parquet]}}]"
+    found = data(small_training(folders, "mmu.batch=0", "workers=0", f"t2i.data={codes}"), tmp_path)
+    assert next(found.between(0, 1)).pixels is None
 
 
 def test_workers_change_nothing_that_is_trained(folders: Folders, tmp_path: Path) -> None:

@@ -114,17 +114,21 @@ class FaultLog:
     def add(self, drawn: Iterable[Drawn[Any]]) -> None:
         """Count what was drawn. Raises DataError, with a table, where the share of a source is passed."""
         for each in drawn:
-            self.tried[each.source] += 1 + len(each.faults)
-            for fault in each.faults:
-                self.counts[fault.source, fault.reason] += 1
-                _log.warning("%s: skipped a sample (%s): %s", self.names[fault.source], fault.reason, fault.message)
-        for source, name in enumerate(self.names):
-            broken = sum(count for (number, _), count in self.counts.items() if number == source)
-            if broken > max(self.tolerated, self.share * self.tried[source]):
-                raise DataError(
-                    f"{name}: {broken} of {self.tried[source]} samples cannot be used, more than {self.share:.1%}\n"
-                    + self.table()
-                )
+            self.count(each.source, 1 + len(each.faults), each.faults)
+
+    def count(self, source: int, tried: int, faults: Sequence[Fault]) -> None:
+        """So many samples of a source were tried, and these of them cannot be used. Raises as `add`."""
+        self.tried[source] += tried
+        name = self.names[source]
+        for fault in faults:
+            self.counts[source, fault.reason] += 1
+            _log.warning("%s: skipped a sample (%s): %s", name, fault.reason, fault.message)
+        broken = sum(count for (number, _), count in self.counts.items() if number == source)
+        if broken > max(self.tolerated, self.share * self.tried[source]):
+            raise DataError(
+                f"{name}: {broken} of {self.tried[source]} samples cannot be used, more than {self.share:.1%}\n"
+                + self.table()
+            )
 
     def table(self) -> str:
         """Lines of source, reason and count, the most frequent first; "" where there was no fault."""

@@ -9,6 +9,7 @@ models/modeling_magvitv2.py.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from showo.config import check_types, reject_unknown, without_bookkeeping
 from showo.errors import ConfigError
 from showo.model.weights import PretrainedMixin
+from showo.pictures import from_pixels
 from showo_ext import lfq_decode, lfq_encode
 
 # More are a slip of the pen, which would fill the memory before anything else is noticed. MAGVIT-v2 has up to 18 bits.
 MAX_BITS, MAX_LEVELS, MAX_BLOCKS = 18, 12, 100
+_ENCODED_AT_ONCE = 64  # pictures
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,23 @@ class ImageTokenizer(PretrainedMixin, nn.Module):
         """
         self.check_images(images)
         return lfq_encode(self.encoder(images))
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """pixels uint8 [B, 3, H, W], as files hold them -> code ids int64 [B, (H/f)*(W/f)].
+
+        A few pictures at a time, and in the precision of the weights, whatever the caller computes in.
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            return torch.cat([self.encode(from_pixels(some)) for some in pixels.split(_ENCODED_AT_ONCE)])
+
+    def encoder_checksum(self) -> str:
+        """Of the weights that decide which codes a picture has, as they are now."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def decode(self, ids: Tensor, height: int, width: int) -> Tensor:
         """ids int64 [B, height*width] in [0, 2**bits) -> images [B, 3, height*f, width*f], clamped to [-1, 1].

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from showo.data.code_shards import Encoding
 from showo.data.encoded import EncodedSource, encode_source
 from showo.data.loader import Loader
 from showo.data.micro_batch import RowBatch
@@ -23,17 +24,15 @@ from showo.data.rows import (
     Understanding,
 )
 from showo.data.sample import Document
+from showo.data.sources.codes import Codes
 from showo.data.streams import STREAMS, MicroBatches, RowStream
 from showo.model.clip import ClipTower
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.pictures import from_pixels
 from showo.prompting import Prompting
 from showo.seeds import hashed_words
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining
 from showo.train.pools import open_samples
-
-_PICTURES_AT_ONCE = 64  # through the image tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,9 @@ class Encoders:
     side: int
     tower: ClipTower | None = None
 
-    @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes int64 [pictures, N] of pixels uint8 [pictures, 3, H, W] on the tokenizer's device."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            return torch.cat([self.images.encode(from_pixels(some)) for some in pixels.split(_PICTURES_AT_ONCE)])
+        return self.images.encode_pixels(pixels)
 
 
 class ShowoData:
@@ -67,6 +64,7 @@ class ShowoData:
             if stream.held_out
         ]
         self.pools = {stream.name: stream.pool for stream in training}
+        self._check_codes([*training, *held_out])
         self._encode_first([*training, *held_out], console)
         vocabulary, codes = config.model.vocabulary, config.model.num_vq_tokens
         self._held_out = MicroBatches(held_out, vocabulary, codes, config.accumulate)
@@ -92,6 +90,14 @@ class ShowoData:
     def _complete(self, rows: RowBatch) -> RowBatch:
         encoders = self.encoders
         return rows.completed(encoders.encode, encoders.tower, self.config.model.vocabulary, self.device)
+
+    def _check_codes(self, streams: list[RowStream]) -> None:
+        """Raises DataError for shards of codes that another image tokenizer, or another resolution, has made."""
+        codes = [source for stream in streams for source in stream.pool.sources if isinstance(source, Codes)]
+        if codes:
+            here = Encoding.of(self.encoders.images, self.config.image_tokenizer, self.config.resolution)
+            for source in codes:
+                source.check_encoding(here)
 
     def _encode_first(self, streams: list[RowStream], console: Console) -> None:
         """Puts the codes of small sources in their place; a source that several streams have is encoded once."""
