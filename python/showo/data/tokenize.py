@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,7 +115,8 @@ class Tokenizing:
             chunks = Loader(reader, workers=self.workers, prefetch=_PREFETCH).between(0, len(pieces))
             log = FaultLog([self.source.name])
             columns = (TextColumn("tokenize"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            progress = Progress(*columns, console=console, disable=not console.is_terminal)
+            with closing(chunks), progress:
                 bar = progress.add_task("tokenize", total=len(self.source))
                 for path, samples in shards.items():
                     if path in kept:

@@ -93,11 +93,12 @@ class ShowoData:
 
     def _check_codes(self, streams: list[RowStream]) -> None:
         """Raises DataError for shards of codes that another image tokenizer, or another resolution, has made."""
-        codes = [source for stream in streams for source in stream.pool.sources if isinstance(source, Codes)]
+        sources = [source for stream in streams for source in stream.pool.sources]
+        codes = [source for source in sources if isinstance(source, Codes)]
         if codes:
             here = Encoding.of(self.encoders.images, self.config.image_tokenizer, self.config.resolution)
-            for source in codes:
-                source.check_encoding(here)
+            for shards in codes:
+                shards.check_encoding(here)
 
     def _encode_first(self, streams: list[RowStream], console: Console) -> None:
         """Puts the codes of small sources in their place; a source that several streams have is encoded once."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from showo.data.sources import open_source
 from showo.data.sources.config import CLEANINGS, LAYOUTS, SourceConfig
+from tests.showo.command import run
 from tests.showo.data.layouts import png
 
 ROOT = Path(__file__).parents[3]
@@ -42,3 +45,15 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "docs/data.md", "exec"), {"__name__": "example"})
     assert set(re.findall(r"'([a-z ]+)', \(4, 4\)", capsys.readouterr().out)) == {"red apple", "blue bird"}
+
+
+@pytest.mark.slow
+def test_the_command_makes_what_training_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    assert run(*shlex.split(command)[1:]) == 0
+    (config,) = re.findall(r"reads `(\{layout: codes.*?\})`", PAGE)
+    source = open_source(SourceConfig(**yaml.safe_load(config)), tmp_path / "cache")
+    pictures = open_source(SourceConfig("webdataset", ["bundled:emoji/val-*.tar"]), tmp_path / "cache")
+    assert len(source) == len(pictures)
+    assert source[5].key == pictures[5].key
