@@ -93,8 +93,9 @@ class ShowoData:
 
     def _check_codes(self, streams: list[RowStream]) -> None:
         """Raises DataError for shards of codes that another image tokenizer, or another resolution, has made."""
-        sources = [source for stream in streams for source in stream.pool.sources]
-        codes = [source for source in sources if isinstance(source, Codes)]
+        codes: list[Codes] = []
+        for stream in streams:
+            codes += [source for source in stream.pool.sources if isinstance(source, Codes)]
         if codes:
             here = Encoding.of(self.encoders.images, self.config.image_tokenizer, self.config.resolution)
             for shards in codes:
