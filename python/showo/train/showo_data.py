@@ -93,13 +93,12 @@ class ShowoData:
 
     def _check_codes(self, streams: list[RowStream]) -> None:
         """Raises DataError for shards of codes that another image tokenizer, or another resolution, has made."""
-        codes: list[Codes] = []
-        for stream in streams:
-            codes += [source for source in stream.pool.sources if isinstance(source, Codes)]
-        if codes:
-            here = Encoding.of(self.encoders.images, self.config.image_tokenizer, self.config.resolution)
-            for shards in codes:
-                shards.check_encoding(here)
+        here: Encoding | None = None
+        for source in (source for stream in streams for source in stream.pool.sources):
+            if isinstance(source, Codes):
+                images, name = self.encoders.images, self.config.image_tokenizer
+                here = here or Encoding.of(images, name, self.config.resolution)
+                source.check_encoding(here)
 
     def _encode_first(self, streams: list[RowStream], console: Console) -> None:
         """Puts the codes of small sources in their place; a source that several streams have is encoded once."""
