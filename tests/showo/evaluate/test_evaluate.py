@@ -16,12 +16,15 @@ from showo.data.world.objects import COLOURS, SHAPES, Object
 from showo.data.world.scene import Demand, Scene, Wanted
 from showo.data.world.world import World
 from showo.engine.pipeline import ShowoPipeline
+from showo.errors import UserError
 from showo.evaluate.world.case import groups, overall
 from showo.evaluate.world.ceiling import reconstruct_scenes, share_right
 from showo.evaluate.world.drawing import find_fault
 from showo.evaluate.world.evaluate import evaluate_world
+from showo.evaluate.world.plan import check_sequences, plan
 from showo.evaluate.world.report import Report
 from showo.evaluate.world.settings import Settings
+from showo.evaluate.world.stepping import sequences
 from tests.showo.evaluate.truth import Keeper, Truth
 
 SETTINGS = Settings(count=40, batch=7)
@@ -179,3 +182,20 @@ def test_a_report_says_all_of_it(small_pipe: ShowoPipeline, world: World, world_
     assert seen["groups"]["single"] == {"cases": 5, "right": 5}
     (case,) = written["cases"]["text to image"]["seen"][:1]
     assert set(case) == {"group", "asked", "got", "fault"}
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"guidance": -1.0}, {"step_guidance": -1.0}])
+def test_options_are_checked_before_any_work(
+    options: dict[str, float], small_pipe: ShowoPipeline, world_folder: Path
+) -> None:
+    with pytest.raises(UserError, match="must be"):
+        plan(small_pipe, world_folder, replace(SETTINGS, **options))  # type: ignore[arg-type]
+
+
+def test_a_sequence_needs_positions(small_pipe: ShowoPipeline, world: World) -> None:
+    told = sequences(world, 3)
+    check_sequences(small_pipe, told)
+    tight = ShowoPipeline(small_pipe.model, small_pipe.image_tokenizer, small_pipe.text_tokenizer)
+    tight.prompting.max_positions = 250
+    with pytest.raises(UserError, match="the model has 250"):
+        check_sequences(tight, told)

@@ -52,7 +52,7 @@ def test_another_scene_is_not_shown() -> None:
 
 
 def noisy(picture: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(0).normal(0, 25, (SIDE, SIDE, 3))
+    noise = np.random.default_rng(0).normal(0, 40, (SIDE, SIDE, 3))
     return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
 
 
