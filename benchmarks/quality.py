@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from showo import ShowoPipeline
-from showo.data.shards import load_images, read_pairs
-from showo.pictures import open_image, save_image, to_tensor
+from showo.data.sources import read_pictures
+from showo.pictures import save_image, to_tensor
 from showo.sheets import sheet
 from showo.train.tokenizer_losses import psnr
 
@@ -43,8 +43,8 @@ def retrieval_ranks(generated: list[Image.Image], pictures: list[Image.Image], r
 
 
 def measure(pipe: ShowoPipeline, count: int, seed: int, sheet_path: Path | None) -> dict[str, float]:
-    train, held_out = read_pairs([TRAIN]), read_pairs([HELD_OUT])
-    pictures = [open_image(sample.image) for sample in train + held_out]
+    train, held_out = read_pictures(TRAIN), read_pictures(HELD_OUT)
+    pictures = [sample.picture.open() for sample in train + held_out]
     chosen = random.Random(seed).sample(range(len(train)), min(count, len(train)))
     captions = [train[i].caption for i in chosen]
 
@@ -57,7 +57,7 @@ def measure(pipe: ShowoPipeline, count: int, seed: int, sheet_path: Path | None)
     texts = pipe.describe([pictures[i] for i in chosen])
     description_seconds = time.perf_counter() - start
 
-    held = load_images(held_out, pictures[0].width)
+    held = torch.stack([to_tensor(picture) for picture in pictures[len(train) :]])
     tokenizer = pipe.image_tokenizer
     side = pictures[0].width // tokenizer.config.downsampling
     with torch.inference_mode():

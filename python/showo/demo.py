@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from showo.data.shards import read_pairs
-from showo.pictures import open_image, save_image
+from showo.data.sources import read_pictures
+from showo.pictures import save_image
 from showo.train.config import ShowoTraining, load_config
 from showo.train.showo import train_showo
 
@@ -29,10 +29,10 @@ def main() -> None:
     showo(["generate", *prompts, "-o", str(OUT / "generated.png")])
 
     console.rule("Describe: image to text")
-    samples = {sample.caption: sample for sample in read_pairs(["bundled:emoji/train-*.tar"])}
+    samples = {sample.caption: sample for sample in read_pictures("bundled:emoji/train-*.tar")}
     for caption in ("pizza", "rocket"):
         path = OUT / f"{caption}.png"
-        save_image(open_image(samples[caption].image), path)
+        save_image(samples[caption].picture.open(), path)
         showo(["describe", str(path)])
 
     console.rule(f"Train from scratch for {TRAIN_SECONDS} seconds")

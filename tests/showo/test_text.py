@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from showo import ShowoPipeline
-from showo.data.shards import read_pairs
+from showo.data.sources import read_pictures
 from showo.dialogue import question_text
 from showo.errors import UserError
 from showo.text import clean_text
@@ -39,7 +39,7 @@ def test_clean_text_stays_as_it_is(text: str) -> None:
 
 def test_the_bundled_captions_are_clean() -> None:
     """What the bundled model was trained on is what it is asked for today."""
-    captions = [sample.caption for sample in read_pairs(["bundled:emoji/*.tar"])]
+    captions = [sample.caption for sample in read_pictures("bundled:emoji/*.tar")]
     assert captions == [clean_text(caption) for caption in captions]
 
 

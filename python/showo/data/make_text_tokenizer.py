@@ -17,8 +17,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from showo.data.sample import CaptionedPicture, Conversation, PictureSequence
-from showo.data.shards import read_pairs, read_texts
-from showo.data.sources import open_source
+from showo.data.sources import open_source, read_documents, read_pictures
 from showo.data.sources.config import SourceConfig
 from showo.dialogue import question_text
 from showo.tokens import END_OF_TEXT, SPECIAL_TOKENS, TextTokenizer
@@ -67,10 +66,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world", type=Path, help="folder of a world, whose words are learned too")
     arguments = parser.parse_args()
-    captions = [sample.caption for sample in read_pairs(["bundled:emoji/train-*.tar"])]
+    captions = [sample.caption for sample in read_pictures("bundled:emoji/train-*.tar")]
     if arguments.world is not None:
         captions += world_texts(arguments.world)
-    tokenizer = train_text_tokenizer(captions, read_texts(["bundled:text/train-*.tar"]))
+    texts = [document.text for document in read_documents("bundled:text/train-*.tar")]
+    tokenizer = train_text_tokenizer(captions, texts)
     print(f"{tokenizer.text_vocab_size} text ids -> {tokenizer.save(arguments.folder)}")
 
 

@@ -14,7 +14,6 @@ import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
@@ -88,7 +87,7 @@ def walk_tar(file: BinaryIO, source: str) -> Iterator[Member]:
 
 
 def walk_rest(file: BinaryIO, source: str, after: int) -> Iterator[Member]:
-    """Yields the members that follow the first sound header behind byte `after`; none where there is no such header.
+    """Yields the members that follow the next header behind byte `after`; none where there is none.
 
     Raises TarError as `walk_tar`. For a damaged archive, to tell what lies behind the damage: it looks like members
     of the archive, but may as well be the bytes of a member, such as a tar within the tar.
@@ -147,15 +146,13 @@ class _Walk:
         return data
 
     def find_header(self, at: int) -> int | None:
-        """The first place from `at` on, a multiple of a block, where a header begins that fits its checksum."""
+        """The first place from `at` on, a multiple of a block, where a header seems to begin."""
         for chunk in range(at, self.length - BLOCK + 1, _CHUNK):
             self.file.seek(chunk)
             data = self.file.read(_CHUNK)
             for place in range(0, len(data) - BLOCK + 1, BLOCK):
-                if data[place + 257 : place + 262] == b"ustar":
-                    with suppress(DataError):
-                        self.check_header(chunk + place, data[place : place + BLOCK])
-                        return chunk + place
+                if data[place + 257 : place + 262] == _POSIX[:5]:
+                    return chunk + place
         return None
 
     def members(self, at: int, stop: int | None = None) -> Iterator[Member]:

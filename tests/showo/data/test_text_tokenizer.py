@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from showo.data.make_text_tokenizer import train_text_tokenizer, world_texts
-from showo.data.shards import read_pairs
+from showo.data.sources import read_pictures
 from showo.data.world.objects import COLOURS, SHAPES
 from showo.data.world.world import World
 from showo.data.world.write import write_world
@@ -25,14 +25,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_texts_of_the_training_part_are_read(world: Path) -> None:
     texts = list(world_texts(world))
-    captions = [sample.caption for sample in read_pairs([f"{world}/scenes/train-*.tar"])]
+    captions = [sample.caption for sample in read_pictures(f"{world}/scenes/train-*.tar")]
     assert texts[: len(captions)] == captions
     dialogues = json.loads((world / "questions" / "train.json").read_text())
     question, answer = (turn["value"] for turn in dialogues[-1]["conversations"][-2:])
     assert f"USER: \n{question.removeprefix('<image>').strip()} ASSISTANT: {answer}" in texts
     steps = [json.loads(line) for line in (world / "steps" / "train.jsonl").read_text().splitlines()]
     assert texts[-1] == steps[-1]["frames"][-1]["caption"]
-    held_out = [sample.caption for sample in read_pairs([f"{world}/scenes/held-out-*.tar"])]
+    held_out = [sample.caption for sample in read_pictures(f"{world}/scenes/held-out-*.tar")]
     assert not set(held_out) & set(texts)
 
 

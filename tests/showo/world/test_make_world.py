@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from showo.data.shards import read_files, read_pairs
-from showo.data.sources import open_source
+from showo.data.sources import open_source, read_pictures
 from showo.data.sources.config import SourceConfig
 from showo.data.world.captions import caption
 from showo.data.world.draw import draw_scene
@@ -51,26 +51,27 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def truths(folder: Path, split: str) -> Iterator[dict]:
     for path in sorted(folder.glob(f"scenes/{split}-*.tar")):
-        for _, extension, data in read_files(path):
-            if extension == "json":
-                yield json.loads(data)
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    yield json.load(tar.extractfile(member))  # type: ignore[arg-type]
 
 
 def test_scenes_are_pairs_whose_truth_is_beside_them(folder: Path) -> None:
-    samples = read_pairs([f"{folder}/scenes/train-*.tar"])
+    samples = read_pictures(f"{folder}/scenes/train-*.tar")
     found = list(truths(folder, "train"))
     assert len(samples) == len(found) == SCENES
     for sample, truth in zip(samples, found):
         scene = Scene.from_json(truth)
         assert Demand.from_json(truth["demand"]).is_met_by(scene)
-        assert open_image(sample.image).tobytes() == draw_scene(scene).tobytes()
+        assert sample.picture.open().tobytes() == draw_scene(scene).tobytes()
     assert [len(list(truths(folder, split))) for split in ("val", "held-out")] == [HELD_OUT, HELD_OUT]
 
 
 def test_training_contains_no_held_out_combination_and_the_held_out_part_nothing_else(folder: Path) -> None:
     world = World.load(folder)
     for split in ("train", "val", "held-out"):
-        for sample, truth in zip(read_pairs([f"{folder}/scenes/{split}-*.tar"]), truths(folder, split)):
+        for sample, truth in zip(read_pictures(f"{folder}/scenes/{split}-*.tar"), truths(folder, split)):
             assert shows_held_out(Scene.from_json(truth), world.holdout) == (split == "held-out")
             assert names_held_out(sample.caption, world.holdout, once=True) == (split == "held-out"), sample.caption
 
@@ -204,8 +205,8 @@ def test_a_full_disk_leaves_nothing_behind(
 
 def test_emoji_to_train_on_are_the_bundled_ones_whose_names_are_not_held_out(folder: Path) -> None:
     holdout = World.load(folder).holdout
-    bundled = read_pairs(["bundled:emoji/train-*.tar"])
+    bundled = read_pictures("bundled:emoji/train-*.tar")
     kept = [sample for sample in bundled if not names_held_out(sample.caption, holdout)]
     assert 0 < len(bundled) - len(kept) < 10
-    written = read_pairs([f"{folder}/emoji/train-*.tar"])
-    assert [(s.key, s.image, s.caption) for s in written] == [(s.key, s.image, s.caption) for s in kept]
+    written = read_pictures(f"{folder}/emoji/train-*.tar")
+    assert [(s.key, s.picture.data, s.caption) for s in written] == [(s.key, s.picture.data, s.caption) for s in kept]

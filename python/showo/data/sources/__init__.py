@@ -6,8 +6,22 @@ import importlib
 from pathlib import Path
 
 from showo.data.index import default_cache
-from showo.data.sample import Source
+from showo.data.sample import CaptionedPicture, Document, Source
 from showo.data.sources.config import LAYOUTS, SourceConfig
+from showo.data.sources.tar_text import TarText
+from showo.data.sources.webdataset import WebDataset
+
+
+def read_pictures(*files: str) -> list[CaptionedPicture]:
+    """All captioned pictures of a few tars (webdataset), in order. Raises SampleError at the first broken one."""
+    source = WebDataset(SourceConfig("webdataset", list(files)), default_cache())
+    return [source[index] for index in range(len(source))]
+
+
+def read_documents(*files: str) -> list[Document]:
+    """All documents of a few tars (layout tar_text), in order. Raises SampleError at the first broken one."""
+    source = TarText(SourceConfig("tar_text", list(files)), default_cache())
+    return [source[index] for index in range(len(source))]
 
 
 def open_source(config: SourceConfig, cache: Path | None = None) -> Source:

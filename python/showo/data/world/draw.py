@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw
 
-from showo.data.shards import read_pairs
+from showo.data.sources import read_pictures
 from showo.data.world.objects import COLOURS, EMOJI, SIDE, SIZE, Object
 from showo.data.world.scene import Scene
 from showo.files import BUNDLED
-from showo.pictures import open_image
 
 _FINE = 16  # shapes are drawn so many times as large, then averaged, which makes smooth edges
 
@@ -105,10 +104,10 @@ def _scaled(corners: Sequence[tuple[float, float]], side: int) -> list[tuple[flo
 @functools.cache
 def _emoji() -> dict[str, Image.Image]:
     """The emoji that may be objects, RGB, SIZE x SIZE, cut out of the bundled pictures."""
-    samples = {sample.caption: sample for sample in read_pairs([f"{BUNDLED}emoji/train-*.tar"])}
+    samples = {sample.caption: sample for sample in read_pictures(f"{BUNDLED}emoji/train-*.tar")}
     glyphs = {}
     for name in EMOJI:
-        picture = open_image(samples[name].image, samples[name].origin)
+        picture = samples[name].picture.open()
         left, top, right, bottom = ImageChops.invert(picture.convert("L")).getbbox() or (0, 0, *picture.size)
         side = max(right - left, bottom - top)
         square = Image.new("RGB", (side, side), "white")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from showo.data.shards import read_pairs
+from showo.data.sources import read_pictures
 from showo.data.tar import write_tar
 from showo.data.world.captions import caption, mentions
 from showo.data.world.draw import draw_scene
@@ -159,9 +159,10 @@ def _write_emoji(world: World, folder: Path) -> None:
     """
     folder.mkdir()
     files: list[tuple[str, bytes]] = []
-    for sample in read_pairs([f"{BUNDLED}emoji/train-*.tar"]):
+    for sample in read_pictures(f"{BUNDLED}emoji/train-*.tar"):
         if world.holdout.text_is_seen(mentions(sample.caption), Scene(())):
-            files += [(f"{sample.key}.png", sample.image), (f"{sample.key}.txt", sample.caption.encode())]
+            assert sample.picture.data is not None
+            files += [(f"{sample.key}.png", sample.picture.data), (f"{sample.key}.txt", sample.caption.encode())]
     write_tar(folder / "train-0000.tar", files)
 
 
