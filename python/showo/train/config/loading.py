@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from showo.errors import ConfigError
@@ -22,25 +22,53 @@ T = TypeVar("T", bound="LoopConfig")
 def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     """Reads a YAML file or the bundled configuration of that name, applies `key=value` overrides, checks everything.
 
+    A file may have a key `base`: another configuration, whose keys hold unless the file has its own. A list takes the
+    place of a list, and `${t2i.data}` stands for the value of another key.
+
     Raises ConfigError, which names the file, or the key that is unknown or of the wrong type.
     """
-    configs = package_path("configs")
-    path = Path(source) if source.endswith((".yaml", ".yml")) else configs / f"{source}.yaml"
-    if not os.path.isfile(path):
-        names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
-        raise ConfigError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
-    merged: Any = OmegaConf.structured(kind)
-    OmegaConf.set_readonly(merged, False)
-    merged = _merged(merged, _read(path), f"config {source}")
-    for override, parsed in zip(overrides, _parsed(overrides), strict=True):
-        merged = _merged(merged, parsed, override)
+    keys = OmegaConf.create()  # untyped until all are together, as ${...} may stand for keys of another file
+    for what, more in (*_with_bases(_find(source, Path())), *zip(overrides, _parsed(overrides), strict=True)):
+        if missing := _without_value(OmegaConf.to_container(more)):  # OmegaConf would keep the value that was there
+            raise ConfigError(f"{what}: {missing[0]} must have a value, got ???")
+        keys = _merged(keys, more, what)
+    schema = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(schema, False)
     try:
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(_merged(schema, keys, f"config {source}"))
     except OmegaConfBaseException as error:
         raise ConfigError(f"config {source}: {_reason(error)}") from error
     assert isinstance(config, kind)
     config.check()
     return config
+
+
+def _find(source: str, folder: Path) -> Path:
+    """The bundled configuration of that name, or the YAML file at that path, which begins in `folder`."""
+    configs = package_path("configs")
+    path = folder / source if source.endswith((".yaml", ".yml")) else configs / f"{source}.yaml"
+    if not os.path.isfile(path):
+        names = sorted(p.name.removesuffix(".yaml") for p in configs.glob("*.yaml"))
+        raise ConfigError(f"config: {source!r} is neither a YAML file nor one of {', '.join(names)}")
+    return path
+
+
+def _with_bases(path: Path) -> list[tuple[str, DictConfig]]:
+    """What names a file in messages, and its keys, after those of the files that it stands on, the lowest one first."""
+    found: list[tuple[str, DictConfig]] = []
+    seen: set[Path] = set()
+    while True:
+        seen.add(path.resolve())
+        keys = _read(path)
+        base = keys.pop("base", None)
+        found.insert(0, (f"config {path}", keys))
+        if base is None:
+            return found
+        if not isinstance(base, str):
+            raise ConfigError(f"config {path}: base must be a YAML file or the name of a configuration, got {base}")
+        path = _find(base, path.parent)
+        if path.resolve() in seen:
+            raise ConfigError(f"config {path}: it is its own base")
 
 
 def _read(path: Path) -> DictConfig:
@@ -53,10 +81,15 @@ def _read(path: Path) -> DictConfig:
     return loaded
 
 
-def _merged(config: Any, more: DictConfig, what: str) -> Any:
+def _without_value(keys: Any, prefix: str = "") -> list[str]:
+    """Full names of the keys whose value is ???."""
+    if not isinstance(keys, dict):
+        return [prefix.removesuffix(".")] if keys == MISSING else []
+    return [name for key, value in keys.items() for name in _without_value(value, f"{prefix}{key}.")]
+
+
+def _merged(config: Any, more: Any, what: str) -> Any:
     try:
-        if missing := sorted(OmegaConf.missing_keys(more)):  # OmegaConf would keep the value that was there
-            raise ConfigError(f"{what}: {missing[0]} must have a value, got ???")
         return OmegaConf.merge(config, more)
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: a dictionary where a list is expected
         raise ConfigError(f"{what}: {_reason(error)}") from error

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from omegaconf import MISSING
 
+from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
 from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
 
@@ -35,6 +36,8 @@ class LoopConfig:
     ends a run early (with a checkpoint); the schedule still follows `steps`. `max_skipped_steps`: a step whose loss or
     gradient is not finite changes nothing, and so many of them may follow each other before the run ends.
     `workers` processes read data ahead, `prefetch` micro-batches each; 0 reads them when they are needed.
+    `data_root` and `sources` do nothing by themselves: `${data_root}` and `${sources.NAME}` stand for them in other keys,
+    so that a folder or a data set that several streams read is said, and changed, in one place.
     """
 
     steps: int = within(COUNT, MISSING)
@@ -52,6 +55,8 @@ class LoopConfig:
     keep_checkpoints: int = within(COUNT, 2)
     max_seconds: float = within(NOT_NEGATIVE, 0.0)
     broken_share: float = within(SHARE, 0.01)  # of a source's samples; where more cannot be used, the run ends
+    data_root: str = "data"
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
     workers: int = within(NOT_NEGATIVE, 2)
     prefetch: int = within(COUNT, 2)
     wandb: str = ""  # a project of Weights & Biases that gets the log too
