@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -44,15 +45,20 @@ FOLDERS = {"laion": "laion-aesthetics-12m", "coyo": "coyo-700m"}
 TINY = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed", "tiny-clip-vit")
 
 
-def folders(stream: Stream, root: str) -> set[str]:
-    """Which data sets a stream reads, by the folder under the root."""
-    return {Path(file).relative_to(root).parts[0] for source in stream.data for file in source.files}
+@functools.cache
+def bundled(name: str) -> ShowoTraining:
+    return load_config(ShowoTraining, name)
+
+
+def folders(stream: Stream) -> set[str]:
+    """Which data sets a stream reads, by the folder under `data_root`."""
+    return {Path(file).relative_to("data").parts[0] for source in stream.data for file in source.files}
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
     base, steps, lr, warmup, rows, side, text, drawn, described = TABLE[name]
-    config = load_config(ShowoTraining, name, ["data_root=/sets"])
+    config = bundled(name)
     assert config.init_from == (base and f"runs/{base}")
     assert config.steps == steps
     assert config.optimizer == OptimizerConfig(lr, 0.0, warmup, (0.9, 0.999), 1e-8, 0.01, 0.0)
@@ -70,13 +76,13 @@ def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
     assert config.vision_tower == ("openai/clip-vit-large-patch14-336" if clip else "")
     understanding = config.mmu_vit if clip else config.mmu
     for stream, sets in ((config.t2i, drawn), (understanding, described), (config.lm, "refinedweb")):
-        assert folders(stream, "/sets") == {FOLDERS.get(each, each) for each in sets.split()}
+        assert folders(stream) == {FOLDERS.get(each, each) for each in sets.split()}
 
 
 @pytest.mark.parametrize("name", ["stage2", "stage3"])
 def test_captions_are_cleaned_as_officially(name: str) -> None:
     """Of recaptioned sets, rows that draw lose stock prefixes or all but a sentence; those that describe do not."""
-    config = load_config(ShowoTraining, name)
+    config = bundled(name)
     recaptioned = [source for source in config.t2i.data if source.captions[0].endswith(".parquet")]
     assert {tuple(source.clean) for source in recaptioned} == {("persons", "prefixes", "first_sentence")}
     assert {tuple(source.clean) for source in config.mmu.data} == {("persons",)}
@@ -99,17 +105,17 @@ def test_the_image_tokenizer_of_the_paper() -> None:
 
 
 def test_mixed_modality_adds_sequences_to_tuning() -> None:
-    config, tuning = (load_config(ShowoTraining, name) for name in ("mixed", "tuning2"))
+    config, tuning = (bundled(name) for name in ("mixed", "tuning2"))
     assert (config.t2i, config.lm, config.mmu) == (tuning.t2i, tuning.lm, tuning.mmu)
     assert [source.layout for source in config.lvg.data] == ["sequences"]
     assert config.lvg.batch == GPUS * 4
 
 
 def test_tiny_stages_have_the_streams_of_their_big_ones_and_one_model() -> None:
-    configs = {name: load_config(ShowoTraining, name) for name in TINY}
+    configs = {name: bundled(name) for name in TINY}
     for name, config in configs.items():
         twin = {"tiny-clip-vit": "tuning2-clip-vit"}.get(name, name.removeprefix("tiny-"))
-        assert config.streams.keys() == load_config(ShowoTraining, twin).streams.keys()
+        assert config.streams.keys() == bundled(twin).streams.keys()
         assert all(stream.held_out for stream in config.streams.values())
         assert config.code_bits
     assert {config.model for name, config in configs.items() if name != "tiny-clip-vit"} == {configs[TINY[0]].model}
@@ -121,7 +127,7 @@ def test_tiny_stages_have_the_streams_of_their_big_ones_and_one_model() -> None:
 def test_every_stage_starts_from_one_that_there_is() -> None:
     names = {path.stem for path in package_path("configs").glob("*.yaml")}
     for name in (*TABLE, *TINY, "mixed"):
-        base = load_config(ShowoTraining, name).init_from
+        base = bundled(name).init_from
         assert base == "" or base.removeprefix("runs/") in names
 
 

@@ -27,13 +27,15 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
 
     Raises ConfigError, which names the file, or the key that is unknown or of the wrong type.
     """
-    keys = OmegaConf.create()  # untyped until all are together, as ${...} may stand for keys of another file
+    schema: Any = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(schema, False)
+    keys = OmegaConf.create()  # without types until all are together, as ${...} may stand for keys of another file
     for what, more in (*_with_bases(_find(source, Path())), *zip(overrides, _parsed(overrides), strict=True)):
         if missing := _without_value(OmegaConf.to_container(more)):  # OmegaConf would keep the value that was there
             raise ConfigError(f"{what}: {missing[0]} must have a value, got ???")
+        if what in overrides and "${" not in what:
+            _merged(schema, more, what)  # to name the override where its type is wrong
         keys = _merged(keys, more, what)
-    schema = OmegaConf.structured(kind)
-    OmegaConf.set_readonly(schema, False)
     try:
         config = OmegaConf.to_object(_merged(schema, keys, f"config {source}"))
     except OmegaConfBaseException as error:

@@ -36,8 +36,8 @@ class LoopConfig:
     ends a run early (with a checkpoint); the schedule still follows `steps`. `max_skipped_steps`: a step whose loss or
     gradient is not finite changes nothing, and so many of them may follow each other before the run ends.
     `workers` processes read data ahead, `prefetch` micro-batches each; 0 reads them when they are needed.
-    `data_root` and `sources` do nothing by themselves: `${data_root}` and `${sources.NAME}` stand for them in other keys,
-    so that a folder or a data set that several streams read is said, and changed, in one place.
+    `data_root` and `sources` do nothing by themselves: `${data_root}` and `${sources.NAME}` stand for them in other
+    keys, so that a folder or a data set that several streams read is said, and changed, in one place.
     """
 
     steps: int = within(COUNT, MISSING)
