@@ -74,6 +74,7 @@ def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
     sizes = {**official(num_vq_tokens=codes, w_clip_vit=clip).to_dict(), "max_text_len": text}
     assert config.model == ShowoConfig.from_dict(sizes)
     assert config.vision_tower == ("openai/clip-vit-large-patch14-336" if clip else "")
+    assert config.frozen == (["showo.*"] if name.startswith("tuning1-clip-vit") else [])  # only the projector learns
     understanding = config.mmu_vit if clip else config.mmu
     for stream, sets in ((config.t2i, drawn), (understanding, described), (config.lm, "refinedweb")):
         assert folders(stream) == {FOLDERS.get(each, each) for each in sets.split()}

@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from showo.errors import CheckpointError, ConfigError
+from showo.files import local_path
 from showo.model.building import Building
+from showo.train.checkpoint import checkpoints
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,13 +32,17 @@ _LENGTHS = {
 def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object]) -> M:
     """A `kind` of this configuration with the weights of the checkpoint `source`, or drawn from `seed` without one.
 
-    A Show-o may have other lengths than its checkpoint, and a projector that it has not (drawn from `seed`) or that
+    A run stands for its newest checkpoint. A Show-o may have other lengths than its checkpoint, and a projector that it has not (drawn from `seed`) or that
     nothing needs any more: `tell` gets a line about each difference.
 
     Raises CheckpointError where there is none or one of another configuration, ConfigError for absurd sizes.
     """
     if not source:
         return _fresh(kind, config, seed)
+    run = Path(local_path(source))
+    if os.path.isdir(run) and (steps := checkpoints(run)):
+        source = str(steps[-1])
+        tell(f"init_from: {source}")
     found: Any = kind.from_pretrained(source)  # type: ignore[attr-defined]
     here, there = asdict(config), asdict(found.config)
     differing = {key: f"{there[key]} -> {here[key]}" for key in here if there[key] != here[key]}

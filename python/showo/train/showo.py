@@ -130,6 +130,10 @@ def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo
     model = initial_model(Showo, config.model, config.init_from, config.seed, tell)
     if config.code_bits:
         add_code_bits(model, keep_tables=bool(config.init_from))
+        if config.init_from:
+            tell(
+                "init_from: code_bits: the tables are taken as they are, and what codes share of their bits begins at 0"
+            )
     freeze(model, config.frozen)
     recompute_activations(model, config.recompute)
     if config.compile:

@@ -21,7 +21,7 @@ class TokenizerTraining(LoopConfig):
     data: list[SourceConfig] = field(default_factory=list)
     held_out: list[SourceConfig] = field(default_factory=list)
     model: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
-    init_from: str = ""  # a checkpoint folder whose weights start this run
+    init_from: str = ""  # a checkpoint folder, or a run, whose weights start this one
     train_encoder: bool = True  # False: codes stay what they are, only the decoder learns to draw them better
     augment: float = within(SHARE, 0.75)  # share of pictures that are turned, scaled, moved, mirrored
     recolour: float = within(SHARE, 0.0)  # share of pictures that get other colours
