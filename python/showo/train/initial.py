@@ -32,8 +32,8 @@ _LENGTHS = {
 def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object]) -> M:
     """A `kind` of this configuration with the weights of the checkpoint `source`, or drawn from `seed` without one.
 
-    A run stands for its newest checkpoint. A Show-o may have other lengths than its checkpoint, and a projector that it has not (drawn from `seed`) or that
-    nothing needs any more: `tell` gets a line about each difference.
+    A run stands for its newest checkpoint. A Show-o may have other lengths than its checkpoint, and a projector that
+    the checkpoint has not (drawn from `seed`), or none where it has one: `tell` gets a line about each difference.
 
     Raises CheckpointError where there is none or one of another configuration, ConfigError for absurd sizes.
     """
