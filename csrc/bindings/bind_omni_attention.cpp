@@ -21,6 +21,7 @@ Fields inputs(OmniInputs& in) {
           {"intervals_strides", {&in.intervals_batch_stride, &in.intervals_row_stride}},
           {"block_states", in.block_states},
           {"block_states_batch_stride", in.block_states_batch_stride},
+          {"seen", in.seen},
           {"scale", in.scale},
           {"dtype", in.dtype}};
 }
@@ -48,6 +49,7 @@ Fields backward_cpu_fields(OmniBackwardParams& p) { return backward_fields(p) + 
 Fields block_table_fields(OmniBlockTableParams& p) {
   return {{"intervals", p.intervals},
           {"states", p.states},
+          {"seen", p.seen},
           {"sizes", {&p.batch, &p.q_length, &p.kv_length, &p.num_intervals}},
           {"intervals_strides", {&p.intervals_batch_stride, &p.intervals_row_stride}}};
 }

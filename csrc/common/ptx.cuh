@@ -21,6 +21,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// The OR of all lanes' words.
+__device__ __forceinline__ uint64_t or_of_warp(uint64_t bits) {
+  const uint64_t high = __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits >> 32));
+  return high << 32 | __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits));
+}
+
 // ---- matrices from shared memory: lane i gives the address of row i % 8 of matrix i / 8; rows are 16 bytes
 
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t row) {
@@ -73,6 +79,14 @@ __device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+}
+
+// The byte kOffset bytes behind `from` in global memory, which nothing writes during the launch.
+template <int kOffset>
+__device__ __forceinline__ int load_byte_at(const uint8_t* from) {
+  int byte;
+  asm("ld.global.nc.u8 %0, [%1+%2];" : "=r"(byte) : "l"(from), "n"(kOffset));
+  return byte;
 }
 
 // ---- asynchronous copies, global to shared, past the L1 cache

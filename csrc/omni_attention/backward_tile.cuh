@@ -131,40 +131,14 @@ __device__ inline uint64_t seen_columns(const OmniInputs& in, int64_t batch, int
 // ---- what takes no part: columns that no row sees, rows without columns. Zeros stand for them, whatever they hold:
 // their probabilities are zero, but zero times NaN is NaN.
 
-__device__ __forceinline__ uint64_t or_of_warp(uint64_t bits) {
-  const uint64_t high = __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits >> 32));
-  return high << 32 | __reduce_or_sync(kAllLanes, static_cast<uint32_t>(bits));
-}
-
-// The columns of a block, from first_column on, that some row of a block of 64 sees. By a whole warp.
-__device__ inline uint64_t columns_of_rows(const OmniInputs& in, int64_t batch, int64_t first_row,
-                                           int64_t first_column) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  return or_of_warp(seen_columns(in, batch, first_row + lane, first_column) |
-                    seen_columns(in, batch, first_row + lane + 32, first_column));
-}
-
 // The columns of a block that some row of the batch entry sees; those that do not exist count, being zeros already. By
-// a whole warp. Asks the intervals only where no block of the table is full.
+// a whole warp.
 __device__ inline uint64_t columns_of_all_rows(const OmniInputs& in, int64_t batch, int kv_block) {
-  const int q_blocks = static_cast<int>((in.q_length + kQBlock - 1) / kQBlock);
-  const int kv_blocks = static_cast<int>((in.kv_length + kKvBlock - 1) / kKvBlock);
-  if (kv_block >= kv_blocks) return ~uint64_t{0};
-  const uint8_t* states = in.block_states + batch * in.block_states_batch_stride + kv_block;
   const int64_t first_column = static_cast<int64_t>(kv_block) * kKvBlock;
-  uint64_t seen = ~low_bits(in.kv_length - first_column);
-#pragma unroll 1
-  for (int base = 0; base < q_blocks; base += 32) {
-    const int block = base + static_cast<int>(threadIdx.x % 32);
-    const int state = block < q_blocks ? states[static_cast<int64_t>(block) * kv_blocks] : kEmpty;
-    if (__any_sync(kAllLanes, state == kFull)) return ~uint64_t{0};
-#pragma unroll 1
-    for (uint32_t partial = __ballot_sync(kAllLanes, state == kPartial); partial != 0; partial &= partial - 1) {
-      seen |= columns_of_rows(in, batch, (base + __ffs(partial) - 1) * kQBlock, first_column);
-      if (~seen == 0) return seen;
-    }
-  }
-  return seen;
+  if (first_column >= in.kv_length) return ~uint64_t{0};
+  const bool* seen = in.seen_of(in.block_states_batch_stride == 0 ? 0 : static_cast<int>(batch)) + first_column;
+  const uint64_t high = __ballot_sync(kAllLanes, seen[threadIdx.x % 32 + 32]);
+  return high << 32 | __ballot_sync(kAllLanes, seen[threadIdx.x % 32]) | ~low_bits(in.kv_length - first_column);
 }
 
 // Which of 64 rows have columns, or do not exist, from what the first kernel made of their lse. By a whole warp.

@@ -1,5 +1,6 @@
 // The block table of the CPU kernels: which blocks of query rows x 64 columns hold anything, and which need no mask.
 // Built once per mask, read by every layer, forward and backward.
+#include "common/launch.h"
 #include "common/parallel.h"
 #include "omni_attention/cpu_plan.h"
 #include "omni_attention/mask.h"
@@ -20,26 +21,27 @@ Status check_row(const OmniBlockTableParams& p, int64_t batch, int64_t row) {
   return ok_status();
 }
 
-// `rows` rows from `intervals` on against `columns` columns from `first_column` on.
-BlockState state_of(const OmniBlockTableParams& p, const int32_t* intervals, int64_t rows, int64_t first_column,
-                    int64_t columns) {
-  const uint64_t existing = low_bits(columns);
-  uint64_t any = 0, all = existing;
-  for (int64_t row = 0; row < rows; ++row) {
-    const uint64_t bits = row_bits(intervals + row * p.intervals_row_stride, p.num_intervals, first_column) & existing;
-    any |= bits;
-    all &= bits;
+// Fills in one block of columns of one batch entry: the states of all its blocks of rows, and the columns that some row
+// sees.
+void fill_column_of_blocks(const OmniBlockTableParams& p, int64_t batch, int64_t kv_block, int64_t block_rows) {
+  const int64_t first_column = kv_block * kKvBlock, kv_blocks = ceil_div(p.kv_length, kKvBlock);
+  const int64_t q_blocks = ceil_div(p.q_length, block_rows);
+  const uint64_t existing = low_bits(p.kv_length - first_column);
+  const int32_t* intervals = p.intervals + batch * p.intervals_batch_stride;
+  uint8_t* states = p.states + batch * q_blocks * kv_blocks + kv_block;
+  uint64_t seen = 0;
+  for (int64_t row = 0; row < p.q_length; row += block_rows, states += kv_blocks) {
+    uint64_t any = 0, all = existing;
+    for (int64_t i = row; i < row + block_rows && i < p.q_length; ++i) {
+      const uint64_t bits = row_bits(intervals + i * p.intervals_row_stride, p.num_intervals, first_column) & existing;
+      any |= bits;
+      all &= bits;
+    }
+    *states = any == 0 ? kEmpty : all == existing ? kFull : kPartial;
+    seen |= any;
   }
-  return any == 0 ? kEmpty : all == existing ? kFull : kPartial;
-}
-
-// The states of `rows` rows from `row` on of one batch entry.
-void fill_row_of_blocks(const OmniBlockTableParams& p, int64_t batch, int64_t row, int64_t rows, uint8_t* states) {
-  const int32_t* intervals = p.intervals + batch * p.intervals_batch_stride + row * p.intervals_row_stride;
-  for (int64_t column = 0; column < p.kv_length; column += kKvBlock) {
-    const int64_t columns = p.kv_length - column < kKvBlock ? p.kv_length - column : kKvBlock;
-    *states++ = state_of(p, intervals, rows, column, columns);
-  }
+  bool* const to = p.seen + (batch * kv_blocks + kv_block) * kKvBlock;
+  for (int64_t i = 0; i < kKvBlock; ++i) to[i] = (seen >> i & 1) != 0;
 }
 
 }  // namespace
@@ -52,13 +54,9 @@ Status omni_block_table_cpu(const OmniBlockTableParams& p, int num_threads) {
   for (int64_t b = 0; b < p.batch; ++b)
     for (int64_t row = 0; row < p.q_length; ++row) SHOWO_RETURN_IF_ERROR(check_row(p, b, row));
   const int64_t block_rows = omni_attention_block_rows();
-  const int64_t q_blocks = (p.q_length + block_rows - 1) / block_rows;
-  const int64_t kv_blocks = (p.kv_length + kKvBlock - 1) / kKvBlock;
-  parallel_for(p.batch * q_blocks, num_threads, [&](int64_t i) {
-    const int64_t row = i % q_blocks * block_rows;
-    const int64_t rows = p.q_length - row < block_rows ? p.q_length - row : block_rows;
-    fill_row_of_blocks(p, i / q_blocks, row, rows, p.states + i * kv_blocks);
-  });
+  const int64_t kv_blocks = ceil_div(p.kv_length, kKvBlock);
+  parallel_for(p.batch * kv_blocks, num_threads,
+               [&](int64_t i) { fill_column_of_blocks(p, i / kv_blocks, i % kv_blocks, block_rows); });
   return ok_status();
 }
 

@@ -162,20 +162,20 @@ __device__ __forceinline__ bool decode_columns(const OmniDecodeParams& p, const 
     if (stage.exists()) {
       // What no query row sees may hold anything. Zeros take its place: its probabilities are zero, but zero times NaN
       // is NaN.
-      int bytes[Tile::kColumns / Copy::kRowsPerPass];
+      int keep[Tile::kColumns / Copy::kRowsPerPass];
 #pragma unroll
-      for (int& x : bytes) x = 16;
+      for (int& x : keep) x = 1;
       if (!stage.full()) {
 #pragma unroll
         for (int first = 0; first < Tile::kColumns; first += 32)
-          Copy::leave_out(bytes, first,
+          Copy::leave_out(keep, first,
                           UnitMask(intervals + threadIdx.x % kMaskRows, static_cast<int>(in.num_intervals),
                                    stage.column() + first, 32)
                               .any);
       }
-      Copy::copy_passes(base + slot, {keys, values},
+      Copy::copy_passes(base + Copy::place() + slot, {keys, values},
                         {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage.column(),
-                        bytes);
+                        keep);
     }
     cp_async_commit();
     return stage;

@@ -12,6 +12,8 @@ Status omni_attention_forward_cuda(const OmniForwardParams& p, void* stream) {
   if (in.batch <= 0 || in.heads <= 0 || in.q_length <= 0) return ok_status();
   SHOWO_RETURN_IF_ERROR(check_inputs(in));
   SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
+  SHOWO_CHECK_ARGUMENT(in.kv_length == 0 || (in.block_states != nullptr && in.seen != nullptr),
+                       "omni_attention: no block table");
   SHOWO_CHECK_ARGUMENT(in.heads <= kMaxGridX && p.order_length <= kMaxGridY && in.batch <= kMaxGridY,
                        "omni_attention: batch %lld with %lld query rows is too large for one launch",
                        static_cast<long long>(in.batch), static_cast<long long>(in.q_length));

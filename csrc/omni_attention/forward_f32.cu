@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   extern __shared__ __align__(1024) char shared[];
   const OmniInputs& in = p.in;
   const int q_length = static_cast<int>(in.q_length), kv_length = static_cast<int>(in.kv_length);
-  const int head = static_cast<int>(blockIdx.x), kv_head = head / static_cast<int>(in.heads / in.kv_heads);
+  const int head = static_cast<int>(blockIdx.x);
+  const int kv_head = head / (static_cast<int>(in.heads) / static_cast<int>(in.kv_heads));
   const int batch = p.order[2 * blockIdx.y] + static_cast<int>(blockIdx.z);
   const int first_row = p.order[2 * blockIdx.y + 1] * Tile::kRows;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, x = lane % 8, y = lane / 8;
@@ -51,10 +52,10 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   const char* values = Copy::source(in.v, in.v_strides, batch, kv_head);
   const auto fetch = [&](const Stage& stage, int slot) {
     if (stage.exists()) {
-      const uint32_t to = base + Tile::kStages + slot * Tile::kStageBytes;
-      Copy::template copy<Tile::kColumns, 2>(to, {keys, values},
-                                             {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)},
-                                             stage.column(), kv_length);
+      const uint32_t to = base + Tile::kStages + slot * Tile::kStageBytes + Copy::place();
+      Copy::template copy_seen<Tile::kColumns>(
+          to, {keys, values}, {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage,
+          [&] { return Copy::seen(in, p.order[2 * blockIdx.y]); });
     }
     cp_async_commit();
   };
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
       kv_blocks, kv_length, 0, false};
   Stage stage = kNoStage;
   walk.advance(stage);
-  Copy::template copy<Tile::kRows, 1>(base, {Copy::source(in.q, in.q_strides, batch, head)},
+  Copy::template copy<Tile::kRows, 1>(base + Copy::place(), {Copy::source(in.q, in.q_strides, batch, head)},
                                       {static_cast<int>(in.q_strides.row)}, first_row, q_length);
   fetch(stage, 0);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);

@@ -17,11 +17,11 @@ namespace showo {
 struct Stage {
   int code;
 
-  __device__ __forceinline__ int column() const { return code & ~1; }
-  __device__ __forceinline__ bool full() const { return (code & 1) != 0; }
+  __device__ __forceinline__ int column() const { return code & ~31; }
+  __device__ __forceinline__ bool full() const { return (code & 31) != 0; }
   __device__ __forceinline__ bool exists() const { return code >= 0; }
 };
-constexpr Stage kNoStage{-2};
+constexpr Stage kNoStage{-32};
 
 // Walks over the stages of a tile of 64 M query rows, in rising order: the blocks of 64 columns of which some row of
 // the tile sees something, each as one stage of 64 columns or two of 32. A tile has M lines of states in the block

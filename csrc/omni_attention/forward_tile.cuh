@@ -47,7 +47,8 @@ struct ForwardTile {
   static constexpr int kMatrixBytes = kColumns * kRowBytes;  // keys or values of one stage
   static constexpr int kStageBytes = 2 * kMatrixBytes;
   static constexpr int kSources = kQueryBytes + 2 * kStageBytes;      // offset of Sources [kForwardThreads]
-  static constexpr int kIntervals = kSources + 16 * kForwardThreads;  // offset of int2 [num_intervals][kRows]
+  static constexpr int kSeen = kSources + 16 * kForwardThreads;       // offset of const uint8_t* [kForwardThreads]
+  static constexpr int kIntervals = kSeen + 8 * kForwardThreads;      // offset of int2 [num_intervals][kRows]
 
   static constexpr int shared_bytes(int64_t num_intervals) {
     return kIntervals + static_cast<int>(num_intervals) * kRows * 8;
@@ -281,7 +282,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   extern __shared__ __align__(1024) char shared[];
   const OmniInputs& in = p.in;
   const int q_length = static_cast<int>(in.q_length), kv_length = static_cast<int>(in.kv_length);
-  const int head = static_cast<int>(blockIdx.x), kv_head = head / static_cast<int>(in.heads / in.kv_heads);
+  const int head = static_cast<int>(blockIdx.x);
+  const int kv_head = head / (static_cast<int>(in.heads) / static_cast<int>(in.kv_heads));
   const int64_t batch = tile_batch(p);
   const int first_row = tile_number(p) * Tile::kRows;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -289,15 +291,18 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   const uint32_t base = shared_address(shared), stages = base + Tile::kQueryBytes;
   int2* intervals = reinterpret_cast<int2*>(shared + Tile::kIntervals);
 
+  const uint32_t own_place = RowCopy<D>::place();
   Sources* sources = reinterpret_cast<Sources*>(shared + Tile::kSources) + threadIdx.x;
   *sources = {RowCopy<D>::source(in.k, in.k_strides, batch, kv_head),
               RowCopy<D>::source(in.v, in.v_strides, batch, kv_head)};
+  const uint8_t** seen = reinterpret_cast<const uint8_t**>(shared + Tile::kSeen) + threadIdx.x;
+  *seen = RowCopy<D>::seen(in, p.order[2 * blockIdx.y]);
   const auto fetch = [&](const Stage& stage, uint32_t to) {
     if (stage.exists()) {
       const Sources from = *sources;
-      RowCopy<D>::template copy<Tile::kColumns, 2>(
-          to, {from.keys, from.values}, {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)},
-          stage.column(), kv_length);
+      RowCopy<D>::template copy_seen<Tile::kColumns>(
+          to, {from.keys, from.values}, {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage,
+          [&] { return *seen; });
     }
     cp_async_commit();
   };
@@ -308,9 +313,9 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
       kv_length, q_block + 1 < q_blocks ? kv_blocks : 0, first_row + Tile::kRows > q_length};
   Stage stage = kNoStage;
   walk.advance(stage);
-  RowCopy<D>::template copy<Tile::kRows, 1>(base, {RowCopy<D>::source(in.q, in.q_strides, batch, head)},
+  RowCopy<D>::template copy<Tile::kRows, 1>(base + own_place, {RowCopy<D>::source(in.q, in.q_strides, batch, head)},
                                             {static_cast<int>(in.q_strides.row)}, first_row, q_length);
-  fetch(stage, stages);
+  fetch(stage, stages + own_place);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
   WarpRows<T, D, M> rows;
@@ -355,8 +360,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   }
   uint32_t key_address = stages + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
   uint32_t value_address = stages + Tile::kMatrixBytes + row16;
-  uint32_t fill = stages + Tile::kStageBytes;  // where the next stage goes
-  int32_t move = Tile::kStageBytes;            // from this stage to that
+  uint32_t fill = stages + Tile::kStageBytes + own_place;  // where the thread's part of the next stage goes
+  int32_t move = Tile::kStageBytes;                        // from this stage to that
 
   Stage next;
   const auto begin = [&] {

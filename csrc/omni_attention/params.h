@@ -32,6 +32,13 @@ struct OmniInputs {
   // there. Decode does not read them.
   const uint8_t* block_states;
   int64_t block_states_batch_stride;  // 0 where one mask serves the whole batch
+  // [the same batch, 64 ceil(S_kv / 64)], made with block_states. Only the CUDA kernels that read block_states read it.
+  const bool* seen;
+
+  // By column: whether some row sees it. entry: of block_states, 0 where one mask serves the whole batch.
+  constexpr const bool* seen_of(int entry) const {
+    return seen + static_cast<int64_t>(entry) * ((static_cast<int>(kv_length) + 63) / 64 * 64);
+  }
 };
 
 struct OmniBlockTableParams {
@@ -42,6 +49,9 @@ struct OmniBlockTableParams {
   // CPU. The last block of columns may be incomplete: kPartial at most on CUDA, kFull if all that exists is seen on the
   // CPU.
   uint8_t* states;
+  // [B, 64 ceil(S_kv / 64)] contiguous: whether some row of the batch entry sees the column. Columns that do not exist
+  // are not seen.
+  bool* seen;
 };
 
 struct OmniForwardParams {

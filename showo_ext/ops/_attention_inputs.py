@@ -44,6 +44,7 @@ def launch_arguments(q: Tensor, k: Tensor, v: Tensor, plan: MaskPlan, scale: flo
         "intervals_strides": (0 if intervals.size(0) == 1 else intervals.stride(0), intervals.stride(1)),
         "block_states": states,
         "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
+        "seen": plan.seen,
         "scale": scale,
         "dtype": q.dtype,
     }

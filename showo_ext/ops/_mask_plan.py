@@ -21,7 +21,7 @@ BLOCK = 64  # kQBlock and kKvBlock of csrc/omni_attention/mask.h
 DECODED_ROWS = 16  # up to so many query rows take the CUDA decode kernels; one m16 tile of the tensor cores
 EMPTY, PARTIAL, FULL = 0, 1, 2
 
-PLAN_SCHEMA = "Tensor intervals, Tensor? states, Tensor? order, int tile_rows"
+PLAN_SCHEMA = "Tensor intervals, Tensor? states, Tensor? seen, Tensor? order, int tile_rows"
 
 
 class MaskPlan(NamedTuple):
@@ -29,7 +29,9 @@ class MaskPlan(NamedTuple):
 
     intervals: int32 [B or 1, S_q, K, 2], the mask's; the pairs of a row are contiguous.
     states: uint8 [B or 1, ceil(S_q / block_rows), ceil(S_kv / 64)], EMPTY, PARTIAL or FULL; what no row sees is EMPTY
-        and never visited. None for the CUDA decode kernels, which look at the intervals instead.
+        and never visited.
+    seen: bool [B or 1, 64 ceil(S_kv / 64)], whether some row of the batch entry sees the column. States and seen columns
+        are one block table. Both are None for the CUDA decode kernels, which look at the intervals instead.
     order: int32 [tiles, 2], the (batch entry, tile) of all tiles of `tile_rows` query rows, most work first; None where
         the forward kernel has no such tiles: on the CPU and for the CUDA decode kernels.
     tile_rows: 64 or 128; 0 where there is no order.
@@ -37,6 +39,7 @@ class MaskPlan(NamedTuple):
 
     intervals: Tensor
     states: Tensor | None
+    seen: Tensor | None
     order: Tensor | None
     tile_rows: int
 
@@ -51,25 +54,24 @@ def plan_of(mask: OmniMask, q: Tensor, *, trained: bool) -> MaskPlan:
     on_cuda = runs_on_cuda(q)
     few_rows = on_cuda and q.size(2) <= DECODED_ROWS
     if q.device.type == "meta" or (few_rows and not trained):
-        return MaskPlan(_pairs_contiguous(mask.intervals), None, None, 0)
+        return MaskPlan(_pairs_contiguous(mask.intervals), None, None, None, 0)
     rows = tile_rows(q) if on_cuda and not few_rows else 0
     tracing = torch.compiler.is_compiling()
     if not mask._kept.traced if tracing else transforms_are_active():
         return make_plan(mask, rows)
     plans, key = mask._kept.plans, (0 if tracing else block_rows(q), rows)  # 0: as many as when the graph runs
     if key not in plans:
-        states = next((plan.states for (blocks, _), plan in plans.items() if blocks == key[0]), None)
+        table = next(((plan.states, plan.seen) for (blocks, _), plan in plans.items() if blocks == key[0]), None)
         with normal_tensors():
-            plans[key] = make_plan(mask, rows, states)
+            plans[key] = make_plan(mask, rows, table)
     return plans[key]
 
 
-def make_plan(mask: OmniMask, rows: int, states: Tensor | None = None) -> MaskPlan:
-    """A plan with tiles of `rows` query rows (0: none); states: the block table, where there is one already."""
+def make_plan(mask: OmniMask, rows: int, table: tuple[Tensor, Tensor] | None = None) -> MaskPlan:
+    """A plan with tiles of `rows` query rows (0: none); table: the states and seen columns, if made already."""
     intervals = _pairs_contiguous(mask.intervals)
-    if states is None:
-        states = _BLOCK_TABLE(intervals, mask.kv_length)
-    return MaskPlan(intervals, states, tile_order(states, rows) if rows else None, rows)
+    states, seen = _BLOCK_TABLE(intervals, mask.kv_length) if table is None else table
+    return MaskPlan(intervals, states, seen, tile_order(states, rows) if rows else None, rows)
 
 
 def _pairs_contiguous(intervals: Tensor) -> Tensor:
@@ -89,30 +91,35 @@ def states_shape(intervals: Tensor, kv_length: int) -> tuple[int, int, int]:
     return batch, -(-rows // block_rows(intervals)), -(-kv_length // BLOCK)
 
 
-def _empty(intervals: Tensor, kv_length: int) -> Tensor:
-    return intervals.new_empty(states_shape(intervals, kv_length), dtype=torch.uint8)
+def _empty(intervals: Tensor, kv_length: int) -> tuple[Tensor, Tensor]:
+    shape = states_shape(intervals, kv_length)
+    states = intervals.new_empty(shape, dtype=torch.uint8)
+    return states, intervals.new_empty((shape[0], shape[2] * BLOCK), dtype=torch.bool)
 
 
-def _block_table(intervals: Tensor, kv_length: int) -> Tensor:
-    """States of the blocks of a mask, as in `MaskPlan`.
+def _block_table(intervals: Tensor, kv_length: int) -> tuple[Tensor, Tensor]:
+    """The states of the blocks of a mask and the columns that are seen, as in `MaskPlan`.
 
     The last block of columns may be incomplete: on CUDA it is PARTIAL at most. On the CPU an interval outside
     0 <= start <= stop <= kv_length is a ValueError; on CUDA, where looking would stall the stream, it is cut.
     """
-    states = _empty(intervals, kv_length)
+    states, seen = _empty(intervals, kv_length)
     intervals = _pairs_contiguous(intervals)
     launch(
         "omni_block_table",
         intervals,
         intervals=intervals,
         states=states,
+        seen=seen,
         sizes=(*intervals.shape[:2], kv_length, intervals.size(2)),
         intervals_strides=intervals.stride()[:2],
     )
-    return states
+    return states, seen
 
 
-_BLOCK_TABLE = Operator("omni_block_table(Tensor intervals, SymInt kv_length) -> Tensor", _block_table, _empty)
+_BLOCK_TABLE = Operator(
+    "omni_block_table(Tensor intervals, SymInt kv_length) -> (Tensor states, Tensor seen)", _block_table, _empty
+)
 
 
 # ---- tiles of the CUDA forward kernels ------------------------------------------------------------------------------

@@ -87,9 +87,8 @@ def omni_attention(
         Rows without columns give zeros and lse = -inf. NaN in a row's own inputs gives NaN in that row.
 
     What takes no part may hold anything, NaN included; zeros stand for it, and its gradients are zero: k and v of a
-    column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. In the
-    forward pass of more than 16 query rows on CUDA such numbers in v must be finite: zero times NaN is NaN. Elsewhere
-    NaN in k or v may reach any row of the batch entry.
+    column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. NaN in k
+    or v of a column that some row sees may reach any row of the batch entry.
 
     Probabilities are summed in float32 before they are normalised, each at most 2^8: where |v| exceeds 2^120 / S_kv
     (1.3e36 / S_kv), results may overflow to infinity or NaN although the average of v is finite.
@@ -165,6 +164,7 @@ def _forward(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    seen: Tensor | None,
     order: Tensor | None,
     tile_rows: int,
     scale: float,
@@ -174,7 +174,7 @@ def _forward(
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    plan = MaskPlan(intervals, states, order, tile_rows)
+    plan = MaskPlan(intervals, states, seen, order, tile_rows)
     results: dict[str, Argument] = {"out": out, "lse": lse, "out_strides": out.stride()[:3]}
     if not runs_on_cuda(q):
         launch("omni_attention_forward", q, **launch_arguments(q, k, v, plan, scale), **results)
@@ -202,6 +202,7 @@ def _backward(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    seen: Tensor | None,
     order: Tensor | None,
     tile_rows: int,
     out: Tensor,
@@ -217,7 +218,7 @@ def _backward(
     if on_cuda:
         q, k, v, out, dout = (aligned(x) for x in (q, k, v, out, dout))
     arguments: dict[str, Argument] = {
-        **launch_arguments(q, k, v, MaskPlan(intervals, states, order, tile_rows), scale),
+        **launch_arguments(q, k, v, MaskPlan(intervals, states, seen, order, tile_rows), scale),
         "out": out,
         "lse": lse,
         "dout": dout,
@@ -265,6 +266,7 @@ def _autocast(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    seen: Tensor | None,
     order: Tensor | None,
     tile_rows: int,
     scale: float,
@@ -274,7 +276,7 @@ def _autocast(
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         result: tuple[Tensor, Tensor] = _FORWARD(
-            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, order, tile_rows, scale, deterministic
+            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, seen, order, tile_rows, scale, deterministic
         )
     return result
 
@@ -288,6 +290,7 @@ def _forward_fake(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    seen: Tensor | None,
     order: Tensor | None,
     tile_rows: int,
     scale: float,
@@ -304,6 +307,7 @@ def _backward_fake(
     v: Tensor,
     intervals: Tensor,
     states: Tensor | None,
+    seen: Tensor | None,
     order: Tensor | None,
     tile_rows: int,
     out: Tensor,

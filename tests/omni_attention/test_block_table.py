@@ -34,11 +34,14 @@ def test_states_equal_the_definition(data):
     if data.draw(st.booleans()):  # long runs of equal rows give full and empty blocks
         intervals = intervals[:, :1].expand(-1, rows, -1, -1)
     dense = OmniMask(intervals, columns).to_dense()
+    expected = torch.nn.functional.pad(dense.any(1), (0, -columns % BLOCK))
     with emulated_device():
-        states = torch.ops.showo_ext.omni_block_table(intervals, columns)
+        states, seen = torch.ops.showo_ext.omni_block_table(intervals, columns)
     assert torch.equal(states, definition(dense, 64, incomplete_is_full=False))
+    assert torch.equal(seen, expected)
     for isa in available_isas():
         with use_isa(isa):
-            states = torch.ops.showo_ext.omni_block_table(intervals, columns)
+            states, seen = torch.ops.showo_ext.omni_block_table(intervals, columns)
             rows = native().omni_attention_block_rows()
         assert torch.equal(states, definition(dense, rows, incomplete_is_full=True))
+        assert torch.equal(seen, expected)

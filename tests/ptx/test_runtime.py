@@ -138,10 +138,11 @@ def test_remask_and_corrupt_tokens(device, length: int) -> None:
 
 def test_block_table(device) -> None:
     intervals = torch.randint(0, 150, (2, 130, 3, 2), dtype=torch.int32).sort(-1).values
-    states = torch.ops.showo_ext.omni_block_table(intervals, 150)
+    states, seen = torch.ops.showo_ext.omni_block_table(intervals, 150)
     dense = showo_ext.OmniMask(intervals, 150).to_dense()
     assert states.shape == (2, 3, 3)
     assert torch.equal(states[:, 1, 1] > 0, dense[:, 64:128, 64:128].flatten(1).any(1))
+    assert torch.equal(seen[:, :150], dense.any(1))
     clean(device)
 
 
