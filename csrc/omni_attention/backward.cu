@@ -109,7 +109,8 @@ Status check(const OmniBackwardCudaParams& p) {
   SHOWO_RETURN_IF_ERROR(check_inputs(in));
   SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
   SHOWO_RETURN_IF_ERROR(check_rows("dout", p.dout, p.dout_strides, in.dtype));
-  SHOWO_CHECK_ARGUMENT(in.block_states != nullptr && in.seen != nullptr && p.stats != nullptr, "omni_attention: no block table or workspace");
+  SHOWO_CHECK_ARGUMENT(in.block_states != nullptr && in.seen != nullptr && p.stats != nullptr,
+                       "omni_attention: no block table or workspace");
   const int64_t q_tiles = in.batch * in.heads * ceil_div(in.q_length, kQBlock);
   SHOWO_CHECK_ARGUMENT(q_tiles <= kMaxGridX && ceil_div(in.kv_length, kKvBlock) <= kMaxGridY &&
                            ceil_div(in.q_length, kQBlock) <= kMaxGridY,

@@ -57,6 +57,167 @@ __device__ __forceinline__ void pin(Address& x) {
   }
 }
 
+// A thread's places in q, dout and stats, for one head.
+struct QueryPlaces {
+  const char *q, *dout, *stats;
+};
+
+// Starts the copies of one query block to a stage. copy_at: the thread's first place in a matrix there.
+template <int D>
+__device__ __forceinline__ void load_queries(uint32_t stage, uint32_t copy_at, const QueryPlaces& from,
+                                             const OmniBackwardCudaParams& p, int query_block) {
+  using M = Tile<D>;
+  using R = Rows<D>;
+  const uint32_t q_step = static_cast<uint32_t>(p.in.q_strides.row) * (kQBlock * 2);
+  const uint32_t dout_step = static_cast<uint32_t>(p.dout_strides.row) * (kQBlock * 2);
+  const uint64_t block = static_cast<uint32_t>(query_block);
+  const int left = static_cast<int>(p.in.q_length) - query_block * static_cast<int>(kQBlock);
+  R::template copy<64, M::kThreads, M::kQ>(stage + copy_at, from.q + block * q_step, p.in.q_strides.row * 2, left);
+  R::template copy<64, M::kThreads, M::kDout>(stage + copy_at, from.dout + block * dout_step, p.dout_strides.row * 2,
+                                              left);
+  if (threadIdx.x < kStats / 4)
+    cp_async16_at<M::kStageStats>(stage + threadIdx.x * 16, from.stats + block * (kStats * 4), 16);
+  cp_async_commit();
+}
+
+// What a warp has of its 16 kv rows, and how a block of 64 queries is added to it.
+template <class T, int D>
+struct KvRows {
+  using M = Tile<D>;
+  using R = Rows<D>;
+  static constexpr int kDqTiles = D / 8 / M::kLines;  // of a block's dq, 8 columns each: a warp's part
+
+  float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+  uint32_t own_k[M::kKeep ? D / 16 : 1][4], own_v[M::kKeep ? D / 16 : 1][4];
+  float factor;  // of the scores, in units of log2
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  // Where the lane finds its own rows (ldmatrix: see scores and accumulate), and its places in a stage and in ds^T.
+  uint32_t own_at, row_at, column_at, ds_at, dq_ds_at, dq_k_at;
+
+  __device__ __forceinline__ KvRows(uint32_t shared, float scale) : factor(scale * kLog2E) {
+    own_at = shared + M::kK + swizzled<D>(16 * warp + lane % 16, lane / 16);
+    ds_at = shared + (16 * warp + lane / 4) * M::kDsBytes + 4 * (lane % 4);
+    dq_ds_at = shared + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows() + lane / 8 % 2) * 16;
+    row_at = swizzled<D>(lane % 8, lane / 8), column_at = swizzled<D>(lane % 16, lane / 16);
+    dq_k_at = shared + swizzled<D>(lane % 16, lane / 16 + dq_tile());
+    pin<D>(ds_at), pin<D>(dq_ds_at), pin<D>(row_at), pin<D>(column_at);
+  }
+
+  // The warp's part of a block of dq: 16 of its rows, and kDqTiles tiles of them.
+  __device__ __forceinline__ int dq_rows() const { return warp % 4; }
+  __device__ __forceinline__ int dq_tile() const { return warp / 4 * kDqTiles; }
+
+  __device__ __forceinline__ void keep() {
+    const LaneRows<D, 2> own(own_at);
+    unrolled<D / 16>([&](auto i) {
+      own.template load<i, 0>(own_k[i]);
+      own.template load<i, M::kV - M::kK>(own_v[i]);
+    });
+  }
+
+  // Adds the queries of a stage to dk and dv, and stores ds^T. kFull: without a mask.
+  template <bool kFull>
+  __device__ __forceinline__ void add_block(uint32_t stage) {
+    constexpr int kTiles = kFull ? M::kTiles : 2, kQueries = 8 * kTiles;
+    const int t = lane % 4;
+    const LaneRows<D, 2> own(M::kKeep ? own_at : opaque(own_at));
+    const LaneRows<D, 4> rows(stage + row_at);
+    const LaneRows<D, 2> columns(stage + column_at);
+    const uint32_t masks = stage + M::kMasks + warp * MaskBits::kStride;
+    const SubTiles own_tiles(kFull ? 0 : load_shared_word_at<0>(masks + lane * 4));
+    unrolled<64 / kQueries>([&](auto part) {
+      if (!kFull && !own_tiles.visited(part)) return;
+      float s[kTiles][4], dp[kTiles][4];
+      load_minus_deltas<part>(dp, stage + t * 16);
+      scores<T, D, true, 0, M::kQ + part * kQueries * R::kBytes, M::kKeep>(s, own_k, own, rows);
+      scores<T, D, false, M::kV - M::kK, M::kDout + part * kQueries * R::kBytes, M::kKeep>(dp, own_v, own, rows);
+      subtract_lse<part>(s, stage + t * 8);
+      if (!kFull && !own_tiles.full(part)) apply_mask<part>(s, masks + t * 4);
+      uint32_t p16[kTiles / 2][4], ds16[kTiles / 2][4];  // A fragments: kv rows x 16 queries
+      make_fragments<part>(p16, ds16, s, dp);
+      unrolled<kTiles / 2>([&](auto i) {
+        constexpr int kOffset = (part * kTiles / 2 + i) * 16 * R::kBytes;
+        accumulate<T, D, false, M::kDout + kOffset>(dv, p16[i], columns);
+        accumulate<T, D, false, M::kQ + kOffset>(dk, ds16[i], columns);
+      });
+    });
+  }
+
+  template <int kPart, int kTiles>
+  __device__ __forceinline__ static void load_minus_deltas(float (&dp)[kTiles][4], uint32_t deltas) {
+    unrolled<kTiles>([&](auto n) {
+      const float4 minus_delta = load_shared4_at<M::kStageStats + 4 * kStatsDelta + (kPart * kTiles + n) * 64>(deltas);
+      dp[n][0] = minus_delta.x, dp[n][1] = minus_delta.y, dp[n][2] = minus_delta.z, dp[n][3] = minus_delta.w;
+    });
+  }
+
+  template <int kPart, int kTiles>
+  __device__ __forceinline__ void subtract_lse(float (&s)[kTiles][4], uint32_t lses) const {
+    unrolled<kTiles>([&](auto n) {
+      const float2 minus_lse = load_shared2_at<M::kStageStats + 4 * kStatsLse + (kPart * kTiles + n) * 32>(lses);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], factor, i % 2 ? minus_lse.y : minus_lse.x);
+    });
+  }
+
+  template <int kPart, int kTiles>
+  __device__ __forceinline__ void apply_mask(float (&s)[kTiles][4], uint32_t masks) const {
+    unrolled<kTiles>([&](auto n) {
+      // Bits 0..15: the warp's kv rows as an even query sees them; 16..31: as the next query does.
+      const uint32_t seen = load_shared_word_at<(kPart * kTiles + n) * 16>(masks) >> (lane / 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if ((seen & (1u << (i % 2 * 16 + i / 2 * 8))) == 0) s[n][i] = -INFINITY;
+    });
+  }
+
+  // p and ds as fragments, from the exponents in s and from dp - delta; ds^T also goes to shared memory.
+  template <int kPart, int kTiles>
+  __device__ __forceinline__ void make_fragments(uint32_t (&p16)[kTiles / 2][4], uint32_t (&ds16)[kTiles / 2][4],
+                                                 const float (&s)[kTiles][4], const float (&dp)[kTiles][4]) const {
+    unrolled<kTiles>([&](auto n) {
+      unrolled<2>([&](auto half) {
+        const float p0 = exp2_approx(s[n][2 * half]), p1 = exp2_approx(s[n][2 * half + 1]);
+        const uint32_t ds = pack<T>(p0 * dp[n][2 * half], p1 * dp[n][2 * half + 1]);
+        p16[n / 2][n % 2 * 2 + half] = pack<T>(p0, p1);
+        ds16[n / 2][n % 2 * 2 + half] = ds;
+        store_shared_word_at<M::kDs + (kPart * kTiles + n) * 16 + half * 8 * M::kDsBytes>(ds_at, ds);
+      });
+    });
+  }
+
+  // Adds the warp's part of the dq of a stage's queries, ds k, to `sums`, the lane's place for block 0. After a barrier
+  // behind add_block.
+  template <bool kFull>
+  __device__ __forceinline__ void add_dq(uint32_t stage, float* sums, int block) const {
+    float dq[kDqTiles][4];
+    if constexpr (!kFull) {
+#pragma unroll
+      for (int j = 0; j < kDqTiles; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) dq[j][i] = 0;
+    }
+    const uint32_t masks = stage + M::kMasks + lane / 8 * MaskBits::kStride + dq_rows() * 32 + lane % 8 * 4;
+    const LaneRows<D, 2> k(opaque(dq_k_at));
+    bool any = kFull;
+    unrolled<M::kLines>([&](auto from) {
+      const SubTiles tiles(kFull ? 0 : load_shared_word_at<from * MaskBits::kBytes>(masks));
+      any |= tiles.some != 0;
+      unrolled<4>([&](auto i) {
+        if (!kFull && !tiles.visited(i)) return;
+        constexpr int kI = 4 * from + i;
+        uint32_t a[4];
+        ldmatrix_x4_trans_at<M::kDs + kI * 16 * M::kDsBytes>(a, dq_ds_at);
+        accumulate<T, D, kFull && kI == 0, M::kK + kI * 16 * R::kBytes>(dq, a, k);
+      });
+    });
+    if (any) {
+      float* const to = sums + static_cast<uint64_t>(static_cast<uint32_t>(block)) * (64 * D);
+      unrolled<kDqTiles>([&](auto j) { unrolled<4>([&](auto i) { red_add_at<(j * 4 + i) * 128>(to, dq[j][i]); }); });
+    }
+  }
+};
+
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     omni_backward_dkdv_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
@@ -66,7 +227,6 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const uint32_t shared = shared_address(memory);
   const OmniInputs& in = p.in;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int g = lane / 4, t = lane % 4;
   // 32 bits wherever they do: registers are short.
   const int kv_heads = static_cast<int>(in.kv_heads), group = static_cast<int>(in.heads) / kv_heads;
   const int batch = static_cast<int>(blockIdx.x) / kv_heads, kv_head = static_cast<int>(blockIdx.x) % kv_heads;
@@ -74,16 +234,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const int q_blocks = static_cast<int>(ceil_div(in.q_length, kQBlock));
   const int kv_blocks = static_cast<int>(ceil_div(in.kv_length, kKvBlock));
 
-  // Where this lane finds its rows (ldmatrix: see scores and accumulate).
-  const uint32_t own_at = shared + M::kK + swizzled<D>(16 * warp + lane % 16, lane / 16);
-  constexpr int kDqTiles = D / 8 / M::kLines;
-  const int dq_rows = warp % 4, dq_tile = warp / 4 * kDqTiles;  // this warp's part of a block of dq
-  uint32_t ds_at = shared + (16 * warp + g) * M::kDsBytes + 4 * t;
-  uint32_t dq_ds_at = shared + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows + lane / 8 % 2) * 16;
-
-  uint32_t row_at = swizzled<D>(lane % 8, lane / 8), column_at = swizzled<D>(lane % 16, lane / 16);
-  const uint32_t dq_k_at = shared + swizzled<D>(lane % 16, lane / 16 + dq_tile);
-  pin<D>(ds_at), pin<D>(dq_ds_at), pin<D>(row_at), pin<D>(column_at);
+  KvRows<T, D> rows(shared, in.scale);
 
   // The thread's own first place in the matrices that it copies from and to.
   uint32_t copy_at = swizzled<D>(R::copy_row(), R::copy_chunk());
@@ -100,29 +251,15 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   cp_async_commit();
 
   int head = kv_head * group;
-  // This thread's places in q, dout and stats for the current head.
-  struct Places {
-    const char *q, *dout, *stats;
-  };
-  const auto places = [&](int h) -> Places {
+  const auto places = [&](int h) -> QueryPlaces {
     const int64_t first_block = static_cast<int64_t>(batch * in.heads + h) * q_blocks;
     return {source(in.q, in.q_strides, h, 0), source(p.dout, p.dout_strides, h, 0),
             reinterpret_cast<const char*>(p.stats + first_block * kStats) + threadIdx.x * 16};
   };
-  Places kept;
-  const uint32_t q_step = static_cast<uint32_t>(in.q_strides.row) * (kQBlock * 2);
-  const uint32_t dout_step = static_cast<uint32_t>(p.dout_strides.row) * (kQBlock * 2);
+  QueryPlaces kept;
   // Starts the copies of one query block, and says which of its pairs the mask allows.
   const auto load = [&](uint32_t stage, const Visit& visit) {
-    const uint64_t block = static_cast<uint32_t>(visit.block);
-    const Places from = M::kOneLoop ? places(opaque(head)) : kept;
-    const int left = static_cast<int>(in.q_length) - visit.block * static_cast<int>(kQBlock);
-    R::template copy<64, M::kThreads, M::kQ>(stage + copy_at, from.q + block * q_step, in.q_strides.row * 2, left);
-    R::template copy<64, M::kThreads, M::kDout>(stage + copy_at, from.dout + block * dout_step, p.dout_strides.row * 2,
-                                                left);
-    if (threadIdx.x < kStats / 4)
-      cp_async16_at<M::kStageStats>(stage + threadIdx.x * 16, from.stats + block * (kStats * 4), 16);
-    cp_async_commit();
+    load_queries<D>(stage, copy_at, M::kOneLoop ? places(opaque(head)) : kept, p, visit.block);
     const int line = threadIdx.x / 64, row = threadIdx.x % 64;
     if (!visit.full && line < M::kLines)
       MaskBits::store(memory + (stage - shared) + M::kMasks + line * MaskBits::kBytes, row,
@@ -137,25 +274,18 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     R::template erase<M::kThreads, M::kK + line * 64 * R::kBytes, M::kV - M::kK>(shared, seen);
   });
 
-  float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-  uint32_t own_k[M::kKeep ? D / 16 : 1][4], own_v[M::kKeep ? D / 16 : 1][4];
   if constexpr (M::kKeep) {
     cp_async_wait<0>();
     __syncthreads();
-    const LaneRows<D, 2> own(own_at);
-    unrolled<D / 16>([&](auto i) {
-      own.template load<i, 0>(own_k[i]);
-      own.template load<i, M::kV - M::kK>(own_v[i]);
-    });
+    rows.keep();
     // The barrier that opens the first query block also stands between these reads of v and the first ds.
   }
 
-  const float factor = in.scale * kLog2E;
   uint32_t stage = shared;
   for (; head < (kv_head + 1) * group; ++head) {
     const int64_t first_block = static_cast<int64_t>(batch * in.heads + head) * q_blocks;
     if constexpr (!M::kOneLoop) kept = places(head);
-    float* sums = p.dq_sums + first_block * (64 * D) + (dq_rows * (D / 8) + dq_tile) * 128 + lane;
+    float* sums = p.dq_sums + first_block * (64 * D) + (rows.dq_rows() * (D / 8) + rows.dq_tile()) * 128 + lane;
     pin<D>(kept.q), pin<D>(kept.dout), pin<D>(kept.stats), pin<D>(sums);
     const uint8_t* states = in.block_states + opaque(batch) * in.block_states_batch_stride + first_kv / kKvBlock;
     pin<D>(states);
@@ -167,7 +297,6 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
 
     const auto use = [&](auto full_block) {
       constexpr bool kFull = full_block.value;
-      constexpr int kTiles = kFull ? M::kTiles : 2, kQueries = 8 * kTiles;
       more = walk.next(&following);
       cp_async_wait<0>();
       __syncthreads();
@@ -182,82 +311,9 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
         }
       }
 
-      const LaneRows<D, 2> own(M::kKeep ? own_at : opaque(own_at));
-      const LaneRows<D, 4> rows(stage + row_at);
-      const LaneRows<D, 2> columns(stage + column_at);
-      const uint32_t deltas = stage + t * 16, lses = stage + t * 8;
-      const uint32_t masks = stage + M::kMasks + warp * MaskBits::kStride;
-      const SubTiles own_tiles(kFull ? 0 : load_shared_word_at<0>(masks + lane * 4));
-      unrolled<64 / kQueries>([&](auto part) {
-        if (!kFull && !own_tiles.visited(part)) return;
-        float s[kTiles][4], dp[kTiles][4];
-        unrolled<kTiles>([&](auto n) {
-          const float4 minus_delta =
-              load_shared4_at<M::kStageStats + 4 * kStatsDelta + (part * kTiles + n) * 64>(deltas);
-          dp[n][0] = minus_delta.x, dp[n][1] = minus_delta.y, dp[n][2] = minus_delta.z, dp[n][3] = minus_delta.w;
-        });
-        scores<T, D, true, 0, M::kQ + part * kQueries * R::kBytes, M::kKeep>(s, own_k, own, rows);
-        scores<T, D, false, M::kV - M::kK, M::kDout + part * kQueries * R::kBytes, M::kKeep>(dp, own_v, own, rows);
-        unrolled<kTiles>([&](auto n) {
-          const float2 minus_lse = load_shared2_at<M::kStageStats + 4 * kStatsLse + (part * kTiles + n) * 32>(lses);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], factor, i % 2 ? minus_lse.y : minus_lse.x);
-        });
-        if (!kFull && !own_tiles.full(part)) {
-          unrolled<kTiles>([&](auto n) {
-            // Bits 0..15: the warp's kv rows as an even query sees them; 16..31: as the next query does.
-            const uint32_t seen = load_shared_word_at<(part * kTiles + n) * 16>(masks + t * 4) >> g;
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-              if ((seen & (1u << (i % 2 * 16 + i / 2 * 8))) == 0) s[n][i] = -INFINITY;
-          });
-        }
-        uint32_t p16[kTiles / 2][4], ds16[kTiles / 2][4];  // A fragments: kv rows x 16 queries
-        unrolled<kTiles>([&](auto n) {
-          unrolled<2>([&](auto half) {
-            const float p0 = exp2_approx(s[n][2 * half]), p1 = exp2_approx(s[n][2 * half + 1]);
-            const uint32_t ds = pack<T>(p0 * dp[n][2 * half], p1 * dp[n][2 * half + 1]);
-            p16[n / 2][n % 2 * 2 + half] = pack<T>(p0, p1);
-            ds16[n / 2][n % 2 * 2 + half] = ds;
-            store_shared_word_at<M::kDs + (part * kTiles + n) * 16 + half * 8 * M::kDsBytes>(ds_at, ds);
-          });
-        });
-        unrolled<kTiles / 2>([&](auto i) {
-          constexpr int kOffset = (part * kTiles / 2 + i) * 16 * R::kBytes;
-          accumulate<T, D, false, M::kDout + kOffset>(dv, p16[i], columns);
-          accumulate<T, D, false, M::kQ + kOffset>(dk, ds16[i], columns);
-        });
-      });
+      rows.template add_block<kFull>(stage);
       __syncthreads();
-
-      if (p.dq_sums != nullptr) {
-        float dq[kDqTiles][4];
-        if constexpr (!kFull) {
-#pragma unroll
-          for (int j = 0; j < kDqTiles; ++j)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) dq[j][i] = 0;
-        }
-        const uint32_t dq_masks = stage + M::kMasks + lane / 8 * MaskBits::kStride + dq_rows * 32 + lane % 8 * 4;
-        const LaneRows<D, 2> dq_k(opaque(dq_k_at));
-        bool any = kFull;
-        unrolled<M::kLines>([&](auto from) {
-          const SubTiles tiles(kFull ? 0 : load_shared_word_at<from * MaskBits::kBytes>(dq_masks));
-          any |= tiles.some != 0;
-          unrolled<4>([&](auto i) {
-            if (!kFull && !tiles.visited(i)) return;
-            constexpr int kI = 4 * from + i;
-            uint32_t a[4];
-            ldmatrix_x4_trans_at<M::kDs + kI * 16 * M::kDsBytes>(a, dq_ds_at);
-            accumulate<T, D, kFull && kI == 0, M::kK + kI * 16 * R::kBytes>(dq, a, dq_k);
-          });
-        });
-        if (any) {
-          float* const to = sums + static_cast<uint64_t>(static_cast<uint32_t>(visit.block)) * (64 * D);
-          unrolled<kDqTiles>(
-              [&](auto j) { unrolled<4>([&](auto i) { red_add_at<(j * 4 + i) * 128>(to, dq[j][i]); }); });
-        }
-      }
+      if (p.dq_sums != nullptr) rows.template add_dq<kFull>(stage, sums, visit.block);
       visit = following;
       stage = other;
     };
@@ -281,8 +337,8 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   }
   const uint32_t scratch = shared + warp * 16 * R::kBytes;
   const int64_t result = opaque(blockIdx.x) * in.kv_length * D;
-  store_sums<T, D>(dk, in.scale, scratch, static_cast<T*>(p.dk) + result, first_kv + 16 * warp, in.kv_length);
-  store_sums<T, D>(dv, 1.0f, scratch, static_cast<T*>(p.dv) + result, first_kv + 16 * warp, in.kv_length);
+  store_sums<T, D>(rows.dk, in.scale, scratch, static_cast<T*>(p.dk) + result, first_kv + 16 * warp, in.kv_length);
+  store_sums<T, D>(rows.dv, 1.0f, scratch, static_cast<T*>(p.dv) + result, first_kv + 16 * warp, in.kv_length);
 }
 
 }  // namespace

@@ -29,6 +29,58 @@ struct Tile {
   static constexpr int kShared = kStatsAt + kStats * 4;
 };
 
+// The thread's two rows of a block, of which `row` is the first: -lse and -delta. stats: of the block.
+__device__ __forceinline__ void load_stats(float (&minus_lse)[2], float (&minus_delta)[2], const float* stats,
+                                           int row) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i, row += 8) {
+    minus_lse[i] = stats[kStatsLse + row];
+    minus_delta[i] = stats[kStatsDelta + row / 2 * 4 + row % 2];
+  }
+}
+
+// dp starts at -delta.
+template <int kTiles>
+__device__ __forceinline__ void start(float (&dp)[kTiles][4], const float (&minus_delta)[2]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) dp[n][i] = minus_delta[i / 2];
+}
+
+// Scores become the exponents of p, in units of log2.
+template <int kTiles>
+__device__ __forceinline__ void subtract_lse(float (&s)[kTiles][4], float factor, const float (&minus_lse)[2]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], factor, minus_lse[i / 2]);
+}
+
+// Masks the scores of 16 x 16 pairs. masks: where the bits of the thread's first row lie for the first 16 columns;
+// column: the thread's first.
+template <int kPart, int kTiles>
+__device__ __forceinline__ void apply_mask(float (&s)[kTiles][4], uint32_t masks, int column) {
+  unrolled<2>([&](auto half) {
+    const uint32_t seen = load_shared_half_at<kPart * MaskBits::kStride + half * 16>(masks) >> column;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if ((seen & (1u << (i / 2 * 8 + i % 2))) == 0) s[i / 2][2 * half + i % 2] = -INFINITY;
+  });
+}
+
+// ds as A fragments, from the exponents in s and from dp - delta.
+template <class T, int kTiles>
+__device__ __forceinline__ void make_fragments(uint32_t (&ds16)[kTiles / 2][4], const float (&s)[kTiles][4],
+                                               const float (&dp)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; i += 2)
+      ds16[n / 2][n % 2 * 2 + i / 2] =
+          pack<T>(exp2_approx(s[n][i]) * dp[n][i], exp2_approx(s[n][i + 1]) * dp[n][i + 1]);
+}
+
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     omni_backward_dq_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
@@ -93,12 +145,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   }
   const float* own_stats = reinterpret_cast<const float*>(memory + M::kStatsAt);
   float minus_lse[2], minus_delta[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = 16 * warp + g + 8 * i;
-    minus_lse[i] = own_stats[kStatsLse + row];
-    minus_delta[i] = own_stats[kStatsDelta + row / 2 * 4 + row % 2];
-  }
+  load_stats(minus_lse, minus_delta, own_stats, 16 * warp + g);
 
   const float factor = in.scale * kLog2E;
   float dq[D / 8][4] = {};
@@ -131,31 +178,13 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
     unrolled<64 / kColumns>([&](auto part) {
       if (!kFull && !tiles.visited(part)) return;
       float s[kTiles][4], dp[kTiles][4];
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) dp[n][i] = minus_delta[i / 2];
+      start(dp, minus_delta);
       scores<T, D, true, 0, M::kK + part * kColumns * R::kBytes, M::kKeep>(s, own_q, own, rows);
       scores<T, D, false, M::kDout - M::kQ, M::kV + part * kColumns * R::kBytes, M::kKeep>(dp, own_dout, own, rows);
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], factor, minus_lse[i / 2]);
-      if (!kFull && !tiles.full(part)) {
-        unrolled<2>([&](auto half) {
-          const uint32_t seen = load_shared_half_at<part * MaskBits::kStride + half * 16>(masks + g * 2) >> (2 * t);
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            if ((seen & (1u << (i / 2 * 8 + i % 2))) == 0) s[i / 2][2 * half + i % 2] = -INFINITY;
-        });
-      }
+      subtract_lse(s, factor, minus_lse);
+      if (!kFull && !tiles.full(part)) apply_mask<part>(s, masks + g * 2, 2 * t);
       uint32_t ds16[kTiles / 2][4];
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; i += 2)
-          ds16[n / 2][n % 2 * 2 + i / 2] =
-              pack<T>(exp2_approx(s[n][i]) * dp[n][i], exp2_approx(s[n][i + 1]) * dp[n][i + 1]);
+      make_fragments<T>(ds16, s, dp);
       unrolled<kTiles / 2>([&](auto i) {
         accumulate<T, D, false, M::kK + (part * kTiles / 2 + i) * 16 * R::kBytes>(dq, ds16[i], columns);
       });

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) omni_block_table_kernel(OmniBlockTab
     any = or_of_warp(any);
     all = ~or_of_warp(~all);
     if (lane == 0)
-      p.states[(batch * q_blocks + q_block) * kv_blocks + kv_block] = any == 0               ? kEmpty
+      p.states[(batch * q_blocks + q_block) * kv_blocks + kv_block] = any == 0              ? kEmpty
                                                                       : all == ~uint64_t{0} ? kFull
                                                                                             : kPartial;
     seen |= any;

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
   extern __shared__ __align__(1024) char shared[];
   const DecodeBlock block(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int parts = block.parts(), m_tile = warp / parts, part = warp % parts;
+  const int warps = block.warps_per_tile(), m_tile = warp / warps, first_unit = warp % warps;
   const bool active = m_tile < block.m_tiles();
   const int2* intervals = reinterpret_cast<const int2*>(shared + Tile::intervals(block.m_tiles())) +
                           block.mask_row(m_tile * 16 + lane % 16);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
       },
       [&](const Stage& stage, uint32_t slot) {
         if (!active) return;
-        for (int unit = part; unit < 4; unit += parts) {
+        for (int unit = first_unit; unit < 4; unit += warps) {
           const uint32_t offset = slot + unit * (16 * Tile::kRowBytes);
           if (stage.full()) {
             rows.template unit<false>(keys + offset, values + offset, 0, 0);
@@ -193,10 +193,9 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __floa
 __device__ __forceinline__ bool row_is_empty(const OmniInputs& in, int64_t batch, int64_t row) {
   const int lane = static_cast<int>(threadIdx.x & 31);
   const int32_t* intervals = in.intervals + batch * in.intervals_batch_stride + row * in.intervals_row_stride;
-  bool some = false;
-  if (lane < in.num_intervals)
-    some = max(intervals[2 * lane], 0) < min(intervals[2 * lane + 1], static_cast<int>(in.kv_length));
-  return !__any_sync(kAllLanes, some);
+  const bool empty =
+      lane >= in.num_intervals || existing_columns(intervals + 2 * lane, static_cast<int>(in.kv_length)).empty();
+  return __all_sync(kAllLanes, empty);
 }
 
 template <class T>

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
   extern __shared__ __align__(1024) char shared[];
   const DecodeBlock block(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int parts = block.parts(), m_tile = warp / parts, part = warp % parts;
+  const int warps = block.warps_per_tile(), m_tile = warp / warps, first_unit = warp % warps;
   const bool active = m_tile < block.m_tiles();
   const int2* intervals = reinterpret_cast<const int2*>(shared + Tile::intervals(block.m_tiles())) +
                           block.mask_row(m_tile * 16 + lane % 16);
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
       p, block, shared, [](uint32_t) {},
       [&](const Stage& stage, uint32_t slot) {
         if (!active) return;
-        for (int unit = part; unit < 4; unit += parts) {
+        for (int unit = first_unit; unit < 4; unit += warps) {
           uint32_t bits = kAllLanes;
           if (!stage.full()) {
             const UnitMask mask(intervals, num_intervals, stage.column() + 8 * unit, 8);

@@ -59,7 +59,7 @@ struct DecodeBlock {
   }
   __device__ __forceinline__ int m_tiles() const { return (rows + 15) / 16; }
   // Warps that share an m16 tile, each with columns of its own: 4, 2 or 1.
-  __device__ __forceinline__ int parts() const { return rows <= 16 ? 4 : rows <= 32 ? 2 : 1; }
+  __device__ __forceinline__ int warps_per_tile() const { return rows <= 16 ? 4 : rows <= 32 ? 2 : 1; }
   __device__ __forceinline__ int head(int row) const { return kv_head * group + (first_row + row) / q_length; }
   __device__ __forceinline__ int query(int row) const { return (first_row + row) % q_length; }
   // Whose intervals a row of the m16 tiles has. With 16 query rows all rows of a tile exist.
@@ -68,11 +68,12 @@ struct DecodeBlock {
 
 __device__ __forceinline__ void fill_intervals(int2* to, const OmniInputs& in, int64_t batch) {
   const int32_t* from = in.intervals + batch * in.intervals_batch_stride;
-  for (int i = threadIdx.x; i < in.num_intervals * kMaskRows * 2; i += kForwardThreads) {
-    const int row = i / 2 % kMaskRows, place = i / (2 * kMaskRows) * 2 + i % 2;
-    const int number = row < in.q_length ? from[row * in.intervals_row_stride + place] : 0;
-    // Columns outside the tensor do not exist; absent rows see nothing.
-    reinterpret_cast<int*>(to)[i] = min(max(number, 0), static_cast<int>(in.kv_length));
+  for (int i = threadIdx.x; i < in.num_intervals * kMaskRows; i += kForwardThreads) {
+    const int row = i % kMaskRows, interval = i / kMaskRows;
+    ColumnRange range{0, 0};  // absent rows see nothing
+    if (row < in.q_length)
+      range = existing_columns(from + row * in.intervals_row_stride + 2 * interval, static_cast<int>(in.kv_length));
+    to[i] = make_int2(range.start, range.stop);
   }
 }
 
@@ -174,8 +175,7 @@ __device__ __forceinline__ bool decode_columns(const OmniDecodeParams& p, const 
                               .any);
       }
       Copy::copy_passes(base + Copy::place() + slot, {keys, values},
-                        {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage.column(),
-                        keep);
+                        {static_cast<int>(in.k_strides.row), static_cast<int>(in.v_strides.row)}, stage.column(), keep);
     }
     cp_async_commit();
     return stage;
@@ -229,18 +229,18 @@ __device__ __forceinline__ void decode_finish(const OmniDecodeParams& p, const D
   const OmniInputs& in = p.in;
   const int2* intervals = reinterpret_cast<const int2*>(shared + Tile::intervals(block.m_tiles()));
   const float2* stats = reinterpret_cast<const float2*>(shared + Tile::kStats);
-  const int parts = block.parts();
+  const int warps = block.warps_per_tile();
   for (int i = threadIdx.x; i < block.rows * (D / 4); i += kForwardThreads) {
-    const int row = i / (D / 4), chunk = i % (D / 4), warp = row / 16 * parts;
+    const int row = i / (D / 4), chunk = i % (D / 4), first_warp = row / 16 * warps;
     float bound = FLT_MAX, sum = 0.0f;
     float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (some) {
-      for (int part = 0; part < parts; ++part) bound = fminf(bound, stats[(warp + part) * 16 + row % 16].x);
-      for (int part = 0; part < parts; ++part) {
-        const float2 own = stats[(warp + part) * 16 + row % 16];
+      for (int w = 0; w < warps; ++w) bound = fminf(bound, stats[(first_warp + w) * 16 + row % 16].x);
+      for (int w = 0; w < warps; ++w) {
+        const float2 own = stats[(first_warp + w) * 16 + row % 16];
         const float weight = exp2_approx(bound - own.x);
         const float4 y =
-            *reinterpret_cast<const float4*>(shared + (warp + part) * 64 * D + decode_output<D>(row % 16, chunk));
+            *reinterpret_cast<const float4*>(shared + (first_warp + w) * 64 * D + decode_output<D>(row % 16, chunk));
         sum = fmaf(weight, own.y, sum);
         x.x = fmaf(weight, y.x, x.x), x.y = fmaf(weight, y.y, x.y);
         x.z = fmaf(weight, y.z, x.z), x.w = fmaf(weight, y.w, x.w);

@@ -71,9 +71,9 @@ __device__ __forceinline__ void load_intervals(int2* to, const OmniInputs& in, i
   const int32_t* source =
       in.intervals + batch * in.intervals_batch_stride + min(row, in.q_length - 1) * in.intervals_row_stride;
   for (int i = 0; i < in.num_intervals; ++i) {
-    const int start = max(source[2 * i], 0), stop = min(source[2 * i + 1], static_cast<int>(in.kv_length));
+    const ColumnRange range = existing_columns(source + 2 * i, static_cast<int>(in.kv_length));
     to[i * kRows + threadIdx.x] =
-        start < stop && (row & ~int64_t{15}) < in.q_length ? make_int2(start, stop) : make_int2(0, 0);
+        (row & ~int64_t{15}) < in.q_length ? make_int2(range.start, range.stop) : make_int2(0, 0);
   }
 }
 

@@ -50,9 +50,9 @@ struct RowCopy {
     return reinterpret_cast<const uint8_t*>(in.seen_of(entry)) + threadIdx.x / kChunks;
   }
 
-  // Copies the keys and values of a stage, as copy does. Columns that no row of the batch entry sees are not read. Zeros
-  // take their place: their probabilities are zero, but zero times NaN is NaN. get_seen: returns the above; a full stage
-  // does not ask for it.
+  // Copies the keys and values of a stage, as copy does. Columns that no row of the batch entry sees are not read.
+  // Zeros take their place: their probabilities are zero, but zero times NaN is NaN. get_seen: returns the above; a
+  // full stage does not ask for it.
   template <int kColumns, class GetSeen>
   __device__ __forceinline__ static void copy_seen(uint32_t to, const char* const (&sources)[2],
                                                    const int (&row_strides)[2], Stage stage, GetSeen&& get_seen) {

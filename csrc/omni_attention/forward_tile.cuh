@@ -46,9 +46,9 @@ struct ForwardTile {
   static constexpr int kQueryBytes = kRows * kRowBytes;
   static constexpr int kMatrixBytes = kColumns * kRowBytes;  // keys or values of one stage
   static constexpr int kStageBytes = 2 * kMatrixBytes;
-  static constexpr int kSources = kQueryBytes + 2 * kStageBytes;      // offset of Sources [kForwardThreads]
-  static constexpr int kSeen = kSources + 16 * kForwardThreads;       // offset of const uint8_t* [kForwardThreads]
-  static constexpr int kIntervals = kSeen + 8 * kForwardThreads;      // offset of int2 [num_intervals][kRows]
+  static constexpr int kSources = kQueryBytes + 2 * kStageBytes;  // offset of Sources [kForwardThreads]
+  static constexpr int kSeen = kSources + 16 * kForwardThreads;   // offset of const uint8_t* [kForwardThreads]
+  static constexpr int kIntervals = kSeen + 8 * kForwardThreads;  // offset of int2 [num_intervals][kRows]
 
   static constexpr int shared_bytes(int64_t num_intervals) {
     return kIntervals + static_cast<int>(num_intervals) * kRows * 8;
@@ -88,6 +88,34 @@ struct WarpRows {
   uint32_t query[M][Tile::kQueriesInRegisters ? D / 16 : 1][4];
   uint32_t query_address;
   float scale;  // times log2(e), not negative
+
+  // No column seen yet. The sign of a negative scale is the queries' (see negate). A scale of zero becomes a tiny one:
+  // zero times the score -inf of a masked column would be NaN.
+  __device__ __forceinline__ explicit WarpRows(float signed_scale)
+      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      sum[m][0] = sum[m][1] = 0.0f;
+      bound[m][0] = bound[m][1] = FLT_MAX;
+#pragma unroll
+      for (int n8 = 0; n8 < D / 8; ++n8)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[m][n8][i] = 0.0f;
+    }
+  }
+
+  // address: the lane's ldmatrix address of the warp's rows in shared memory.
+  __device__ __forceinline__ void keep_queries(uint32_t address) {
+    query_address = address;
+    if constexpr (Tile::kQueriesInRegisters) {
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int k16 = 0; k16 < D / 16; ++k16)
+          ldmatrix_x4(query[m][k16],
+                      ChunkPairs<D>(query_address)[k16] + ChunkPairs<D>::offset(k16) + m * 16 * Tile::kRowBytes);
+    }
+  }
 
   __device__ __forceinline__ void load_query(uint32_t (&a)[4], int m, int k16) const {
     if constexpr (Tile::kQueriesInRegisters) {
@@ -268,7 +296,83 @@ struct WarpRows {
       }
     });
   }
+
+  // A stage of which the rows may see all, some or nothing. intervals: those of the lane's row, Tile::kRows apart.
+  // column: the first of the stage.
+  __device__ __forceinline__ void any_stage(uint32_t keys, uint32_t values, const int2* intervals, int num_intervals,
+                                            int column) {
+    const WarpMask<M, kC> mask(intervals, Tile::kRows, num_intervals, column);
+    if (mask.everything()) {
+      full_stage(keys, values);
+    } else if (!mask.nothing()) {
+      uint32_t bits[kC / 32];
+      column_bits(bits, intervals, Tile::kRows, num_intervals, column);
+      partial_stage(keys, values, mask, bits);
+    }
+  }
+
+  // The end: the outputs, normalised and in T, to the warp's own rows in shared memory, from row `warp_row` of the tile
+  // on, and the lse of those of the `count` rows that exist. intervals: of the tile. lse: of the thread's first row.
+  __device__ __forceinline__ void finish(char* rows, int warp_row, const int2* intervals, int num_intervals, float* lse,
+                                         int count) const {
+    const int lane = threadIdx.x % 32;
+    const uint32_t own = swizzled<D>(warp_row + lane / 4, 0) + lane % 4 * 4;  // where the thread's rows are eight apart
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = m * 16 + half * 8;
+        float total = sum[m][half];
+        total += __shfl_xor_sync(kAllLanes, total, 1);
+        total += __shfl_xor_sync(kAllLanes, total, 2);
+        const RowResult result =
+            finish_row<Tile::kRows>(total, bound[m][half], intervals + warp_row + lane / 4 + row, num_intervals);
+#pragma unroll
+        for (int n8 = 0; n8 < D / 8; ++n8)
+          *reinterpret_cast<uint32_t*>(rows + chunk_at<D>(own, n8) + row * Tile::kRowBytes) =
+              pack<T>(out[m][n8][2 * half] * result.factor, out[m][n8][2 * half + 1] * result.factor);
+        if (lane % 4 == 0 && lane / 4 + row < count) lse[row] = result.lse;
+      }
+  }
 };
+
+// ---- whole rows of a warp in shared memory
+
+// Flips the sign of kCount rows of D numbers of 16 bits.
+template <int D, int kCount>
+__device__ __forceinline__ void negate(char* rows) {
+  uint4* mine = reinterpret_cast<uint4*>(rows);
+  for (int i = threadIdx.x % 32; i < kCount * D / 8; i += 32) {
+    uint4 x = mine[i];
+    x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+    mine[i] = x;
+  }
+  __syncwarp();
+}
+
+// Stores those of the warp's kCount rows, from row `warp_row` of the tile on, that exist: `count`. `to`: row 0 of them
+// in global memory, row_bytes from one to the next.
+//
+// The warp stores kPassRows rows in a pass, 8 or 4, each lane at the address `from` plus whole rows. With 8 rows all
+// passes have the same permutation of chunks. With 4 rows every other pass has the chunk numbers of the first with
+// bit 2 flipped: the XOR below.
+template <int D, int kCount>
+__device__ __forceinline__ void store_rows(char* to, int64_t row_bytes, const char* rows, int warp_row, int count) {
+  constexpr int kChunks = RowCopy<D>::kChunks, kPassRows = 32 / kChunks, kRowBytes = 2 * D;
+  const int lane = threadIdx.x % 32, row = lane / kChunks;
+  const uint32_t from = swizzled<D>(warp_row + row, lane % kChunks);
+  to += row * row_bytes + lane % kChunks * 16;
+#pragma unroll
+  for (int pass = 0; pass < kCount / kPassRows; ++pass, to += kPassRows * row_bytes) {
+    if (row + pass * kPassRows >= count) break;
+#pragma unroll
+    for (int j = 0; j < D / 8 / kChunks; ++j)
+      *reinterpret_cast<uint4*>(to + j * kChunks * 16) = *reinterpret_cast<const uint4*>(
+          rows + (from ^ (pass * kPassRows & 4) << 4) + pass * kPassRows * kRowBytes + j * kChunks * 16);
+  }
+}
+
+// ---- the kernel
 
 // Which tile a thread block works on. Read again where needed: the main loop has no registers to spare.
 __device__ __forceinline__ int64_t tile_batch(const OmniForwardParams& p) {
@@ -318,46 +422,18 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   fetch(stage, stages + own_place);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
-  WarpRows<T, D, M> rows;
-  // The sign of a negative scale goes to the queries, below. A scale of zero becomes a tiny one: zero times the score
-  // -inf of a masked column would be NaN.
-  rows.scale = fmaxf(fabsf(in.scale) * kLog2E, 1e-30f);
-#pragma unroll
-  for (int m = 0; m < M; ++m) {
-    rows.sum[m][0] = rows.sum[m][1] = 0.0f;
-    rows.bound[m][0] = rows.bound[m][1] = FLT_MAX;
-#pragma unroll
-    for (int n8 = 0; n8 < D / 8; ++n8)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) rows.out[m][n8][i] = 0.0f;
-  }
+  WarpRows<T, D, M> rows(in.scale);
   cp_async_wait<0>();
   __syncthreads();
 
   const int warp_row = warp * Tile::kWarpRows;
-  if (in.scale < 0) {
-    uint4* mine = reinterpret_cast<uint4*>(shared + warp_row * Tile::kRowBytes);
-    for (int i = lane; i < Tile::kWarpRows * D / 8; i += 32) {
-      uint4 x = mine[i];
-      x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
-      mine[i] = x;
-    }
-    __syncwarp();
-  }
+  if (in.scale < 0) negate<D, Tile::kWarpRows>(shared + warp_row * Tile::kRowBytes);
   // The row and the chunk that a lane addresses for ldmatrix. A fragments (queries): lanes 0..15 have the 16 rows of
   // the left chunk, lanes 16..31 those of the right chunk. B fragments of q k^T (keys): lanes 0..7 and 8..15 have rows
   // 0..7 of the left and of the right chunk, lanes 16..31 likewise rows 8..15. B fragments of p v (values, transposed):
   // as the A fragments.
   const uint32_t row16 = swizzled<D>(lane % 16, lane / 16);
-  rows.query_address = base + warp_row * Tile::kRowBytes + row16;
-  if constexpr (Tile::kQueriesInRegisters) {
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int k16 = 0; k16 < D / 16; ++k16)
-        ldmatrix_x4(rows.query[m][k16],
-                    ChunkPairs<D>(rows.query_address)[k16] + ChunkPairs<D>::offset(k16) + m * 16 * Tile::kRowBytes);
-  }
+  rows.keep_queries(base + warp_row * Tile::kRowBytes + row16);
   uint32_t key_address = stages + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
   uint32_t value_address = stages + Tile::kMatrixBytes + row16;
   uint32_t fill = stages + Tile::kStageBytes + own_place;  // where the thread's part of the next stage goes
@@ -384,62 +460,23 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
     }
     if (!stage.exists()) break;
     begin();
-    if (first_row + warp_row < q_length) {
-      const int2* own = intervals + lane_row;
-      const int num_intervals = static_cast<int>(in.num_intervals);
-      const WarpMask<M, Tile::kColumns> mask(own, Tile::kRows, num_intervals, stage.column());
-      if (mask.everything()) {
-        rows.full_stage(key_address, value_address);
-      } else if (!mask.nothing()) {
-        uint32_t bits[Tile::kColumns / 32];
-        column_bits(bits, own, Tile::kRows, num_intervals, stage.column());
-        rows.partial_stage(key_address, value_address, mask, bits);
-      }
-    }
+    if (first_row + warp_row < q_length)
+      rows.any_stage(key_address, value_address, intervals + lane_row, static_cast<int>(in.num_intervals),
+                     stage.column());
     end();
   }
 
-  // ---- results: normalised, through the warp's own rows of the query buffer, to 16-byte stores
+  // ---- results: through the warp's own rows of the query buffer, to 16-byte stores
   const int first = tile_number(p) * Tile::kRows + warp_row, count = min(Tile::kWarpRows, q_length - first);
   if (count <= 0) return;
   __syncwarp();
-  const uint32_t own = swizzled<D>(warp_row + lane / 4, 0) + lane % 4 * 4;  // where the thread's rows are eight apart
-  float* lse = p.lse + (tile_batch(p) * in.heads + head) * q_length + first + lane / 4;
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = m * 16 + half * 8;
-      float sum = rows.sum[m][half];
-      sum += __shfl_xor_sync(kAllLanes, sum, 1);
-      sum += __shfl_xor_sync(kAllLanes, sum, 2);
-      const RowResult result = finish_row<Tile::kRows>(sum, rows.bound[m][half], intervals + warp_row + lane / 4 + row,
-                                                       static_cast<int>(in.num_intervals));
-#pragma unroll
-      for (int n8 = 0; n8 < D / 8; ++n8)
-        *reinterpret_cast<uint32_t*>(shared + chunk_at<D>(own, n8) + row * Tile::kRowBytes) =
-            pack<T>(rows.out[m][n8][2 * half] * result.factor, rows.out[m][n8][2 * half + 1] * result.factor);
-      if (lane % 4 == 0 && lane / 4 + row < count) lse[row] = result.lse;
-    }
+  rows.finish(shared, warp_row, intervals, static_cast<int>(in.num_intervals),
+              p.lse + (tile_batch(p) * in.heads + head) * q_length + first + lane / 4, count);
   __syncwarp();
-  // The warp stores kPassRows rows in a pass, 8 or 4, each lane at the address `from` plus whole rows. With 8 rows all
-  // passes have the same permutation of chunks. With 4 rows every other pass has the chunk numbers of the first with
-  // bit 2 flipped: the XOR below.
-  constexpr int kChunks = RowCopy<D>::kChunks, kPassRows = 32 / kChunks;
-  const int row = lane / kChunks;
-  const uint32_t from = swizzled<D>(warp_row + row, lane % kChunks);
-  const int64_t pass_bytes = 2 * kPassRows * p.out_strides.row;
-  char* to = static_cast<char*>(p.out) +
-             2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + (first + row) * p.out_strides.row) +
-             lane % kChunks * 16;
-#pragma unroll
-  for (int pass = 0; pass < Tile::kWarpRows / kPassRows; ++pass, to += pass_bytes) {
-    if (row + pass * kPassRows >= count) break;
-#pragma unroll
-    for (int j = 0; j < D / 8 / kChunks; ++j)
-      *reinterpret_cast<uint4*>(to + j * kChunks * 16) = *reinterpret_cast<const uint4*>(
-          shared + (from ^ (pass * kPassRows & 4) << 4) + pass * kPassRows * Tile::kRowBytes + j * kChunks * 16);
-  }
+  store_rows<D, Tile::kWarpRows>(
+      static_cast<char*>(p.out) +
+          2 * (tile_batch(p) * p.out_strides.batch + head * p.out_strides.head + first * p.out_strides.row),
+      2 * p.out_strides.row, shared, warp_row, count);
 }
 
 }  // namespace showo

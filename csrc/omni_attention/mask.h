@@ -6,8 +6,8 @@
 //
 // The CPU kernels, both block tables and the CUDA backward take the rule from row_bits(). The CUDA forward and decode
 // keep a tile's intervals in shared memory, cut once (load_intervals in forward_mask.cuh, fill_intervals in
-// decode_tile.cuh), and apply the rule to as many columns as a warp needs at a time: WarpMask and column_bits in
-// forward_mask.cuh, DecodeWalk and UnitMask in decode_tile.cuh.
+// decode_tile.cuh; existing_columns() is the cut), and apply the rule to as many columns as a warp needs at a time:
+// WarpMask and column_bits in forward_mask.cuh, DecodeWalk and UnitMask in decode_tile.cuh.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,16 @@ enum BlockState : uint8_t { kEmpty = 0, kPartial = 1, kFull = 2 };
 // Bits 0..count-1 set, 0 <= count <= 64.
 SHOWO_HOST_DEVICE static inline uint64_t low_bits(int64_t count) {
   return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+}
+
+// The columns [start, stop) of an interval ([2]) that exist; none of them is (0, 0).
+struct ColumnRange {
+  int32_t start, stop;
+  SHOWO_HOST_DEVICE bool empty() const { return start >= stop; }
+};
+SHOWO_HOST_DEVICE static inline ColumnRange existing_columns(const int32_t* interval, int32_t kv_length) {
+  const int32_t start = interval[0] < 0 ? 0 : interval[0], stop = interval[1] > kv_length ? kv_length : interval[1];
+  return start < stop ? ColumnRange{start, stop} : ColumnRange{0, 0};
 }
 
 // Bit j says whether a row with these intervals ([num_intervals, 2]) sees column first_column + j, which is never

@@ -60,8 +60,8 @@ struct GradientRows {
   const T* grad;
   T* to;
   int64_t to_stride;
-  Walk source;
-  Walk grad_source;
+  RowWalk source;
+  RowWalk grad_source;
   Values<T, D, V> next_grad;
   Values<T, D, V> next_x;
 

@@ -62,14 +62,14 @@ struct Chunk {
 };
 
 // Walks down the rows of a strided tensor, from one sample into the next.
-struct Walk {
+struct RowWalk {
   int64_t offset;
   int64_t row_stride;
   int64_t batch_stride;
   int64_t batch;
   uint32_t position;
 
-  __device__ inline Walk(const Chunk& chunk, int64_t batch_stride, int64_t row_stride)
+  __device__ inline RowWalk(const Chunk& chunk, int64_t batch_stride, int64_t row_stride)
       : offset(chunk.batch * batch_stride + chunk.position * row_stride),
         row_stride(row_stride),
         batch_stride(batch_stride),

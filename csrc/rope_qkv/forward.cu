@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kThreads, 2) rope_qkv_forward_kernel(RopeQkvPa
     const RopeHeads out = head.target(p);
     T* to = static_cast<T*>(out.data) + head.local * out.head_stride;
     const bool slotted = p.slots != nullptr && head.kind > 0;
-    Walk source(chunk, in.batch_stride, in.row_stride);
-    Walk target(chunk, out.batch_stride, out.row_stride);
+    RowWalk source(chunk, in.batch_stride, in.row_stride);
+    RowWalk target(chunk, out.batch_stride, out.row_stride);
 
     Values<T, D, V> next;
     next.load(from + source.offset, lane, head.active);

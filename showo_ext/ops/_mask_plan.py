@@ -30,8 +30,8 @@ class MaskPlan(NamedTuple):
     intervals: int32 [B or 1, S_q, K, 2], the mask's; the pairs of a row are contiguous.
     states: uint8 [B or 1, ceil(S_q / block_rows), ceil(S_kv / 64)], EMPTY, PARTIAL or FULL; what no row sees is EMPTY
         and never visited.
-    seen: bool [B or 1, 64 ceil(S_kv / 64)], whether some row of the batch entry sees the column. States and seen columns
-        are one block table. Both are None for the CUDA decode kernels, which look at the intervals instead.
+    seen: bool [B or 1, 64 ceil(S_kv / 64)], whether some row of the batch entry sees the column. States and seen
+        columns are the block table. Both are None for the CUDA decode kernels, which look at the intervals instead.
     order: int32 [tiles, 2], the (batch entry, tile) of all tiles of `tile_rows` query rows, most work first; None where
         the forward kernel has no such tiles: on the CPU and for the CUDA decode kernels.
     tile_rows: 64 or 128; 0 where there is no order.

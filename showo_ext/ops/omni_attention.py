@@ -87,8 +87,8 @@ def omni_attention(
         Rows without columns give zeros and lse = -inf. NaN in a row's own inputs gives NaN in that row.
 
     What takes no part may hold anything, NaN included; zeros stand for it, and its gradients are zero: k and v of a
-    column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. NaN in k
-    or v of a column that some row sees may reach any row of the batch entry.
+    column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. NaN in
+    k or v of a column that some row sees may reach any row of the batch entry.
 
     Probabilities are summed in float32 before they are normalised, each at most 2^8: where |v| exceeds 2^120 / S_kv
     (1.3e36 / S_kv), results may overflow to infinity or NaN although the average of v is finite.

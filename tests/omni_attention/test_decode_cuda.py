@@ -34,7 +34,7 @@ dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 def decode(q, k, v, mask, scale=0.125, splits=None):
     """out and lse with a number of splits of one's choice."""
     out, lse = torch.empty_like(q, memory_format=torch.contiguous_format), torch.empty(q.shape[:3], device=q.device)
-    plan = MaskPlan(mask.intervals.contiguous(), None, None, 0)
+    plan = MaskPlan(mask.intervals.contiguous(), None, None, None, 0)
     _decode.decode(q, k, v, plan, scale, out, lse, num_splits=splits)
     return out, lse
 
