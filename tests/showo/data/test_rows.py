@@ -217,10 +217,11 @@ def test_questions_are_given_and_answers_learned(making: Making, text: TextToken
 
 
 def test_a_row_of_a_picture_takes_any_of_its_captions(making: Making) -> None:
-    plain = Understanding(making)
+    plain, drawn = Understanding(making), TextToImage(making, 0.0)
     pair = samples(encoded=True)["t2i"][0]
     texts = {making.tokenizer.decode(plain.parts(pair, n, Random(n)).answer) for n in range(30)}  # type: ignore[arg-type]
     assert texts == set(pair.captions)
+    assert {making.tokenizer.decode(drawn.parts(pair, n, Random(n)).texts[0]) for n in range(30)} == texts
 
 
 def test_documents_are_read_window_by_window(making: Making) -> None:
