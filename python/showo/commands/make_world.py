@@ -18,11 +18,11 @@ def make_world(
 ) -> None:
     """Write a small world to learn in: scenes of shapes with captions, questions, steps and text."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from showo.data.world.world import WORLD_FILE, World
     from showo.data.world.write import write_world
     from showo.errors import OutputError
+    from showo.progress import counting_bar
 
     world = World(seed, scenes, emoji)
     check_folder("OUT", out)
@@ -35,9 +35,7 @@ def make_world(
             )
         say(f"{out}: this world is there already")
         return
-    console = Console(stderr=True)
-    columns = (TextColumn("make-world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with counting_bar(Console(stderr=True)) as progress:
         task = progress.add_task("make-world", total=world.size)
         write_world(world, out, lambda: progress.advance(task))
     say(f"{out}: {world.scenes} scenes, seed {world.seed}")

@@ -9,7 +9,6 @@ import typer
 
 from showo.commands import common
 from showo.commands.output import check_folder, say
-from showo.errors import ConfigError
 
 
 def tokenize(
@@ -47,9 +46,7 @@ def tokenize(
     place = find_device(device)
     common.begin(threads)
     images = ImageTokenizer.from_pretrained(image_tokenizer).to(place)
-    side, rest = divmod(resolution, images.config.downsampling)
-    if rest:
-        raise ConfigError(f"--resolution must be a multiple of {images.config.downsampling}, got {resolution}")
+    side = images.config.side(resolution, "--resolution")
     source, origin = open_captioned(config, shard_size)
     done = Tokenizing(
         source,

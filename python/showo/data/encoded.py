@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from showo.data.loader import Loader
-from showo.data.rows import pictures_of, read_pixels
+from showo.data.rows import pictures_of, read_pixels, stacked
 from showo.data.sample import CaptionedPicture, Conversation, Picture, PictureSequence, Sample, Source
 from showo.errors import SampleError
 
@@ -61,8 +60,7 @@ class _Reader:
         start = number * _AT_ONCE
         read = [self._read(index) for index in range(start, min(start + _AT_ONCE, len(self.source)))]
         pixels = [picture for sample in read for picture in sample]
-        stacked = np.stack(pixels) if pixels else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
-        return torch.from_numpy(stacked), [len(sample) for sample in read]
+        return stacked(pixels, self.resolution), [len(sample) for sample in read]
 
     def _read(self, index: int) -> list[np.ndarray]:
         try:

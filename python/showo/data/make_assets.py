@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from showo.data.tar import write_tar
 from showo.pictures import encode_png
+from showo.pieces import pieces
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_TEST = Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -84,8 +85,7 @@ def make_emoji(folder: Path, font_path: Path, emoji_test: Path, shard_size: int 
     folder.mkdir(parents=True, exist_ok=True)
     for split, samples in splits.items():
         samples.sort(key=lambda sample: hashlib.sha256(b"order" + sample[0].encode()).digest())
-        for shard, start in enumerate(range(0, len(samples), shard_size)):
-            part = samples[start : start + shard_size]
+        for shard, part in enumerate(pieces(samples, shard_size)):
             files = [f for key, png, name in part for f in ((f"{key}.png", png), (f"{key}.txt", name.encode()))]
             write_tar(folder / f"{split}-{shard:04d}.tar", files)
         print(f"{split}: {len(samples)} pictures")

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from showo.data.faults import Drawn, Pool
-from showo.data.rows import read_pixels
+from showo.data.rows import read_pixels, stacked
 from showo.data.sample import CaptionedPicture, Sample
 from showo.data.tally import Tally
+from showo.pieces import pieces
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,12 @@ class PictureBatches:
 
     def of(self, numbers: range) -> PictureBatch:
         drawn = self.pool.draw(numbers, self._pixels)
-        pixels = torch.from_numpy(np.stack([each.value for each in drawn]))
+        pixels = stacked([each.value for each in drawn], self.resolution)
         return PictureBatch(pixels, [each.facts() for each in drawn])
 
     def first(self, count: int) -> Iterator[range]:
         """Numbers of the first pictures, as many at once as in a micro-batch; at most all that there are."""
-        end = min(count, len(self.pool))
-        return (range(start, min(start + self.size, end)) for start in range(0, end, self.size))
+        return pieces(range(min(count, len(self.pool))), self.size)
 
     def _pixels(self, number: int, sample: Sample) -> np.ndarray:
         assert isinstance(sample, CaptionedPicture)

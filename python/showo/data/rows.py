@@ -102,6 +102,12 @@ def read_pixels(picture: Picture, resolution: int) -> np.ndarray:
     return to_pixels(fit(picture.open(), (resolution, resolution))).contiguous().numpy()
 
 
+def stacked(pictures: Sequence[np.ndarray], resolution: int) -> Tensor:
+    """uint8 [pictures, 3, resolution, resolution] of pixels of one picture each; there may be none."""
+    none = np.empty((0, 3, resolution, resolution), np.uint8)
+    return torch.from_numpy(np.stack(pictures) if pictures else none)
+
+
 @dataclass(frozen=True)
 class PictureReader:
     """Pictures as rows take them: codes as they are, others resized and cropped to `resolution` x `resolution`.
@@ -231,7 +237,7 @@ class FeatureUnderstanding(Understanding):
     template: ClassVar[str] = "phi1.5"
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
-        pixels = [torch.from_numpy(np.stack(row.pictures)) if row.pictures else self._none() for row in rows]
+        pixels = [stacked(row.pictures, self.side) for row in rows]
         texts, system = [row.answer for row in rows], self.making.tokenizer.encode(SYSTEM_PROMPT)
         return self.making.prompting.mmu_vit(texts, system, pixels, image_tokens=self.image_tokens), Hidden()
 
@@ -241,9 +247,6 @@ class FeatureUnderstanding(Understanding):
 
     def read(self, picture: Picture) -> np.ndarray:
         return clip_pixels(picture.open(), self.side).contiguous().numpy()
-
-    def _none(self) -> Tensor:
-        return torch.empty(0, 3, self.side, self.side, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)

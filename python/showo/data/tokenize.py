@@ -13,20 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from showo.data.code_shards import Encoding, Origin, ShardFacts, ShardRows, read_facts, write_shard
 from showo.data.faults import Fault, FaultLog
 from showo.data.loader import Loader
 from showo.data.patterns import find_paths
-from showo.data.rows import read_pixels
+from showo.data.rows import read_pixels, stacked
 from showo.data.sample import CaptionedPicture, Source
 from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError, OutputError, SampleError
+from showo.pieces import pieces
+from showo.progress import counting_bar
 from showo.train.lock import run_lock
 
 LAYOUTS = ("webdataset", "imagenet")  # of pictures with captions
@@ -66,8 +66,7 @@ class _ChunkReader:
                 continue
             keys.append(sample.key)
             captions.append(sample.captions)
-        stacked = np.stack(pixels) if pixels else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
-        return Chunk(torch.from_numpy(stacked), keys, captions, faults)
+        return Chunk(stacked(pixels, self.resolution), keys, captions, faults)
 
 
 @dataclass(frozen=True)
@@ -107,16 +106,14 @@ class Tokenizing:
             RunInUseError: another process writes into the folder.
         """
         with run_lock(self.folder):
-            shards = dict(zip(self._paths(), _split(range(len(self.source)), self.origin.shard_size)))
+            shards = dict(zip(self._paths(), pieces(range(len(self.source)), self.origin.shard_size)))
             kept = self._kept(list(shards))
             missing = [samples for path, samples in shards.items() if path not in kept]
-            pieces = [piece for samples in missing for piece in _split(samples, self.batch)]
-            reader = _ChunkReader(self.source, self.encoding.resolution, pieces)
-            chunks = Loader(reader, workers=self.workers, prefetch=_PREFETCH).between(0, len(pieces))
+            wanted = [piece for samples in missing for piece in pieces(samples, self.batch)]
+            reader = _ChunkReader(self.source, self.encoding.resolution, wanted)
+            chunks = Loader(reader, workers=self.workers, prefetch=_PREFETCH).between(0, len(wanted))
             log = FaultLog([self.source.name])
-            columns = (TextColumn("tokenize"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            progress = Progress(*columns, console=console, disable=not console.is_terminal)
-            with closing(chunks), progress:
+            with closing(chunks), counting_bar(console) as progress:
                 bar = progress.add_task("tokenize", total=len(self.source))
                 for path, samples in shards.items():
                     if path in kept:
@@ -157,7 +154,7 @@ class Tokenizing:
     def _make(self, path: Path, samples: range, chunks: Iterator[Chunk], log: FaultLog) -> None:
         read = []
         codes = [np.empty((0, self.codes), np.int64)]
-        for piece in _split(samples, self.batch):
+        for piece in pieces(samples, self.batch):
             chunk = next(chunks)
             log.count(0, len(piece), chunk.faults)
             read.append(chunk)
@@ -190,7 +187,3 @@ def open_captioned(config: SourceConfig, shard_size: int, cache: Path | None = N
     files = find_paths([*config.files, *config.captions, *filter(None, [config.class_names])])
     status = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return source, Origin(source.name, hashlib.sha256(repr(status).encode()).hexdigest(), len(source), shard_size)
-
-
-def _split(numbers: range, size: int) -> list[range]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]

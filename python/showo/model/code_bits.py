@@ -25,8 +25,7 @@ from showo.tokens import Vocabulary
 class CodeBits(nn.Module):
     """A parametrization: a table [vocabulary, width] with the sum over bits added to the rows of codes.
 
-    The most significant bit of a code is the first row of `weight` [bits, width], as channel 0 of
-    the latent is.
+    The most significant bit of a code is the first row of `weight` [bits, width], as channel 0 of the latent is.
     """
 
     signs: Tensor

@@ -93,6 +93,13 @@ class ImageTokenizerConfig:
     def codebook_size(self) -> int:
         return 2**self.bits
 
+    def side(self, resolution: int, name: str = "resolution") -> int:
+        """Codes along a side of pictures of `resolution` pixels. Raises ConfigError, by `name`, for a fraction."""
+        side, rest = divmod(resolution, self.downsampling)
+        if rest:
+            raise ConfigError(f"{name} must be a multiple of {self.downsampling}, got {resolution}")
+        return side
+
 
 class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:

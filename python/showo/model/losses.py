@@ -94,9 +94,7 @@ def multimodal_loss(
         features=batch.features,
         mask=batch.mask,
         positions=batch.positions,
-        rows=batch.labelled[None]
-        if packed
-        else None,  # of one row the last layer, too, computes only what is asked for
+        rows=batch.labelled[None] if packed else None,  # then the last layer, too, computes only what is asked for
     ).flatten(0, 1)
     hidden = hidden if packed else hidden[batch.labelled]
     targets = batch.targets.flatten()[batch.labelled]

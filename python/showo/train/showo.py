@@ -37,9 +37,7 @@ from showo.train.showo_data import Encoders, ShowoData
 def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenizer) -> int:
     """Side of the code grid. Raises ConfigError where the tokenizers do not fit the model's vocabulary or rows."""
     model = config.model
-    side, rest = divmod(config.resolution, images.config.downsampling)
-    if rest:
-        raise ConfigError(f"resolution must be a multiple of {images.config.downsampling}, got {config.resolution}")
+    side = images.config.side(config.resolution)
     for name, ours, theirs in (
         ("text_vocab_size", model.text_vocab_size, texts.text_vocab_size),
         ("codebook_size", model.codebook_size, images.config.codebook_size),

@@ -28,6 +28,7 @@ from showo.data.sources.codes import Codes
 from showo.data.streams import STREAMS, MicroBatches, RowStream
 from showo.model.clip import ClipTower
 from showo.model.image_tokenizer import ImageTokenizer
+from showo.pieces import pieces
 from showo.prompting import Prompting
 from showo.seeds import hashed_words
 from showo.tokens import TextTokenizer
@@ -84,8 +85,8 @@ class ShowoData:
         for stream in self._held_out.streams:
             count = min(self.config.validation_samples, len(stream.pool))
             at_once = stream.rows_per_step // self.config.accumulate
-            for first in range(0, count, at_once):
-                yield self._complete(self._held_out.of({stream.name: range(first, min(first + at_once, count))}))
+            for numbers in pieces(range(count), at_once):
+                yield self._complete(self._held_out.of({stream.name: numbers}))
 
     def _complete(self, rows: RowBatch) -> RowBatch:
         encoders = self.encoders

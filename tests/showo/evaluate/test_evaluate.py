@@ -17,8 +17,8 @@ from showo.data.world.scene import Demand, Scene, Wanted
 from showo.data.world.world import World
 from showo.engine.pipeline import ShowoPipeline
 from showo.errors import UserError
-from showo.evaluate.world.case import groups, overall
-from showo.evaluate.world.ceiling import reconstruct_scenes, share_right
+from showo.evaluate.world.case import groups, overall, share_right
+from showo.evaluate.world.ceiling import reconstruct_scenes
 from showo.evaluate.world.drawing import find_fault
 from showo.evaluate.world.evaluate import evaluate_world
 from showo.evaluate.world.plan import check_sequences, plan
@@ -159,7 +159,7 @@ def test_the_tokenizer_is_judged_alone(small_pipe: ShowoPipeline) -> None:
     assert faults(lambda images: images.roll(4, dims=3)) == {"place"}
     assert faults(lambda images: images.flip(1)) == {"colour"}
     assert faults(torch.ones_like) == {"number"}
-    assert share_right(Keeper(small_pipe.image_tokenizer), scenes) == 1
+    assert share_right(reconstruct_scenes(Keeper(small_pipe.image_tokenizer), scenes, 64, lambda done: None)) == 1
 
 
 def test_garbage_is_a_fault_of_its_own() -> None:

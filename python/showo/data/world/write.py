@@ -25,6 +25,7 @@ from showo.data.world.world import WORLD_FILE, Kind, World
 from showo.errors import OutputError
 from showo.files import BUNDLED, new_folder
 from showo.pictures import encode_png
+from showo.pieces import pieces
 
 SCENES_PER_SHARD = 5000
 TEXTS_PER_ROW_GROUP = 1000
@@ -54,9 +55,7 @@ def write_world(world: World, folder: Path, advance: Advance) -> None:
 
 def _write_scenes(world: World, split: str, folder: Path, advance: Advance) -> None:
     """Tars of key.png, key.txt with a caption, and key.json with the truth about both."""
-    count = world.count(Kind.SCENE, split)
-    for shard, start in enumerate(range(0, count, SCENES_PER_SHARD)):
-        numbers = range(start, min(start + SCENES_PER_SHARD, count))
+    for shard, numbers in enumerate(pieces(range(world.count(Kind.SCENE, split)), SCENES_PER_SHARD)):
         write_tar(folder / f"{split}-{shard:04d}.tar", _scene_files(world, split, numbers, advance))
 
 
@@ -136,11 +135,10 @@ def _write_steps(world: World, split: str, folder: Path, advance: Advance) -> No
 def _write_text(world: World, split: str, folder: Path, advance: Advance) -> None:
     """A parquet file with a column "text"."""
     schema = pa.schema([("text", pa.string())])
-    count = world.count(Kind.TEXT, split)
     with pq.ParquetWriter(folder / f"{split}-0000.parquet", schema) as file:
-        for start in range(0, count, TEXTS_PER_ROW_GROUP):
+        for numbers in pieces(range(world.count(Kind.TEXT, split)), TEXTS_PER_ROW_GROUP):
             texts = []
-            for number in range(start, min(start + TEXTS_PER_ROW_GROUP, count)):
+            for number in numbers:
                 texts.append(make_story(world, world.generator(Kind.TEXT, split, number)))
                 advance()
             file.write_table(pa.table([texts], schema=schema))

@@ -14,6 +14,7 @@ from showo.data.world.world import Kind, World
 from showo.engine.pipeline import ShowoPipeline
 from showo.evaluate.world.case import Advance, Case
 from showo.evaluate.world.drawing import find_fault, in_words, objects_of
+from showo.pieces import pieces
 from showo.text import clean_text
 
 MAX_NEW_TOKENS = 48  # nothing that the world says is longer
@@ -42,8 +43,7 @@ def answer_questions(
 ) -> list[Case]:
     """An answer to each question, asked alone; right is what equals the true answer but for case and outer space."""
     cases = []
-    for first in range(0, len(asked), batch):
-        part = asked[first : first + batch]
+    for part in pieces(asked, batch):
         pictures = [draw_scene(scene) for scene, _ in part]
         words = [question.text for _, question in part]
         answers = pipe.describe(pictures, words, max_new_tokens=MAX_NEW_TOKENS, batch=batch)
@@ -57,8 +57,7 @@ def answer_questions(
 def describe_scenes(pipe: ShowoPipeline, shown: Sequence[Scene], batch: int, advance: Advance) -> list[Case]:
     """A caption for each scene; right is one that mentions all objects and no others, with no wrong colour."""
     cases = []
-    for first in range(0, len(shown), batch):
-        part = shown[first : first + batch]
+    for part in pieces(shown, batch):
         pictures = [draw_scene(scene) for scene in part]
         texts = pipe.describe(pictures, max_new_tokens=MAX_NEW_TOKENS, batch=batch)
         for scene, picture, text in zip(part, pictures, texts):

@@ -14,19 +14,13 @@ from showo.evaluate.world.drawing import find_fault, in_words, objects_of
 from showo.evaluate.world.judge import as_scene, find_objects, shows
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.pictures import to_image, to_tensor
-
-
-def share_right(tokenizer: ImageTokenizer, scenes: Sequence[Scene], batch: int = 64) -> float:
-    """Which share of drawn scenes the judge still finds, whole and in their places, after the tokenizer."""
-    cases = reconstruct_scenes(tokenizer, scenes, batch, lambda done: None)
-    return sum(case.right for case in cases) / len(cases)
+from showo.pieces import pieces
 
 
 def reconstruct_scenes(tokenizer: ImageTokenizer, scenes: Sequence[Scene], batch: int, advance: Advance) -> list[Case]:
     """Every scene drawn, encoded to codes, decoded again and judged."""
     cases = []
-    for first in range(0, len(scenes), batch):
-        part = scenes[first : first + batch]
+    for part in pieces(scenes, batch):
         for scene, picture in zip(part, reconstructed(tokenizer, [draw_scene(scene) for scene in part])):
             found = find_objects(picture)
             named = Demand("full", tuple(Wanted(thing.shape, thing.colour) for thing in scene.objects))

@@ -17,6 +17,7 @@ from showo.errors import DataError
 from showo.evaluate.world.case import Advance, Case
 from showo.evaluate.world.judge import FoundObject, as_scene, find_objects
 from showo.evaluate.world.settings import Settings
+from showo.pieces import pieces
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,12 @@ def read_prompts(world: Path, column: str) -> list[Prompt]:
 def draw_prompts(pipe: ShowoPipeline, prompts: Sequence[Prompt], settings: Settings, advance: Advance) -> list[Case]:
     """A picture for each prompt, judged. Picture i has seed + i."""
     cases = []
-    for first in range(0, len(prompts), settings.batch):
-        part = prompts[first : first + settings.batch]
+    for number, part in enumerate(pieces(prompts, settings.batch)):
         pictures = pipe.generate(
             [prompt.text for prompt in part],
             steps=settings.steps,
             guidance=settings.guidance,
-            seed=settings.seed + first,
+            seed=settings.seed + number * settings.batch,
             batch=settings.batch,
         )
         for prompt, picture in zip(part, pictures):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from showo.engine.pipeline import ShowoPipeline
 from showo.evaluate.world.plan import plan
 from showo.evaluate.world.report import Cases, Report
 from showo.evaluate.world.settings import Settings
+from showo.progress import counting_bar
 
 
 def evaluate_world(pipe: ShowoPipeline, folder: Path, settings: Settings, model: str, console: Console) -> Report:
@@ -20,8 +20,7 @@ def evaluate_world(pipe: ShowoPipeline, folder: Path, settings: Settings, model:
     """
     tasks = plan(pipe, folder, settings)
     cases: Cases = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with counting_bar(console, transient=True) as progress:
         bar = progress.add_task("", total=sum(task.count for task in tasks))
         for task in tasks:
             progress.update(bar, description=f"{task.part}, {task.column}")

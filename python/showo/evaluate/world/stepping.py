@@ -12,6 +12,7 @@ from showo.evaluate.world.case import Advance, Case
 from showo.evaluate.world.drawing import find_fault, in_words
 from showo.evaluate.world.judge import as_scene, find_objects
 from showo.evaluate.world.settings import Settings
+from showo.pieces import pieces
 
 
 def sequences(world: World, count: int) -> list[tuple[Step, ...]]:
@@ -25,14 +26,13 @@ def continue_sequences(
 ) -> list[Case]:
     """What the last caption of every sequence asks for, drawn and judged. Picture i has seed + i."""
     cases = []
-    for first in range(0, len(told), settings.batch):
-        part = told[first : first + settings.batch]
+    for number, part in enumerate(pieces(told, settings.batch)):
         pictures = pipe.generate(
             [steps[-1].caption for steps in part],
             earlier=[[(step.caption, draw_scene(step.scene)) for step in steps[:-1]] for steps in part],
             steps=settings.steps,
             guidance=settings.step_guidance,
-            seed=settings.seed + first,
+            seed=settings.seed + number * settings.batch,
             batch=settings.batch,
         )
         for steps, picture in zip(part, pictures):

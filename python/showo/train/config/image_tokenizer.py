@@ -46,5 +46,4 @@ class TokenizerTraining(LoopConfig):
                 f"locality_weight needs pictures of 4 patches a side, {4 * self.model.downsampling} pixels; resolution "
                 f"is {self.resolution}"
             )
-        if self.resolution % self.model.downsampling:
-            raise ConfigError(f"resolution must be a multiple of {self.model.downsampling}, got {self.resolution}")
+        self.model.side(self.resolution)

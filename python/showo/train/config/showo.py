@@ -50,10 +50,6 @@ class ShowoTraining(LoopConfig):
         """Those that have rows, in the order of a batch's parts."""
         return {name: getattr(self, name) for name in STREAMS if getattr(self, name).batch}
 
-    @property
-    def uses_pictures(self) -> bool:
-        return any(name != "lm" for name in self.streams)
-
     def check(self) -> None:
         super().check()
         if not self.streams:
