@@ -5,6 +5,7 @@
 // column x and rows y, y + 4, y + 8, y + 12, from 16-byte reads of four dims; probabilities go through the warp's own
 // 512 bytes of shared memory, after which the lane owns the dims of chunks x, x + 8, ... of the same rows. Tiles of up
 // to four rows compute these alone.
+#include "omni_attention/bound_f32.cuh"
 #include "omni_attention/decode_tile.cuh"
 
 namespace showo {
@@ -58,18 +59,7 @@ struct DecodeRowsF32 {
       const uint32_t seen = __shfl_sync(kAllLanes, bits, y + 4 * i) >> x;
       const float product = products[i].x + products[i].y + (products[i].z + products[i].w);
       const float score = (seen & 1) != 0 ? product * sign : -INFINITY;
-      float top = score;
-#pragma unroll
-      for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
-      if ((top + bound[i]) * scale > kMaxGrowth) {
-        const float keep = exp2_approx((-bound[i] - top) * scale);
-        bound[i] = -top;
-        sum[i] *= keep;
-#pragma unroll
-        for (int c = 0; c < D / 32; ++c)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) out[i][c][e] *= keep;
-      }
+      raise_bound<D>(score, scale, bound[i], sum[i], out[i]);
       const float probability = exp2_approx((score + bound[i]) * scale);
       sum[i] += probability;
       *reinterpret_cast<float*>(probabilities + (y + 4 * i) * 32 + x * 4) = probability;

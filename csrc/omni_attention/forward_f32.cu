@@ -7,6 +7,7 @@
 // per visited block and tile of 64 rows.
 #include <cuda_runtime.h>
 
+#include "omni_attention/bound_f32.cuh"
 #include "omni_attention/forward_launch.cuh"
 
 namespace showo {
@@ -85,17 +86,7 @@ struct F32Rows {
         s[i][j] = (seen & 1u << 8 * j) != 0 ? s[i][j] * sign : -INFINITY;
         top = fmaxf(top, s[i][j]);
       }
-#pragma unroll
-      for (int distance = 1; distance < 8; distance *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, distance));
-      if ((top + bound[i]) * scale > kMaxGrowth) {
-        const float keep = exp2_approx((-bound[i] - top) * scale);
-        bound[i] = -top;
-        sum[i] *= keep;
-#pragma unroll
-        for (int c = 0; c < D / 32; ++c)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) out[i][c][e] *= keep;
-      }
+      raise_bound<D>(top, scale, bound[i], sum[i], out[i]);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float probability = exp2_approx((s[i][j] + bound[i]) * scale);
