@@ -115,6 +115,7 @@ def killed(moment: str, shard: int, work: Callable[[], object]) -> None:
         module, name, act = MOMENTS[moment]
         real, calls = getattr(module, name), iter(range(10**6))
         setattr(module, name, lambda *a, **k: act(real, *a, **k) if next(calls) == shard else real(*a, **k))
+        torch.set_num_threads(1)  # OpenMP's threads do not survive the fork: a parallel region would wait for them
         try:
             work()
         finally:
