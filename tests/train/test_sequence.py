@@ -1,0 +1,201 @@
+"""All tiny stages, one after the other on a small world: each takes the weights of the one before, and resumes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+from showo.data.world.world import World
+from showo.data.world.write import write_world
+from showo.files import atomic_write_text
+from showo.model.weights import folded_state_dict
+from showo.train import loop as loops
+from showo.train.checkpoint import checkpoints
+from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, load_config, to_yaml
+from showo.train.image_tokenizer import train_tokenizer
+from showo.train.showo import showo_loop, train_showo
+
+ROOT = Path(__file__).parents[2]
+TOKENIZER = "tiny-image-tokenizer"
+STAGES = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed")
+STEPS, EVERY = 5, 2
+COMMON = [
+    *(f"steps={STEPS}", f"checkpoint_every={EVERY}", "keep_checkpoints=9", "validate_every=9", "validation_samples=4"),
+    *("resolution=32", "optimizer.warmup_steps=1", "ema_decay=0.9"),
+]
+ROWS = ["encode_first=0", "t2i.batch=4", "mmu.batch=4", "lm.batch=2", "validation_prompts=[a red star]"]
+PICTURES = (
+    "bits=6 channels=8 norm_groups=4 encoder_blocks=[1,1,1,1] decoder_blocks=[1,1,1,1] "
+    "encoder_multipliers=[1,1,1,2] decoder_multipliers=[1,1,1,2]"
+)
+SHOWO = "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 num_vq_tokens=16 codebook_size=64"
+
+
+def sizes(model: str) -> list[str]:
+    return [f"model.{size}" for size in model.split()]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A folder with a world, and with a run for every stage that has been trained, by the name of the stage."""
+
+    folder: Path
+
+    def config(self, stage: str) -> LoopConfig:
+        """The bundled configuration of a stage, made small. What the stage starts from is trained first."""
+        if stage == TOKENIZER:
+            data, held_out = (
+                f"[{{layout: webdataset, files: ['{self.folder}/world/scenes/{split}-*.tar']}}]"
+                for split in ("train", "val")
+            )
+            own = [*COMMON, *sizes(PICTURES), f"data={data}", f"held_out={held_out}", "batch=4"]
+            return load_config(TokenizerTraining, stage, own)
+        own = [*COMMON, *sizes(SHOWO), *ROWS, f"data_root={self.folder}/world"]
+        own.append(f"image_tokenizer={checkpoints(self.trained(TOKENIZER))[-1]}")
+        if before := stage_before(stage):
+            own.append(f"init_from={self.trained(before)}")
+        return load_config(ShowoTraining, stage, own)
+
+    def trained(self, stage: str) -> Path:
+        """The run of a stage, trained without interruption."""
+        run = self.folder / stage
+        if not run.exists():
+            train(self.config(stage), run)
+        return run
+
+
+def stage_before(stage: str) -> str:
+    """The stage that the bundled configuration of `stage` starts from; empty for none."""
+    return Path(load_config(ShowoTraining, stage).init_from).name
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("recipe")
+    write_world(World(seed=5, scenes=20), folder / "world", lambda: None)
+    return Recipe(folder)
+
+
+def train(config: LoopConfig, run: Path, resume: bool = False) -> loops.TrainLoop[Any]:
+    start: Any = train_tokenizer if isinstance(config, TokenizerTraining) else train_showo
+    return start(config, run, resume=resume, console=Console(quiet=True))
+
+
+class Ended(Exception):
+    """In place of the end of the process."""
+
+
+def raise_ended() -> None:
+    raise Ended
+
+
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until(step: int, end: Callable[[], None], config: LoopConfig, run: Path) -> None:
+    """Trains, and calls `end` in the step of that number (from 0 on), when the weights have changed."""
+    train_step = loops.train_step
+
+    def step_and_end(model: Any, optimizer: Any, loss: Any, rows: Any, number: int, config: Any) -> Any:
+        figures = train_step(model, optimizer, loss, rows, number, config)
+        if number == step:
+            end()
+        return figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "train_step", step_and_end)
+        train(config, run)
+
+
+def some_step(stage: str) -> int:
+    """A random step after a checkpoint, another one for every stage."""
+    return random.Random(stage).randrange(EVERY, STEPS)
+
+
+def resume(config: LoopConfig, run: Path, step: int) -> None:
+    """Goes on from the last checkpoint before the end in `step`."""
+    saved = step // EVERY * EVERY
+    assert checkpoints(run)[-1].name == f"step-{saved:06d}"
+    assert len(train(config, run, resume=True).history) == STEPS - saved
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two trees of tensors and other values are the same, bit for bit."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(value, b[key]) for key, value in a.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_same_runs(a: Path, b: Path) -> None:
+    """Of every checkpoint the weights, their average, the optimizer's state, and all that lies beside them."""
+    for one, other in zip(checkpoints(a), checkpoints(b), strict=True):
+        files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+        assert files == {path.relative_to(other) for path in other.rglob("*") if path.is_file()}
+        assert {Path("model.safetensors"), Path("ema/model.safetensors"), Path("training.pt")} <= files
+        for file in files - {Path("SHA256SUMS"), Path("training.pt")}:
+            assert (one / file).read_bytes() == (other / file).read_bytes(), one / file
+        assert equal(*(torch.load(path / "training.pt", weights_only=True) for path in (one, other)))
+
+
+@pytest.mark.parametrize("stage", [TOKENIZER, *STAGES])
+def test_a_stage_that_ended_anywhere_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path, stage: str) -> None:
+    config, step = recipe.config(stage), some_step(stage)
+    with pytest.raises(Ended):
+        train_until(step, raise_ended, config, tmp_path / "run")
+    resume(config, tmp_path / "run", step)
+    assert_same_runs(recipe.trained(stage), tmp_path / "run")
+
+
+def test_a_stage_that_was_killed_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
+    stage, run = "tiny-stage2", tmp_path / "run"
+    config, step = recipe.config(stage), some_step("killed")
+    atomic_write_text(tmp_path / "config.yaml", to_yaml(config))
+    script = f"""
+from pathlib import Path
+from showo.train.config import ShowoTraining, load_config
+from tests.train.test_sequence import kill_this_process, train_until
+config = load_config(ShowoTraining, {str(tmp_path / "config.yaml")!r})
+train_until({step}, kill_this_process, config, Path({str(run)!r}))
+"""
+    # The kernels' results do not depend on how many threads compute them; those of torch's matrix products may.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert (run / "lock").exists()
+    resume(config, run, step)
+    assert_same_runs(recipe.trained(stage), run)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_takes_weights_and_no_optimizer(recipe: Recipe, tmp_path: Path, stage: str) -> None:
+    config = recipe.config(stage)
+    assert isinstance(config, ShowoTraining)
+    loop = showo_loop(config, tmp_path, Console(quiet=True))
+    found = folded_state_dict(loop.model)
+    before = checkpoints(recipe.trained(stage_before(stage)))[-1]
+    assert equal(load_file(before / "model.safetensors"), found)
+    assert not loop.optimizer.state
+    state = torch.load(checkpoints(recipe.trained(stage))[-1] / "training.pt", weights_only=True)
+    assert {int(each["step"]) for each in state["optimizer"]["state"].values()} == {STEPS}
