@@ -14,7 +14,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from showo.commands import describe, doctor, evaluate, generate, make_world, tokenize, train
+from showo.commands import describe, doctor, evaluate, generate, inspect, make_world, tokenize, train
 from showo.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("describe")(describe.describe)
+app.command("inspect")(inspect.inspect)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train-tokenizer")(train.train_tokenizer)
 app.command("train")(train.train)

@@ -38,6 +38,15 @@ def question_text(question: str | None, template: str = "showo") -> str:
     return "" if question is None else TEMPLATES[template].format(clean_text(question))
 
 
+def bare_question(text: str) -> str:
+    """The question that `question_text` has put into a template."""
+    for template in TEMPLATES.values():
+        before, after = template.split("{}")
+        if text.startswith(before) and text.endswith(after):
+            return text[len(before) : len(text) - len(after)]
+    return text
+
+
 def encode_dialogue(turns: Iterable[tuple[str, str]], tokenizer: TextTokenizer, template: str = "showo") -> Dialogue:
     """A dialogue of (question, answer). An answer keeps its lines; only white space around it goes.
 

@@ -19,8 +19,16 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another shape than the model; the message says which file and why."""
 
 
+class MissingCheckpointError(CheckpointError):
+    """A checkpoint, or a tokenizer, that is not where it was said to be, nor anywhere else that was looked at."""
+
+
 class DataError(UserError):
     """A data file that is damaged or not as expected; the message names the file and the place in it."""
+
+
+class MissingDataError(DataError):
+    """Files or a folder of data that are not there, as far as anybody can see; the message names them."""
 
 
 class SampleError(DataError):

@@ -99,9 +99,13 @@ class Prompting:
         """`t2i sot text eot` without padding, at most max_text_len + 1 places."""
         return _cut([self.vocabulary.t2i, *self.frame(text), self.eot], self.max_text_len + 1, self.eot)
 
+    def t2i_places(self, text: TextIds) -> int:
+        """Places that a text takes in the t2i text part, marks included, where it is not cut."""
+        return len(self.frame(text)) + 2
+
     def is_cut(self, text: TextIds) -> bool:
         """Whether a text is too long for the t2i text part."""
-        return len(self.frame(text)) + 2 > self.max_text_len + 1
+        return self.t2i_places(text) > self.max_text_len + 1
 
     def _left_padded(self, text: list[int]) -> list[int]:
         """The t2i text part, max_text_len + 1 places."""
@@ -109,16 +113,26 @@ class Prompting:
 
     def _text_part(self, text: TextIds | Dialogue, length: int, *, sot: bool) -> tuple[list[int], list[bool]]:
         """Ids of an mmu row's text part without padding, and which of them are learned."""
+        ids, learned = self._whole_text(text, sot=sot)
+        if isinstance(text, Dialogue):
+            return ids[:length], learned[:length]
+        return _cut(ids, length, self.eot), learned[:length]
+
+    def answer_places(self, text: TextIds | Dialogue, *, sot: bool) -> int:
+        """Places that a text takes in a row of understanding, marks included, where it is not cut."""
+        return len(self._whole_text(text, sot=sot)[0])
+
+    def _whole_text(self, text: TextIds | Dialogue, *, sot: bool) -> tuple[list[int], list[bool]]:
         if not isinstance(text, Dialogue):
             self._check_text(text)
-            ids = _cut([*(self.frame(text) if sot else text), self.eot], length, self.eot)
+            ids = [*(self.frame(text) if sot else text), self.eot]
             return ids, [True] * len(ids)
         ids, learned = ([self.eot], [False]) if sot else ([], [])
         for question, answer in text.turns:
             self._check_text([*question, *answer])
             ids += [*question, *answer, self.eot]
             learned += [False] * len(question) + [True] * (len(answer) + 1)
-        return ids[:length], learned[:length]
+        return ids, learned
 
     def _check_text(self, text: TextIds) -> None:
         if len(text) and not 0 <= min(text) <= max(text) < self.vocabulary.text_vocab_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import pre_tokenizers
 
-from showo.dialogue import SYSTEM_PROMPT, encode_dialogue, question_text
+from showo.dialogue import SYSTEM_PROMPT, TEMPLATES, bare_question, encode_dialogue, question_text
 from showo.tokens import TextTokenizer
 
 TURNS = [(" What is\nit? ", "A red star.\nIt shines.  "), ("Sure?", "yes")]
@@ -37,6 +37,7 @@ def test_system_prompt_is_28_pieces() -> None:
 
 def test_questions_keep_their_braces() -> None:
     assert question_text("{0} {x}", "phi1.5") == "USER: {0} {x} ASSISTANT:"
-    assert question_text(None) == ""
+    assert [bare_question(question_text("{0} {x}", template)) for template in TEMPLATES] == ["{0} {x}"] * 2
+    assert question_text(None) == bare_question("") == ""
     with pytest.raises(KeyError, match="vicuna"):
         question_text("x", "vicuna")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from showo.engine.pipeline import ShowoPipeline
 
 MAX_SIDE = 4096
+SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
+PREVIEW_SIDE = 256  # pixels to which small pictures are enlarged on a sheet, at most
 
 Model = Annotated[
     str | None,

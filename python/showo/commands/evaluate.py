@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from showo.commands import common
-from showo.commands.generate import SHEET_TYPES
 from showo.commands.output import check_file, say
 
 app = typer.Typer(help="Measure what a model can do.", no_args_is_help=True)
@@ -47,7 +46,7 @@ def world(
     if json_file is not None:
         check_file("--json", json_file, (".json",))
     if sheet is not None:
-        check_file("--sheet", sheet, SHEET_TYPES)
+        check_file("--sheet", sheet, common.SHEET_TYPES)
 
     from rich.console import Console
 

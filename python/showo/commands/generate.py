@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from showo.engine.pipeline import PictureCallback, ShowoPipeline
 
-SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
-PREVIEW_SIDE = 256  # pixels to which small pictures are enlarged on the sheet, at most
 MASKED_GREY = 128
 
 
@@ -62,7 +60,7 @@ def generate(
     if output is None and output_dir is None:
         output = Path("out.png")
     if output is not None:
-        check_file("--output", output, SHEET_TYPES)
+        check_file("--output", output, common.SHEET_TYPES)
         if os.path.realpath(output) in map(os.path.realpath, files):
             raise UserError(f"--output {output} is the name of a single picture in --output-dir")
     if output_dir is not None:
@@ -82,7 +80,7 @@ def generate(
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
     _check_prompts(pipe, prompts)
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
-    scale = max(1, PREVIEW_SIDE // max(width, height))
+    scale = max(1, common.PREVIEW_SIDE // max(width, height))
     layout = Sheet(len(prompts), (width, height), prompts, columns=columns, scale=scale)
     for option, path in (("--output", output), ("--steps-gif", steps_gif)):
         if path is not None:

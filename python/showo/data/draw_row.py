@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from showo.batch import IGNORE, Batch
+from showo.tables import aligned
 from showo.tokens import END_OF_TEXT, TextTokenizer, Vocabulary
 
 _HEADINGS = ("position", "input", "target")
@@ -35,9 +36,7 @@ def draw_row(batch: Batch, texts: TextTokenizer, vocabulary: Vocabulary) -> str:
                 _spell(targets[first:last], [_kind(t, texts, vocabulary) for t in targets[first:last]], texts),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([*table, "", batch.mask.draw(width=_MASK_WIDTH)])
+    return "\n".join([*aligned(lines), "", batch.mask.draw(width=_MASK_WIDTH)])
 
 
 def _kind(id_: int, texts: TextTokenizer, vocabulary: Vocabulary) -> str:

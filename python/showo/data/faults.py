@@ -21,6 +21,7 @@ from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
 from showo.errors import DataError, SampleError
 from showo.seeds import hashed_words
+from showo.tables import aligned
 
 MAX_ATTEMPTS = 100  # broken samples in a row, after which a source is given up
 
@@ -69,6 +70,12 @@ class Pool:
     def __len__(self) -> int:
         """Samples of all sources together."""
         return sum(map(len, self.sources))
+
+    @property
+    def shares(self) -> list[float]:
+        """Of all positions, the share that each source has."""
+        total = sum(config.weight for config in self.configs)
+        return [config.weight / total for config in self.configs]
 
     def draw(self, positions: Sequence[int], make: Callable[[int, Sample], T]) -> list[Drawn[T]]:
         """What `make` makes of each position from 0 on and its sample, or the sample that replaces that one.
@@ -133,5 +140,4 @@ class FaultLog:
     def table(self) -> str:
         """Lines of source, reason and count, the most frequent first; "" where there was no fault."""
         rows = [(self.names[source], reason, str(count)) for (source, reason), count in self.counts.most_common()]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join(f"{n:<{widths[0]}}  {r:<{widths[1]}}  {c:>{widths[2]}}" for n, r, c in rows)
+        return "\n".join(aligned(rows, right={2}))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from showo.errors import DataError, SampleError
+from showo.errors import DataError, MissingDataError, SampleError
 from showo.files import local_path
 
 MAX_FILES = 100_000  # that the braces of one pattern may stand for
@@ -19,8 +19,8 @@ _BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}")
 def find_paths(patterns: Sequence[str], key: str = "data") -> list[Path]:
     """Expands `{0000..0009}`, `{a,b}` and globs; "bundled:" at the beginning means the package's own data.
 
-    Raises DataError, which begins with `key`, where the pattern, or one of those that its braces stand for, matches
-    nothing. Only local files: nothing is downloaded or executed.
+    Raises MissingDataError, which begins with `key`, where the pattern, or one of those that its braces stand for,
+    matches nothing. Only local files: nothing is downloaded or executed.
     """
     paths: list[Path] = []
     for pattern in patterns:
@@ -29,7 +29,7 @@ def find_paths(patterns: Sequence[str], key: str = "data") -> list[Path]:
             found = [Path(base)] if os.path.isfile(base) else sorted(Path(p) for p in glob.glob(base))
             if not found:
                 also = "" if expanded == pattern else f", which {pattern!r} stands for"
-                raise DataError(f"{key}: no file matches {expanded!r}{also}")
+                raise MissingDataError(f"{key}: no file matches {expanded!r}{also}")
             paths += found
     return paths
 
@@ -61,7 +61,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
-            raise DataError(f"{path}: no such folder; expected the folder that the paths of pictures begin in")
+            raise MissingDataError(f"{path}: no such folder; expected the folder that the paths of pictures begin in")
         self.path = path
         self._real = os.path.realpath(path)
 

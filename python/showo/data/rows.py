@@ -59,6 +59,15 @@ class Format(Protocol):
         """number: of the row. Raises SampleError where the sample cannot be used."""
         ...
 
+    @property
+    def text_room(self) -> int:
+        """Places that a row has for a text, marks included; a longer one is cut."""
+        ...
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        """Places that each text would take that `parts` takes with the same `draw`, were none cut. Reads no picture."""
+        ...
+
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         """Padded rows."""
         ...
@@ -173,9 +182,21 @@ class TextToImage:
 
     def parts(self, sample: Sample, number: int, draw: Random) -> RowParts:
         assert isinstance(sample, CaptionedPicture)
-        caption = self.making.tokenizer.encode(draw.choice(sample.captions))
+        caption = self._caption(sample, draw)
         text = [] if draw.random() < self.dropout else caption
         return RowParts((text,), (self.making.pictures(sample.picture),), (self.making.draw_corruption(number, draw),))
+
+    @property
+    def text_room(self) -> int:
+        return self.making.prompting.max_text_len + 1
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        """Of the caption, also where the row drops it."""
+        assert isinstance(sample, CaptionedPicture)
+        return [self.making.prompting.t2i_places(self._caption(sample, draw))]
+
+    def _caption(self, sample: CaptionedPicture, draw: Random) -> list[int]:
+        return self.making.tokenizer.encode(draw.choice(sample.captions))
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         found, hidden = self.making.corrupt(rows, pictures)
@@ -202,6 +223,13 @@ class Understanding:
         self.check_pictures(sample.key, len(pictures))
         answer = self._answer(sample, draw)
         return RowParts(pictures=tuple(self.read(picture) for picture in pictures), answer=answer)
+
+    @property
+    def text_room(self) -> int:
+        return self.making.prompting.mmu_text_len
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        return [self.making.prompting.answer_places(self._answer(sample, draw), sot=True)]
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         ids = [pictures.of(row.pictures) for row in rows]
@@ -236,6 +264,13 @@ class FeatureUnderstanding(Understanding):
     image_tokens: int = 576
     template: ClassVar[str] = "phi1.5"
 
+    @property
+    def text_room(self) -> int:
+        return self.making.prompting.mmu_vit_text_len
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        return [self.making.prompting.answer_places(self._answer(sample, draw), sot=False)]
+
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         pixels = [stacked(row.pictures, self.side) for row in rows]
         texts, system = [row.answer for row in rows], self.making.tokenizer.encode(SYSTEM_PROMPT)
@@ -266,6 +301,15 @@ class PicturesAndTexts:
             tuple(making.draw_corruption(number, draw) for _ in sample.frames),
         )
 
+    @property
+    def text_room(self) -> int:
+        return self.making.prompting.max_text_len + 1
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        assert isinstance(sample, PictureSequence)
+        making = self.making
+        return [making.prompting.t2i_places(making.tokenizer.encode(frame.caption)) for frame in sample.frames]
+
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         found, hidden = self.making.corrupt(rows, pictures)
         frames = [len(row.pictures) for row in rows]
@@ -293,6 +337,15 @@ class Texts:
         window = self.length - 2  # begin and end marks
         start = window * draw.randrange(max(1, math.ceil(len(text) / window)))
         return RowParts((text[start : start + window],))
+
+    @property
+    def text_room(self) -> int:
+        """Of a longer document a row takes a window."""
+        return self.length
+
+    def text_places(self, sample: Sample, draw: Random) -> list[int]:
+        assert isinstance(sample, Document)
+        return [len(self.making.tokenizer.encode(sample.text)) + 2]
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         return self.making.prompting.lm([row.texts[0] for row in rows], self.length), Hidden()

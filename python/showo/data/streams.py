@@ -34,6 +34,12 @@ class RowStream:
     def draw(self, numbers: Sequence[int]) -> list[Drawn[RowParts]]:
         return self.pool.draw(numbers, self._parts)
 
+    def draw_text_places(self, numbers: Sequence[int]) -> list[Drawn[list[int]]]:
+        """How long the texts of these rows are (`Format.text_places`), and which samples they are of."""
+        return self.pool.draw(
+            numbers, lambda number, sample: self.format.text_places(sample, seeded_random(self.seed, 0, number))
+        )
+
     def _parts(self, number: int, sample: Sample) -> RowParts:
         """Of a row and its sample. What is drawn for a row hangs on its number alone, whichever sample it gets."""
         return self.format.parts(sample, number, seeded_random(self.seed, 0, number))

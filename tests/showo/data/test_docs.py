@@ -48,10 +48,11 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.slow
-def test_the_command_makes_what_training_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_show_and_make_what_training_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    assert run(*shlex.split(command)[1:]) == 0
+    for command in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
+        assert run(*shlex.split(command)[1:]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"emoji.png", "codes"}
     (config,) = re.findall(r"reads `(\{layout: codes.*?\})`", PAGE)
     source = open_source(SourceConfig(**yaml.safe_load(config)), tmp_path / "cache")
     pictures = open_source(SourceConfig("webdataset", ["bundled:emoji/val-*.tar"]), tmp_path / "cache")

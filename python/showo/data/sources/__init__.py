@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from showo.data.index import default_cache
-from showo.data.sample import CaptionedPicture, Document, Source
+from showo.data.sample import CaptionedPicture, Document, Sample, Source
 from showo.data.sources.config import LAYOUTS, SourceConfig
 from showo.data.sources.tar_text import TarText
 from showo.data.sources.webdataset import WebDataset
@@ -35,6 +36,15 @@ def open_source(config: SourceConfig, cache: Path | None = None) -> Source:
         OutputError: the folder of indices cannot be written.
     """
     config.check("data")
-    module = importlib.import_module(f"showo.data.sources.{config.layout}")
-    source: Source = getattr(module, LAYOUTS[config.layout])(config, default_cache() if cache is None else cache)
+    source: Source = _class_of(config.layout)(config, default_cache() if cache is None else cache)
     return source
+
+
+def kind_of(layout: str) -> type[Sample]:
+    """Of what kind the samples of a layout are, which is one of `LAYOUTS`."""
+    kind: type[Sample] = _class_of(layout).kind
+    return kind
+
+
+def _class_of(layout: str) -> Any:
+    return getattr(importlib.import_module(f"showo.data.sources.{layout}"), LAYOUTS[layout])
