@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from showo.errors import OutputError
 from showo.files import atomic_write_text
@@ -59,7 +60,7 @@ def save(run: Path, step: int, attach: Any = None) -> Path:
 
 class FakeModel(torch.nn.Module):
     def save_pretrained(self, folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(os.urandom(64))
+        save_file({"weight": torch.rand(16)}, folder / "model.safetensors")
 
 
 def synced_before(events: list[Event], path: Path, end: int) -> bool:

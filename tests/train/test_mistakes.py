@@ -92,7 +92,7 @@ def test_files_that_are_no_tars(
     assert f"{path}: damaged or no tar archive" in error
 
 
-@pytest.mark.parametrize("command", ["train", "train-tokenizer"])
+@pytest.mark.parametrize("command", ["train", "train-tokenizer", "train-vision-tower"])
 def test_places_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     (tmp_path / "file").touch()
     assert "is neither a YAML file nor one of" in failure(capsys, command, "--config", LONG)

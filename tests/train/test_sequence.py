@@ -24,13 +24,14 @@ from showo.files import atomic_write_text
 from showo.model.weights import folded_state_dict
 from showo.train import loop as loops
 from showo.train.checkpoint import checkpoints
-from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, load_config, to_yaml
+from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config, to_yaml
 from showo.train.image_tokenizer import train_tokenizer
 from showo.train.showo import showo_loop, train_showo
+from showo.train.vision_tower import train_vision_tower
 
 ROOT = Path(__file__).parents[2]
-TOKENIZER = "tiny-image-tokenizer"
-STAGES = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed")
+TOKENIZER, TOWER = "tiny-image-tokenizer", "tiny-vision-tower"
+STAGES = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed", "tiny-clip-vit")
 STEPS, EVERY = 5, 2
 COMMON = [
     *(f"steps={STEPS}", f"checkpoint_every={EVERY}", "keep_checkpoints=9", "validate_every=9", "validation_samples=4"),
@@ -41,7 +42,8 @@ PICTURES = (
     "bits=6 channels=8 norm_groups=4 encoder_blocks=[1,1,1,1] decoder_blocks=[1,1,1,1] "
     "encoder_multipliers=[1,1,1,2] decoder_multipliers=[1,1,1,2]"
 )
-SHOWO = "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 num_vq_tokens=16 codebook_size=64"
+VISION = "hidden_size=32 num_layers=2 num_heads=2 intermediate_size=32 text_layers=1"
+SHOWO = "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 num_vq_tokens=16 codebook_size=64 clip_width=32"
 
 
 def sizes(model: str) -> list[str]:
@@ -56,17 +58,23 @@ class Recipe:
 
     def config(self, stage: str) -> LoopConfig:
         """The bundled configuration of a stage, made small. What the stage starts from is trained first."""
+        world = f"data_root={self.folder}/world"
         if stage == TOKENIZER:
-            data, held_out = (
-                f"[{{layout: webdataset, files: ['{self.folder}/world/scenes/{split}-*.tar']}}]"
-                for split in ("train", "val")
-            )
-            own = [*COMMON, *sizes(PICTURES), f"data={data}", f"held_out={held_out}", "batch=4"]
-            return load_config(TokenizerTraining, stage, own)
-        own = [*COMMON, *sizes(SHOWO), *ROWS, f"data_root={self.folder}/world"]
+            files = f"{self.folder}/world/scenes"
+            data = [
+                f"{key}=[{{layout: webdataset, files: ['{files}/{split}-*.tar']}}]"
+                for key, split in (("data", "train"), ("held_out", "val"))
+            ]
+            return load_config(TokenizerTraining, stage, [*COMMON, *sizes(PICTURES), *data, "batch=4"])
+        if stage == TOWER:
+            return load_config(VisionTowerTraining, stage, [*COMMON, *sizes(VISION), world, "batch=4"])
+        own = [*COMMON, *sizes(SHOWO), *ROWS, world]
         own.append(f"image_tokenizer={checkpoints(self.trained(TOKENIZER))[-1]}")
-        if before := stage_before(stage):
-            own.append(f"init_from={self.trained(before)}")
+        bundled = load_config(ShowoTraining, stage)
+        if bundled.init_from:
+            own.append(f"init_from={self.trained(Path(bundled.init_from).name)}")
+        if bundled.vision_tower:
+            own += [f"vision_tower={self.trained(TOWER)}", "mmu_vit.batch=4", "mmu.batch=0"]
         return load_config(ShowoTraining, stage, own)
 
     def trained(self, stage: str) -> Path:
@@ -77,11 +85,6 @@ class Recipe:
         return run
 
 
-def stage_before(stage: str) -> str:
-    """The stage that the bundled configuration of `stage` starts from; empty for none."""
-    return Path(load_config(ShowoTraining, stage).init_from).name
-
-
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("recipe")
@@ -90,8 +93,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def train(config: LoopConfig, run: Path, resume: bool = False) -> loops.TrainLoop[Any]:
-    start: Any = train_tokenizer if isinstance(config, TokenizerTraining) else train_showo
-    return start(config, run, resume=resume, console=Console(quiet=True))
+    trainers: dict[type, Any] = {
+        TokenizerTraining: train_tokenizer,
+        VisionTowerTraining: train_vision_tower,
+        ShowoTraining: train_showo,
+    }
+    return trainers[type(config)](config, run, resume=resume, console=Console(quiet=True))
 
 
 class Ended(Exception):
@@ -155,7 +162,7 @@ def assert_same_runs(a: Path, b: Path) -> None:
         assert equal(*(torch.load(path / "training.pt", weights_only=True) for path in (one, other)))
 
 
-@pytest.mark.parametrize("stage", [TOKENIZER, *STAGES])
+@pytest.mark.parametrize("stage", [TOKENIZER, TOWER, *STAGES])
 def test_a_stage_that_ended_anywhere_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path, stage: str) -> None:
     config, step = recipe.config(stage), some_step(stage)
     with pytest.raises(Ended):
@@ -193,9 +200,9 @@ def test_a_stage_takes_weights_and_no_optimizer(recipe: Recipe, tmp_path: Path, 
     config = recipe.config(stage)
     assert isinstance(config, ShowoTraining)
     loop = showo_loop(config, tmp_path, Console(quiet=True))
-    found = folded_state_dict(loop.model)
-    before = checkpoints(recipe.trained(stage_before(stage)))[-1]
-    assert equal(load_file(before / "model.safetensors"), found)
+    before = load_file(checkpoints(Path(config.init_from))[-1] / "model.safetensors")
+    found = {name: value for name, value in folded_state_dict(loop.model).items() if "mm_projector" not in name}
+    assert equal(before, found)
     assert not loop.optimizer.state
     state = torch.load(checkpoints(recipe.trained(stage))[-1] / "training.pt", weights_only=True)
     assert {int(each["step"]) for each in state["optimizer"]["state"].values()} == {STEPS}

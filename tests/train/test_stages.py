@@ -12,9 +12,10 @@ import torch
 from showo.config import ShowoConfig, official
 from showo.errors import ConfigError
 from showo.files import package_path
+from showo.model.contrastive import ContrastiveTowers
 from showo.model.image_tokenizer import ImageTokenizerConfig
 from showo.model.transformer import Showo
-from showo.train.config import OptimizerConfig, ShowoTraining, TokenizerTraining, load_config
+from showo.train.config import OptimizerConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config
 from showo.train.config.streams import Stream
 
 GPUS = 48
@@ -123,6 +124,15 @@ def test_tiny_stages_have_the_streams_of_their_big_ones_and_one_model() -> None:
     with torch.device("meta"):
         model = Showo(configs[TINY[0]].model)
     assert sum(weight.numel() for weight in model.parameters()) < 15_000_000
+
+
+def test_the_tiny_vision_tower_is_what_its_stage_sees_with() -> None:
+    tower, stage = load_config(VisionTowerTraining, "tiny-vision-tower"), bundled("tiny-clip-vit")
+    assert stage.vision_tower == "runs/vision-tower"  # the default of showo train-vision-tower
+    assert (tower.model.hidden_size, tower.resolution) == (stage.model.clip_width, stage.resolution)
+    assert tower.text_tokenizer == stage.text_tokenizer
+    model = ContrastiveTowers(tower.model, tower.resolution, stage.model.text_vocab_size)
+    assert sum(weight.numel() for weight in model.vision_model.parameters()) < 1_000_000
 
 
 def test_every_stage_starts_from_one_that_there_is() -> None:

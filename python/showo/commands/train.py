@@ -1,4 +1,4 @@
-"""The commands `showo train-tokenizer` and `showo train`."""
+"""The commands `showo train-tokenizer`, `showo train-vision-tower` and `showo train`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def train_tokenizer(
     from showo.train.image_tokenizer import train_tokenizer as run_training
 
     settings = load_config(TokenizerTraining, config, overrides or [])
+    check_folder("--run", run)
+    common.begin(threads)
+    run_training(settings, run, resume=resume)
+
+
+def train_vision_tower(
+    overrides: Overrides = None,
+    config: Annotated[str, typer.Option("--config", help="YAML file or bundled name.")] = "tiny-vision-tower",
+    run: Run = Path("runs/vision-tower"),
+    resume: Resume = False,
+    threads: common.Threads = None,
+) -> None:
+    """Train a small vision tower (CLIP) on pictures with captions, for `showo train` to see with."""
+    from showo.train.config import VisionTowerTraining, load_config
+    from showo.train.vision_tower import train_vision_tower as run_training
+
+    settings = load_config(VisionTowerTraining, config, overrides or [])
     check_folder("--run", run)
     common.begin(threads)
     run_training(settings, run, resume=resume)

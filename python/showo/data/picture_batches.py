@@ -44,7 +44,11 @@ class PictureBatches:
     size: int
 
     def __call__(self, position: int) -> PictureBatch:
-        return self.of(range(position * self.size, (position + 1) * self.size))
+        return self.of(self.numbers(position))
+
+    def numbers(self, position: int) -> range:
+        """Of the pictures of a micro-batch."""
+        return range(position * self.size, (position + 1) * self.size)
 
     def of(self, numbers: range) -> PictureBatch:
         drawn = self.pool.draw(numbers, self._pixels)

@@ -7,7 +7,7 @@ of openai/clip-vit-large-patch14-336, 576 of them, 1024 wide. The model's projec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,17 +38,37 @@ def clip_pixels(image: Image.Image, side: int = 336) -> Tensor:
     return torch.from_numpy(np.array(resized.crop((left, top, left + side, top + side)))).permute(2, 0, 1)
 
 
-class ClipTower(nn.Module):
-    """Pixels to features. It stays as it was loaded: evaluation mode, no gradients."""
+def load_transformers(what: str) -> Any:
+    """The module `transformers`. Raises UserError, which says that `what` needs it, where it is not installed."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{what} needs transformers: pip install 'showo_ext[clip]'") from error
+    return transformers
+
+
+class PixelNorm(nn.Module):
+    """Pixels uint8 [n, 3, H, W] as CLIP takes them, float32: mean 0 and standard deviation 1 over its own pictures."""
 
     mean: Tensor
     std: Tensor
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() / 255 - self.mean) / self.std
+
+
+class ClipTower(nn.Module):
+    """Pixels to features. It stays as it was loaded: evaluation mode, no gradients."""
+
     def __init__(self, vision: CLIPVisionModel) -> None:
         super().__init__()
         self.vision = vision.requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.pixel_norm = PixelNorm()
 
     @classmethod
     def from_pretrained(cls, source: str | Path = CLIP_VIT_L_336) -> ClipTower:
@@ -58,13 +78,10 @@ class ClipTower(nn.Module):
             UserError: `transformers` is not installed.
             CheckpointError: there is no such folder or id, or it does not hold all weights of a vision tower.
         """
-        try:
-            from transformers import CLIPVisionModel
-        except ImportError as error:
-            raise UserError(f"{source}: a CLIP tower needs transformers: pip install 'showo_ext[clip]'") from error
+        kind = load_transformers(f"{source}: a CLIP tower").CLIPVisionModel
         folder = resolve_folder(source)
         try:
-            vision, info = CLIPVisionModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            vision, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:  # of many kinds: no config, no weights, damaged ones, other shapes
             raise CheckpointError(f"{folder} holds no CLIP vision tower: {str(error).splitlines()[0]}") from error
         if missing := sorted(info["missing_keys"]):  # transformers would fill them at random, with a warning
@@ -98,6 +115,6 @@ class ClipTower(nn.Module):
             raise ValueError(
                 f"pixels: expected uint8 [n, 3, {self.side}, {self.side}], got {pixels.dtype} {list(pixels.shape)}"
             )
-        images = (pixels.float() / 255 - self.mean) / self.std
-        states = self.vision(images.to(self.vision.dtype), output_hidden_states=True).hidden_states
+        images = self.pixel_norm(pixels).to(self.vision.dtype)
+        states = self.vision(images, output_hidden_states=True).hidden_states
         return states[-2][:, 1:]

@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
                                training.pt                     (optimizer, step, weights that the model
-                                                                file holds only as a result; weights_only)
+                                                                file does not hold; weights_only)
                                ema/                            (config.json and model.safetensors of the average)
                                SHA256SUMS                      (of all files, checked before a run goes on)
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from showo.errors import CheckpointError, OutputError
 from showo.files import atomic_folder, remove_folder
-from showo.model.weights import folded_state_dict
+from showo.model.weights import open_tensors
 from showo.train.checksums import check_checksums, write_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
@@ -65,12 +65,12 @@ def save_checkpoint(
                 "optimizer": optimizer.state_dict(),
                 "step": step,
                 "config": to_yaml(config),
-                "weights": _unfolded(model),
+                "weights": _not_in(folder, model),
             }
             if average is not None:
                 with average.in_place():
                     model.save_pretrained(folder / EMA_NAME)
-                    state["ema_weights"] = _unfolded(model)
+                    state["ema_weights"] = _not_in(folder / EMA_NAME, model)
             # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
             with open(folder / "training.pt", "wb") as file:
                 torch.save(state, file)
@@ -87,14 +87,17 @@ def save_checkpoint(
     return final
 
 
-def _plain_weights(model: Any, folder: Path) -> dict[str, Tensor]:
-    return type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
-
-
-def _unfolded(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that are not saved as they are, but as what is computed from them."""
-    saved = folded_state_dict(model)
+def _not_in(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The weights that the folder's model file does not hold under their names: what it holds may be computed from
+    them, or it is a part of the model.
+    """
+    saved = {name for name, _ in open_tensors(folder)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in saved}
+
+
+def _weights(folder: Path, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the folder's model file holds, and the others."""
+    return {**{name: read() for name, (_, read) in open_tensors(folder)}, **others}
 
 
 def _refusal(error: BaseException | None) -> str | None:
@@ -127,10 +130,10 @@ def load_checkpoint(
             state = _read_state(path)
             differing = _differences(state["config"], to_yaml(config))
             if not differing:
-                weights = {**_plain_weights(model, path), **state["weights"]}
+                weights = _weights(path, state["weights"])
                 model.load_state_dict({name: weights[name] for name in model.state_dict()})
                 if average is not None:
-                    average.load({**_plain_weights(model, path / EMA_NAME), **state["ema_weights"]})
+                    average.load(_weights(path / EMA_NAME, state["ema_weights"]))
                 optimizer.load_state_dict(state["optimizer"])
                 _set_aside(damaged, path, tell)
                 return int(state["step"])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,10 +39,9 @@ def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Call
     Raises CheckpointError where there is none or one of another configuration, ConfigError for absurd sizes.
     """
     if not source:
-        return _fresh(kind, config, seed)
-    run = Path(local_path(source))
-    if os.path.isdir(run) and (steps := checkpoints(run)):
-        source = str(steps[-1])
+        return fresh_model(partial(kind, config), seed)
+    if (newest := newest_checkpoint(source)) != source:
+        source = newest
         tell(f"init_from: {source}")
     found: Any = kind.from_pretrained(source)  # type: ignore[attr-defined]
     here, there = asdict(config), asdict(found.config)
@@ -57,7 +57,7 @@ def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Call
             tell(f"init_from: {key} {change}: {_LENGTHS[key]}; all weights are taken")
     if not differing:
         return found
-    model = _fresh(kind, config, seed)
+    model = fresh_model(partial(kind, config), seed)
     weights = found.state_dict()
     new = [name for name in model.state_dict() if name not in weights]
     unused = [name for name in weights if name not in model.state_dict()]
@@ -69,12 +69,20 @@ def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Call
     return model
 
 
-def _fresh(kind: type[M], config: Any, seed: int) -> M:
+def newest_checkpoint(source: str) -> str:
+    """The newest checkpoint of a run; of what is no run, such as a checkpoint or a hub id, `source` itself."""
+    run = Path(local_path(source))
+    steps = checkpoints(run) if os.path.isdir(run) else []
+    return str(steps[-1]) if steps else source
+
+
+def fresh_model(build: Callable[[], M], seed: int) -> M:
+    """What `build` makes, with weights drawn from `seed`. Raises ConfigError for absurd sizes."""
     torch.manual_seed(seed % 2**64)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     absurd = ConfigError(f"model: its weights and their gradients do not fit {memory >> 30} GiB of memory")
     with Building(memory // 8, absurd, fill=True):
-        return kind(config)
+        return build()
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:

@@ -29,7 +29,7 @@ from showo.text import clean_text
 from showo.tokens import TextTokenizer
 from showo.train.blocks import compile_blocks, recompute_activations
 from showo.train.config import ShowoTraining
-from showo.train.initial import freeze, initial_model
+from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
 from showo.train.showo_data import Encoders, ShowoData
 
@@ -109,7 +109,7 @@ def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device
     """The vision tower, if there are rows of mmu_vit. Raises ConfigError where it does not fit the model."""
     if not config.mmu_vit.batch:
         return None
-    tower = ClipTower.from_pretrained(config.vision_tower).to(device)
+    tower = ClipTower.from_pretrained(newest_checkpoint(config.vision_tower)).to(device)
     model, marks = config.model, 3  # task, soi, eoi
     text = model.mmu_vit_text_len or model.max_text_len
     places = marks + len(texts.encode(SYSTEM_PROMPT)) + tower.image_tokens + text

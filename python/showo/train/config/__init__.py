@@ -5,5 +5,15 @@ from showo.train.config.loading import load_config, to_yaml
 from showo.train.config.loop import LoopConfig, OptimizerConfig
 from showo.train.config.showo import ShowoTraining
 from showo.train.config.streams import Stream
+from showo.train.config.vision_tower import VisionTowerTraining
 
-__all__ = ["LoopConfig", "OptimizerConfig", "ShowoTraining", "Stream", "TokenizerTraining", "load_config", "to_yaml"]
+__all__ = [
+    "LoopConfig",
+    "OptimizerConfig",
+    "ShowoTraining",
+    "Stream",
+    "TokenizerTraining",
+    "VisionTowerTraining",
+    "load_config",
+    "to_yaml",
+]
