@@ -15,6 +15,7 @@ def make_world(
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same world.")] = 0,
     scenes: Annotated[int, typer.Option("--scenes", help="Captioned scenes of the training part.")] = 20_000,
     emoji: Annotated[float, typer.Option("--emoji", help="Share of objects that are emoji, 0 to 0.5.")] = 0.0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that draw; 0 draws in this one.")] = 0,
 ) -> None:
     """Write a small world to learn in: scenes of shapes with captions, questions, steps and text."""
     from rich.console import Console
@@ -37,5 +38,5 @@ def make_world(
         return
     with counting_bar(Console(stderr=True)) as progress:
         task = progress.add_task("make-world", total=world.size)
-        write_world(world, out, lambda: progress.advance(task))
+        write_world(world, out, lambda: progress.advance(task), workers)
     say(f"{out}: {world.scenes} scenes, seed {world.seed}")
