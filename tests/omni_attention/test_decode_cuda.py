@@ -43,8 +43,10 @@ def check(q, k, v, mask, *, scale=0.125, splits=None, rms=False):
     out, lse = decode(q, k, v, mask, scale, splits)
     wide = [x.double() for x in (q, k, v)]
     oracle, oracle_lse = reference.omni_attention(*wide, mask, scale=scale, return_lse=True)
-    peer = reference.omni_attention(q, k, v, mask, scale=scale)
-    assert_within_budget(out, oracle, peer, what="out", rms=rms)
+    # The budget is that of torch on the CPU, whatever the device: cuBLAS adds up in another order on every GPU, and
+    # where a handful of large scores decides the result, that order makes its error half or twice as large.
+    peer = reference.omni_attention(*(x.cpu() for x in (q, k, v)), mask.to("cpu"), scale=scale)
+    assert_within_budget(out, oracle, peer.to(out.device), what="out", rms=rms)
     assert_lse(lse, oracle_lse, q, k, v, mask, scale)
     return out, lse
 
@@ -303,8 +305,11 @@ def test_backward(device, dtype, deterministic):
     for wide in (torch.float64, dtype):
         inputs = [x.detach().to(wide).requires_grad_() for x in leaves]
         expected.append(torch.autograd.grad(reference.omni_attention(*inputs, mask), inputs, dout.to(wide)))
+    # In fp32 the probabilities are made again from an lse that is rounded to fp32: an error which torch, who keeps
+    # them, does not have, of the size of those that it has.
+    factor = 2.0 if dtype == torch.float32 else 1.5
     for name, a, o, p in zip(("dq", "dk", "dv"), actual, *expected, strict=True):
-        assert_within_budget(a, o, p, what=name, rms=True)
+        assert_within_budget(a, o, p, what=name, factor=factor, rms=True)
 
 
 @pytest.fixture

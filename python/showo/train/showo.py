@@ -28,6 +28,7 @@ from showo.sheets import sheet
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
 from showo.train.blocks import compile_blocks, recompute_activations
+from showo.train.checkpoint import newest_checkpoint
 from showo.train.config import ShowoTraining
 from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
@@ -59,7 +60,8 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
     """The models, the data and the losses of `train_showo`, ready to run."""
     device = find_device(config.device)
     console = console or Console(stderr=True)
-    image_tokenizer = ImageTokenizer.from_pretrained(config.image_tokenizer)
+    image_folder = newest_checkpoint(config.image_tokenizer)
+    image_tokenizer = ImageTokenizer.from_pretrained(image_folder)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
     model = initial_showo(config, lambda text: console.print(text, markup=False, highlight=False)).to(device)
@@ -90,7 +92,7 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
 
     def attach(folder: Path) -> None:
         text_tokenizer.save(folder)
-        name_image_tokenizer(folder, config.image_tokenizer)
+        name_image_tokenizer(folder, image_folder)
 
     return TrainLoop(
         config,

@@ -47,7 +47,7 @@ class _Workshop:
     advance: Advance
     pool: ProcessPoolExecutor | None
 
-    def each(self, make: Callable[[World, str, int], T], split: str, numbers: Iterable[int]) -> Iterator[T]:
+    def each(self, make: Callable[[World, str, int], T], split: str, numbers: range) -> Iterator[T]:
         for piece in pieces(numbers, AT_ONCE):
             work = partial(make, self.world, split)
             for thing in self.pool.map(work, piece, chunksize=50) if self.pool else map(work, piece):

@@ -24,7 +24,7 @@ class ShowoTraining(LoopConfig):
     """
 
     model: ShowoConfig = field(default_factory=ShowoConfig)
-    image_tokenizer: str = "bundled:tiny/image_tokenizer"
+    image_tokenizer: str = "bundled:tiny/image_tokenizer"  # a checkpoint folder, a run, or a hub id
     text_tokenizer: str = "bundled:tiny/showo"
     code_bits: bool = False  # rows of codes share what their bits mean: see `showo.model.code_bits`
     frozen: list[str] = field(default_factory=list)  # patterns of names of parameters that learn nothing
