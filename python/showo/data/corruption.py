@@ -27,7 +27,7 @@ from showo_ext import corrupt_tokens
 
 @dataclass
 class ObjectiveConfig:
-    """How codes are hidden, and what is learned of them. Keys and defaults are the official ones but for the last two.
+    """How codes are hidden, and what is learned of them. Keys and defaults are the official ones but for the last three.
 
     mask_schedule: the hidden share by t: cosine, linear, sigmoid, or pow<exponent>.
     min_masking_rate: the share is raised to at least this.
@@ -39,6 +39,9 @@ class ObjectiveConfig:
     eval_mask_ratios: shares that held-out pictures take in turn, so that validation always asks the same; without any
         they are drawn as in training.
     min_loss_weight: m in the weight 1 - (1 - m) (1 - share) of a code that is not hidden; a hidden one weighs 1.
+    keep_earlier: a row of texts and pictures in turn ends with any of its pictures after the first, whose codes are
+        hidden as ever, and of the earlier ones a single code is: what is drawn next then follows whole pictures, as
+        when a model goes on with a story. Without it, all pictures of a row are hidden alike.
     """
 
     mask_schedule: str = "cosine"
@@ -49,6 +52,7 @@ class ObjectiveConfig:
     label_smoothing: float = within(SHARE_BELOW_ONE, 0.0)
     eval_mask_ratios: tuple[float, ...] = within(SHARE, ())
     min_loss_weight: float = within(SHARE, 0.3)
+    keep_earlier: bool = False
 
     def check(self) -> None:
         """Raises ConfigError for a name that is not known; `check_intervals` checks the numbers."""

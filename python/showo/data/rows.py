@@ -295,10 +295,15 @@ class PicturesAndTexts:
         assert isinstance(sample, PictureSequence)
         making = self.making
         making.check_length(sample.key, len(sample.frames), len(sample.frames) * (making.prompting.max_text_len + 1))
+        frames, whole = sample.frames, 0
+        if making.objective.keep_earlier and len(frames) > 1:
+            whole = draw.randrange(1, len(frames))
+            frames = frames[: whole + 1]
+        nothing = (Corruption(0.0, draw.getrandbits(63)) for _ in frames[:whole])
         return RowParts(
-            tuple(making.tokenizer.encode(frame.caption) for frame in sample.frames),
-            tuple(making.pictures(frame.picture) for frame in sample.frames),
-            tuple(making.draw_corruption(number, draw) for _ in sample.frames),
+            tuple(making.tokenizer.encode(frame.caption) for frame in frames),
+            tuple(making.pictures(frame.picture) for frame in frames),
+            (*nothing, *(making.draw_corruption(number, draw) for _ in frames[whole:])),
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -202,6 +203,23 @@ def test_t2i_rows_hide_the_drawn_share_and_ask_for_the_truth(making: Making) -> 
     talked = sum(len(talk.pictures) for talk in samples(encoded=True)["mmu"])
     assert rows.tally.images == 8 + pictures + talked
     assert rows.tally.tokens == rows.batch.input_ids.numel()
+
+
+def test_lvg_rows_end_with_the_picture_that_is_hidden_where_earlier_ones_are_kept(making: Making) -> None:
+    kept = replace(making, objective=ObjectiveConfig(keep_earlier=True, min_masking_rate=0.5))
+    stories = [*samples(encoded=True)["lvg"], PictureSequence("alone", (Frame(picture(3, encoded=True), "cat"),))]
+    ends = set()
+    for number, story in enumerate(stories * 8):
+        row = PicturesAndTexts(kept).parts(story, number, Random(number))
+        for shown, frame in zip(row.pictures, story.frames, strict=False):
+            assert shown.tolist() == frame.picture.codes.tolist()
+        assert len(row.texts) == len(row.pictures) == len(row.corruptions)
+        *earlier, last = row.corruptions
+        assert last.ratio >= 0.5
+        assert all(corruption.ratio == 0 for corruption in earlier)
+        assert len({corruption.seed for corruption in row.corruptions}) == len(row.corruptions)
+        ends.add((len(story.frames), len(row.pictures)))
+    assert ends == {(1, 1), (2, 2), (3, 2), (3, 3)}
 
 
 def test_questions_are_given_and_answers_learned(making: Making, text: TextTokenizer) -> None:

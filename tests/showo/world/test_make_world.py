@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -55,6 +56,15 @@ def truths(folder: Path, split: str) -> Iterator[dict]:
             for member in tar:
                 if member.name.endswith(".json"):
                     yield json.load(tar.extractfile(member))  # type: ignore[arg-type]
+
+
+def test_several_processes_write_the_same_files(tmp_path: Path) -> None:
+    assert run("make-world", tmp_path / "one", "--scenes", 30) == 0
+    assert run("make-world", tmp_path / "many", "--scenes", 30, "--workers", 2) == 0
+    one, many = files(tmp_path / "one"), files(tmp_path / "many")
+    one_text, many_text = (each.pop("text/train-0000.parquet") for each in (one, many))
+    assert one == many
+    assert pq.read_table(io.BytesIO(one_text)).equals(pq.read_table(io.BytesIO(many_text)))
 
 
 def test_scenes_are_pairs_whose_truth_is_beside_them(folder: Path) -> None:
