@@ -27,7 +27,7 @@ from showo_ext import corrupt_tokens
 
 @dataclass
 class ObjectiveConfig:
-    """How codes are hidden, and what is learned of them. Keys and defaults are the official ones but for the last three.
+    """How codes are hidden, and what is learned of them. Keys and defaults are official but for the last three.
 
     mask_schedule: the hidden share by t: cosine, linear, sigmoid, or pow<exponent>.
     min_masking_rate: the share is raised to at least this.

@@ -9,7 +9,6 @@ RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from showo.errors import CheckpointError, OutputError
-from showo.files import atomic_folder, local_path, remove_folder
+from showo.files import atomic_folder, remove_folder
 from showo.model.weights import open_tensors
 from showo.train.checksums import check_checksums, write_checksums
 from showo.train.config import LoopConfig, to_yaml
@@ -43,13 +42,6 @@ def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _STEP.fullmatch(p.name))]
     return [path for _, path in sorted(found)]
-
-
-def newest_checkpoint(source: str) -> str:
-    """The newest whole checkpoint of a run, where `source` is the folder of one; else `source` itself."""
-    run = Path(local_path(source))
-    steps = checkpoints(run) if os.path.isdir(run) else []
-    return str(steps[-1]) if steps else source
 
 
 def save_checkpoint(

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from showo.errors import CheckpointError, ConfigError
+from showo.files import local_path
 from showo.model.building import Building
-from showo.train.checkpoint import newest_checkpoint
+from showo.train.checkpoint import checkpoints
 
 M = TypeVar("M", bound=nn.Module)
 

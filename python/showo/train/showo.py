@@ -28,7 +28,6 @@ from showo.sheets import sheet
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
 from showo.train.blocks import compile_blocks, recompute_activations
-from showo.train.checkpoint import newest_checkpoint
 from showo.train.config import ShowoTraining
 from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
