@@ -51,8 +51,8 @@ def random_mask(batch, rows, columns, device):
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
 @pytest.mark.parametrize(
     ("rows", "columns", "multiple", "deterministic"),
-    [(7, 130, 8, False), (66, 70, 8, False), (66, 70, 8, True), (66, 70, 1, True)],
-    ids=["few rows", "atomic", "deterministic", "narrow"],
+    [(7, 130, 8, False), (7, 515, 8, False), (66, 70, 8, False), (66, 70, 8, True), (66, 70, 1, True)],
+    ids=["few rows", "few rows, split", "atomic", "deterministic", "narrow"],
 )
 def test_omni_attention(any_device, dtype, dim, rows, columns, multiple, deterministic):
     """Forward and backward with 2 kv heads for 4 query heads; on CUDA few rows take kernels of their own."""

@@ -91,9 +91,10 @@ SHOWO_INLINE VecF load(const Half* p) {
   return reinterpret_cast<VecF>(((bits & 0x8000u) << 16) | (is_special & special) | (~is_special & finite));
 }
 
-// 2^x for x <= 128: below -127 gives 0 (denormals are flushed), NaN gives NaN.
-SHOWO_INLINE VecF exp2_bounded(VecF x) {
-  x = max(set1(-127.0f), x);
+// 2^(x - less) for x <= 128 and less from 0 to 127: where x - less is below -127, 0 (denormals are flushed); NaN gives
+// NaN. What `less` takes away is exact.
+SHOWO_INLINE VecF exp2_bounded(VecF x, int32_t less = 0) {
+  x = max(set1(less - 127.0f), x);
   const VecF shifted = x + 0x1.8p23f;  // the low bits now hold round(x)
   const VecF f = x - (shifted - 0x1.8p23f);
   VecF p = f * 1.5353361959569156e-4f + 1.3398875016719103e-3f;
@@ -102,7 +103,7 @@ SHOWO_INLINE VecF exp2_bounded(VecF x) {
   p = p * f + 2.4022647738456726e-1f;
   p = p * f + 6.931471824645996e-1f;
   p = p * f + 1.0f;
-  return p * as_float((as_int(shifted) << 23) + (127 << 23));
+  return p * as_float((as_int(shifted) << 23) + ((127 - less) << 23));
 }
 
 // e^x: 0 below -87.7, infinity above 88.72.

@@ -4,9 +4,10 @@
 //                                       l = l 2^(m - m') + sum p;  out = out 2^(m - m') + p v
 //   out /= l;  lse = ln(2) (m + log2 l)
 //
-// Scores are in units of log2 (the factor is folded into q), transposed (see cpu_tile.h). Inside a block only the tiles
-// that somebody sees are computed: a panel of rows takes the columns between its first and last visible one, a tile of
-// output rows sums over its own such range.
+// Scores are in units of log2 (the factor is folded into q), transposed (see cpu_tile.h). p and l are smaller by
+// 2^headroom, a power of two above the number of columns: l stays below 1, so that no sum p v outgrows the largest v.
+// Inside a block only the tiles that somebody sees are computed: a panel of rows takes the columns between its first
+// and last visible one, a tile of output rows sums over its own such range.
 #include "omni_attention/cpu_tile.h"
 
 namespace showo {
@@ -25,6 +26,7 @@ struct alignas(64) ForwardScratch {
   float p[kKvBlock * kQBlock];   // [column][row]: scores, then probabilities
   float m[kQBlock], l[kQBlock];  // running maximum and sum
   float rescale[kQBlock];        // 2^(m - m')
+  int headroom;                  // see the head of this file
   BlockMask mask;
 };
 
@@ -64,11 +66,12 @@ SHOWO_INLINE void panel_softmax(ForwardScratch<D>* s, int64_t panel, int from, i
   }
   // A row that has seen no column yet keeps m = -inf; it must not meet (-inf) - (-inf).
   VecF base[2], sum[2] = {VecF{}, VecF{}};
+  const int headroom = s->headroom;
   for (int half = 0; half < 2; ++half) base[half] = select(best[half] == minus_infinity, VecF{}, best[half]);
 #pragma GCC unroll 2
   for (int j = from; j < to; ++j) {
     float* p = s->p + j * kQBlock + row;
-    const VecF x0 = exp2_bounded(load(p) - base[0]), x1 = exp2_bounded(load(p + kLanes) - base[1]);
+    const VecF x0 = exp2_bounded(load(p) - base[0], headroom), x1 = exp2_bounded(load(p + kLanes) - base[1], headroom);
     store(p, x0);
     store(p + kLanes, x1);
     sum[0] += x0;
@@ -120,6 +123,8 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
   KvRows<D> keys, values;
   place_kv_copies<D>(&keys, &values, in, task, s + 1);
   const int64_t group = in.heads / in.kv_heads;
+  s->headroom = 0;
+  while (in.kv_length >> s->headroom != 0) ++s->headroom;
   for (int64_t item = task.first_item; item < task.last_item; ++item) {
     const int64_t head = task.kv_head * group + item / plan.num_q_blocks, block = item % plan.num_q_blocks;
     const int64_t first_row = block * kQBlock;
@@ -150,7 +155,7 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
       write_row<D>(const_cast<void*>(row_at(p.out, p.out_strides, in.dtype, task.batch, head, first_row + row)), out,
                    in.dtype);
       p.lse[(task.batch * in.heads + head) * in.q_length + first_row + row] =
-          l == 0.0f ? -__builtin_inff() : s->m[row] * kLn2 + __builtin_logf(l);
+          l == 0.0f ? -__builtin_inff() : s->m[row] * kLn2 + __builtin_logf(__builtin_ldexpf(l, s->headroom));
     }
   }
 }

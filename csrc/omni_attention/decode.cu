@@ -60,15 +60,15 @@ struct DecodeRows {
     for (int row = 0; row < 2; ++row) {
       top[row] = fmaxf(top[row], shuffle_xor<1>(top[row]));
       top[row] = fmaxf(top[row], shuffle_xor<2>(top[row]));
-      grown |= fmaf(top[row], scale, bound[row]) > kMaxGrowth;
+      grown |= fmaf(top[row], scale, bound[row]) > kMaxGrowth - kHeadroom<T>;
     }
     if (!__any_sync(kAllLanes, grown)) return;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const float scaled = top[row] * scale;
-      const bool raise = scaled + bound[row] > kMaxGrowth;
-      const float keep = raise ? exp2_approx(-bound[row] - scaled) : 1.0f;
-      bound[row] = raise ? -scaled : bound[row];
+      const float wanted = fmaf(top[row], scale, kHeadroom<T>);
+      const bool raise = wanted + bound[row] > kMaxGrowth;
+      const float keep = raise ? exp2_approx(-bound[row] - wanted) : 1.0f;
+      bound[row] = raise ? -wanted : bound[row];
       sum[row] *= keep;
 #pragma unroll
       for (int n8 = 0; n8 < D / 8; ++n8) {

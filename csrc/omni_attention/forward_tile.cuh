@@ -12,7 +12,9 @@
 //
 // Softmax. exp2 of scale log2(e) s - m, one FMA and one ex2 per score. m is a bound within 2^8 of the running maximum:
 // output and sum are rescaled only when a maximum outgrows it, which keeps the loop free of multiplications and
-// changes nothing but the exponent of intermediate numbers. Row sums are per thread until the end.
+// changes nothing but the exponent of intermediate numbers. In bf16, whose largest numbers are those of fp32, m is 32
+// more: the weights of up to 2^24 columns then add up to less than 1, so that no sum of values outgrows the largest
+// value. Row sums are per thread until the end.
 //
 // Memory. q, out and lse cross the bus once, k and v once per visited block and tile, in 16-byte accesses. Rows in
 // shared memory are XOR-swizzled so that ldmatrix, cp.async and the output's staging have no bank conflicts.
@@ -34,6 +36,10 @@ namespace showo {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kMaxGrowth = 8.0f;  // log2 of how far probabilities may exceed 1 before a rescale
+
+// log2 of how much smaller than its probabilities the weights of a row are, until the row is normalised.
+template <class T>
+constexpr float kHeadroom = std::is_same_v<T, __nv_bfloat16> ? 32.0f : 0.0f;
 
 // The shape of one instantiation: head size, m16 tiles of a warp.
 template <int D, int M>
@@ -188,7 +194,7 @@ struct WarpRows {
       for (int row = 0; row < 2; ++row) {
         top[m][row] = fmaxf(top[m][row], shuffle_xor<1>(top[m][row]));
         top[m][row] = fmaxf(top[m][row], shuffle_xor<2>(top[m][row]));
-        grown |= fmaf(top[m][row], scale, bound[m][row]) > kMaxGrowth;
+        grown |= fmaf(top[m][row], scale, bound[m][row]) > kMaxGrowth - kHeadroom<T>;
       }
     if (__any_sync(kAllLanes, grown)) rescale(top);
   }
@@ -200,11 +206,11 @@ struct WarpRows {
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const float scaled = top[m][row] * scale;
-        const bool raise = scaled + bound[m][row] > kMaxGrowth;
-        keep[m][row] = raise ? exp2_approx(-bound[m][row] - scaled) : 1.0f;
+        const float wanted = fmaf(top[m][row], scale, kHeadroom<T>);
+        const bool raise = wanted + bound[m][row] > kMaxGrowth;
+        keep[m][row] = raise ? exp2_approx(-bound[m][row] - wanted) : 1.0f;
         any |= raise && sum[m][row] != 0.0f;
-        bound[m][row] = raise ? -scaled : bound[m][row];
+        bound[m][row] = raise ? -wanted : bound[m][row];
       }
     if (!__any_sync(kAllLanes, any)) return;
 #pragma unroll

@@ -90,8 +90,9 @@ def omni_attention(
     column that no row of the batch entry sees, and in a row without columns q and the gradients of the results. NaN in
     k or v of a column that some row sees may reach any row of the batch entry.
 
-    Probabilities are summed in float32 before they are normalised, each at most 2^8: where |v| exceeds 2^120 / S_kv
-    (1.3e36 / S_kv), results may overflow to infinity or NaN although the average of v is finite.
+    However large v is, its average does not overflow, but for float32 on CUDA: probabilities are summed there before
+    they are normalised, each at most 2^8, and where |v| exceeds 2^120 / S_kv (1.3e36 / S_kv), results may be infinite
+    or NaN although the average is finite.
 
     Differentiable once in q, k and v, through both results. Under autocast the inputs are cast to the autocast dtype.
 

@@ -11,6 +11,10 @@ from showo_ext.ops._mask_plan import BLOCK, EMPTY, FULL, PARTIAL
 from showo_ext.testing import available_isas, use_isa
 from tests.ptx.emulated import emulated_device, module_path
 
+pytestmark = pytest.mark.skipif(
+    module_path() is None, reason="the PTX emulator is not built; `make emulator` builds it"
+)
+
 
 def definition(dense: torch.Tensor, block_rows: int, *, incomplete_is_full: bool) -> torch.Tensor:
     """States of the blocks of a dense mask [B, S_q, S_kv]."""
@@ -23,16 +27,8 @@ def definition(dense: torch.Tensor, block_rows: int, *, incomplete_is_full: bool
     return torch.stack(rows, 1).to(torch.uint8)
 
 
-@pytest.mark.skipif(module_path() is None, reason="the PTX emulator is not built; `make emulator` builds it")
-@settings(deadline=None, max_examples=15)
-@given(st.data())
-def test_states_equal_the_definition(data):
-    batch, rows, columns = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 300))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    ends = torch.randint(0, columns + 1, (batch, rows, data.draw(st.integers(1, 8)), 2), generator=generator)
-    intervals = ends.sort(-1).values.int()
-    if data.draw(st.booleans()):  # long runs of equal rows give full and empty blocks
-        intervals = intervals[:, :1].expand(-1, rows, -1, -1)
+def check(intervals: torch.Tensor, columns: int) -> None:
+    """Of the CUDA kernel, and of the CPU's for every instruction set."""
     dense = OmniMask(intervals, columns).to_dense()
     expected = torch.nn.functional.pad(dense.any(1), (0, -columns % BLOCK))
     with emulated_device():
@@ -45,3 +41,23 @@ def test_states_equal_the_definition(data):
             rows = native().omni_attention_block_rows()
         assert torch.equal(states, definition(dense, rows, incomplete_is_full=True))
         assert torch.equal(seen, expected)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_states_equal_the_definition(data):
+    batch, rows, columns = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 300))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    ends = torch.randint(0, columns + 1, (batch, rows, data.draw(st.integers(1, 8)), 2), generator=generator)
+    intervals = ends.sort(-1).values.int()
+    if data.draw(st.booleans()):  # long runs of equal rows give full and empty blocks
+        intervals = intervals[:, :1].expand(-1, rows, -1, -1)
+    check(intervals, columns)
+
+
+@pytest.mark.parametrize("other", [63, 1], ids=["full but one", "empty but one"])
+def test_every_row_of_a_block_counts(other):
+    """In every batch entry another row sees other columns than all rows else. Blocks have 48, 64 or 96 rows."""
+    rows = 192
+    stops = torch.full((rows, rows), BLOCK if other == 63 else 0).fill_diagonal_(other)
+    check(torch.stack([torch.zeros_like(stops), stops], -1).int()[:, :, None], BLOCK)
