@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import index
 
 import numpy as np
@@ -25,6 +26,16 @@ def seeded_generator(seed: int, *counters: int) -> torch.Generator:
 def seeded_random(seed: int, *counters: int) -> random.Random:
     """Python's generator for a seed and for counters, hashed as for `seeded_generator`: quick for single draws."""
     return random.Random(int(hashed_words(seed, *counters)[0]))
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Meanwhile what draws from torch's own generators of the CPU and of `device`, such as dropout, follows `generator`
+    alone. Afterwards those generators are as they were.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        yield
 
 
 def hashed_words(seed: int, *counters: int, count: int = 1) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from showo.seeds import row_seeds, seeded_generator
+from showo.seeds import drawing_from, row_seeds, seeded_generator
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,15 @@ def test_generators_take_any_integer() -> None:
 def test_seeds_and_counters_do_not_meet_by_arithmetic() -> None:
     arguments = [(5,), (5, 0), (0, 5), (5, 0, 0), (5, 1), (6, 0), (5 + 2**32,), (5 + 2**32, 0), (0, 1, 0), (0, 0, 9)]
     assert len({draw(seeded_generator(*numbers)) for numbers in arguments}) == len(arguments)
+
+
+def test_what_draws_by_itself_follows_a_generator_for_a_while() -> None:
+    def drawn(seed: int) -> list[float]:
+        with drawing_from(seeded_generator(seed), torch.device("cpu")):
+            return torch.rand(3).tolist()
+
+    before = torch.get_rng_state()
+    first = drawn(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)
+    assert drawn(5) == first != drawn(6)

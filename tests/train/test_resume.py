@@ -120,6 +120,18 @@ def test_differing_settings_are_named(pictures: Path, run: Path) -> None:
         train(pictures, run, *many, resume=True)
 
 
+def test_an_option_that_is_younger_than_the_run_had_its_default(pictures: Path, run: Path) -> None:
+    path = checkpoints(run)[-1] / "training.pt"
+    state = torch.load(path, weights_only=True)
+    lines = state["config"].splitlines()
+    state["config"] = "\n".join(line for line in lines if not line.startswith("recolour:"))
+    torch.save(state, path)
+    write_checksums(path.parent)
+    assert train(pictures, run, resume=True)[0].step == 6
+    with pytest.raises(CheckpointError, match=r"another configuration: recolour 0\.0 -> 0\.5;"):
+        train(pictures, run, "recolour=0.5", resume=True)
+
+
 def test_a_finished_run_says_so(pictures: Path, run: Path) -> None:
     before = sorted(run.rglob("*"))
     loop, said = train(pictures, run, resume=True)

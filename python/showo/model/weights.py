@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from showo.errors import CheckpointError, ConfigError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
+from showo.model.lora import adapted_layers, merged_layer, save_adapters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,7 +48,7 @@ class PretrainedMixin:
     config: Any
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write model.safetensors and config.json into a folder, each atomically.
+        """Write model.safetensors and config.json into a folder, each atomically; adapters, if there are any, too.
 
         dtype: floating tensors are stored in it (fp16 and bf16 halve the file); None keeps theirs.
         """
@@ -64,6 +65,7 @@ class PretrainedMixin:
         with atomic_path(folder / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
         atomic_write_text(folder / CONFIG_NAME, json.dumps(self.config.to_dict(), indent=2) + "\n")
+        save_adapters(self, folder)
         return folder
 
     @classmethod
@@ -98,10 +100,18 @@ class PretrainedMixin:
 
 
 def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """`module.state_dict()` in which a parametrized tensor (torch.nn.utils.parametrize) has its own name and the value
-    that is computed for it: what a model without parametrizations loads.
+    """`module.state_dict()` of the plain model that computes the same: a parametrized tensor
+    (torch.nn.utils.parametrize) has its own name and the value that is computed for it, and a layer with an adapter is
+    merged with it.
     """
-    state = {name: tensor for name, tensor in module.state_dict().items() if "parametrizations." not in name}
+    adapted = {f"{name}.": layer for name, layer in adapted_layers(module)}
+    state = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if "parametrizations." not in name and not name.startswith(tuple(adapted))
+    }
+    for prefix, layer in adapted.items():
+        state.update({prefix + name: tensor for name, tensor in merged_layer(layer).items()})
     for prefix, part in module.named_modules():
         if parametrize.is_parametrized(part):
             for name in part.parametrizations:

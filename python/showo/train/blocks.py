@@ -22,25 +22,27 @@ _KEPT = frozenset(
 )
 
 
-def recompute_activations(model: Showo, how: str) -> None:
+def recompute_activations(model: Showo, how: str, *, draws: bool = False) -> None:
     """Changes the blocks of `model`. Results and gradients stay the same, bit for bit.
 
     how: "none" keeps all activations. "full" keeps the input of every block, and computes the block twice.
     "selective" keeps the results of its matrix products and of attention too, and computes the rest twice.
+    draws: whether blocks draw random numbers (dropout), which then are kept for the second time.
     """
     if how == "none":
         return
     contexts = partial(create_selective_checkpoint_contexts, _policy) if how == "selective" else None
     for block in model.showo.model.layers:
-        block.forward = partial(_twice, block.forward, contexts)
+        block.forward = partial(_twice, block.forward, contexts, draws)
 
 
-def _twice(forward: Callable[..., Any], contexts: Callable[[], Any] | None, *arguments: Any, **named: Any) -> Any:
+def _twice(
+    forward: Callable[..., Any], contexts: Callable[[], Any] | None, draws: bool, *arguments: Any, **named: Any
+) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments, **named)
     more: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
-    # No block draws random numbers, so there is no state of a generator to keep.
-    return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **more, **named)
+    return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=draws, **more, **named)
 
 
 def _policy(context: Any, operator: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:

@@ -128,7 +128,7 @@ def load_checkpoint(
     for path in reversed(checkpoints(run)):
         try:
             state = _read_state(path)
-            differing = _differences(state["config"], to_yaml(config))
+            differing = _differences(state["config"], config)
             if not differing:
                 weights = _weights(path, state["weights"])
                 model.load_state_dict({name: weights[name] for name in model.state_dict()})
@@ -173,13 +173,17 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _differences(old: str, new: str) -> list[str]:
-    """What keeps two runs (their configurations as YAML) from being the same, as "optimizer.lr 0.001 -> 0.5"."""
-    a, b = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+def _differences(old: str, config: LoopConfig) -> list[str]:
+    """What keeps a run with the configuration `old` (YAML) and its continuation from being the same, as
+    "optimizer.lr 0.001 -> 0.5". An option that is younger than the run had its default there.
+    """
+    texts = OmegaConf.to_yaml(OmegaConf.structured(type(config))), old, to_yaml(config)
+    defaults, before, now = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in texts)
+    before = {**defaults, **before}
     return [
-        f"{key} {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
-        for key in {**a, **b}
-        if a.get(key) != b.get(key) and key.split(".")[0] not in _FREE
+        f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and key.split(".")[0] not in _FREE
     ]
 
 

@@ -30,11 +30,15 @@ _LENGTHS = {
 }
 
 
-def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object]) -> M:
+def initial_model(
+    kind: type[M], config: Any, source: str, seed: int, tell: Callable[[str], object], *, whole: bool = False
+) -> M:
     """A `kind` of this configuration with the weights of the checkpoint `source`, or drawn from `seed` without one.
 
     A run stands for its newest checkpoint. A Show-o may have other lengths than its checkpoint, and a projector that
     the checkpoint has not (drawn from `seed`), or none where it has one: `tell` gets a line about each difference.
+
+    whole: a checkpoint without a projector that the model has will not do.
 
     Raises CheckpointError where there is none or one of another configuration, ConfigError for absurd sizes.
     """
@@ -61,6 +65,11 @@ def initial_model(kind: type[M], config: Any, source: str, seed: int, tell: Call
     weights = found.state_dict()
     new = [name for name in model.state_dict() if name not in weights]
     unused = [name for name in weights if name not in model.state_dict()]
+    if new and whole:
+        raise CheckpointError(
+            f"init_from: {source} lacks {', '.join(new)}, which adapters do not learn; train them first, such as with "
+            "lora.rank=0 frozen=[showo.*]"
+        )
     if new:
         tell(f"init_from: {', '.join(new)} are not in {source}, and start as drawn from the seed")
     if unused:

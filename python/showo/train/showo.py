@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,10 +22,12 @@ from showo.errors import ConfigError
 from showo.model.clip import ClipTower
 from showo.model.code_bits import add_code_bits
 from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.lora import add_lora
 from showo.model.losses import Losses, multimodal_loss
 from showo.model.transformer import Showo
 from showo.pictures import to_image
 from showo.prompting import Prompting
+from showo.seeds import drawing_from
 from showo.sheets import sheet
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
@@ -76,7 +80,8 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
     def loss(
         rows: RowBatch, counts: Mapping[str, float], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        found = losses(rows, config.objective.label_smoothing)
+        with drawing_from(generator, device) if config.lora.dropout else nullcontext():
+            found = losses(rows, config.objective.label_smoothing)
         return found.total_over(counts), found.means_over(counts)
 
     def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
@@ -126,15 +131,18 @@ def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device
 
 def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo:
     """The model that a training starts from, as its options have it."""
-    model = initial_model(Showo, config.model, config.init_from, config.seed, tell)
+    lora = config.lora
+    model = initial_model(Showo, config.model, config.init_from, config.seed, tell, whole=bool(lora.rank))
     if config.code_bits:
         add_code_bits(model, keep_tables=bool(config.init_from))
         if config.init_from:
             tell(
                 "init_from: code_bits: the tables are taken as they are, and what codes share of their bits begins at 0"
             )
+    if lora.rank:
+        add_lora(model, **asdict(lora), base=config.init_from, seed=config.seed)
     freeze(model, config.frozen)
-    recompute_activations(model, config.recompute)
+    recompute_activations(model, config.recompute, draws=bool(lora.dropout))
     if config.compile:
         compile_blocks(model, config.compile)
     return model

@@ -9,6 +9,7 @@ from showo.data.corruption import ObjectiveConfig
 from showo.data.streams import STREAMS
 from showo.errors import ConfigError
 from showo.train.config.loop import LoopConfig
+from showo.train.config.lora import LoraOptions
 from showo.train.config.streams import Stream, check_sources, refuse_codes
 from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 
@@ -27,6 +28,7 @@ class ShowoTraining(LoopConfig):
     image_tokenizer: str = "bundled:tiny/image_tokenizer"  # a checkpoint folder, a run, or a hub id
     text_tokenizer: str = "bundled:tiny/showo"
     code_bits: bool = False  # rows of codes share what their bits mean: see `showo.model.code_bits`
+    lora: LoraOptions = field(default_factory=LoraOptions)  # adapters that learn in place of the weights
     frozen: list[str] = field(default_factory=list)  # patterns of names of parameters that learn nothing
     recompute: str = "none"  # activations that the backward pass computes again: none, selective, full
     compile: str = ""  # a backend of torch.compile, such as inductor, that compiles every block
@@ -65,5 +67,6 @@ class ShowoTraining(LoopConfig):
         if self.mmu_vit.batch and not self.vision_tower:
             raise ConfigError("vision_tower must be a folder or hub id where there are rows of mmu_vit, got ''")
         self.objective.check()
+        self.lora.check(init_from=self.init_from, code_bits=self.code_bits)
         if self.question_share and not self.questions:
             raise ConfigError(f"questions must be at least one where question_share is {self.question_share}, got []")
