@@ -68,8 +68,8 @@ class Recipe:
             return load_config(TokenizerTraining, stage, [*COMMON, *sizes(PICTURES), *data, "batch=4"])
         if stage == TOWER:
             return load_config(VisionTowerTraining, stage, [*COMMON, *sizes(VISION), world, "batch=4"])
-        own = [*COMMON, *sizes(SHOWO), *ROWS, world]
-        own.append(f"image_tokenizer={checkpoints(self.trained(TOKENIZER))[-1]}")
+        own = [*COMMON, *sizes(SHOWO), *ROWS, world, "text_tokenizer=bundled:tiny/showo"]
+        own.append(f"image_tokenizer={self.trained(TOKENIZER)}")
         bundled = load_config(ShowoTraining, stage)
         if bundled.init_from:
             own.append(f"init_from={self.trained(Path(bundled.init_from).name)}")
