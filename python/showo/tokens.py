@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from showo.errors import CheckpointError
+from showo.errors import CheckpointError, MissingCheckpointError
 from showo.files import atomic_write_text, local_path
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     "<|lvg|>",
 )
 END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_NAME = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -163,15 +164,22 @@ class TextTokenizer:
         tokenizer.no_padding()
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TextTokenizer:
-        """Load `tokenizer.json`, given as the file or as the folder that holds it ("bundled:" included)."""
+    def from_file(cls, source: str | Path, *, fetch: bool = True) -> TextTokenizer:
+        """Load `tokenizer.json`, given as the file, as the folder that holds it ("bundled:" included), or as a hub id.
+
+        Raises CheckpointError, and MissingCheckpointError where nothing is there: see `resolve_folder` for `fetch`.
+        """
         from tokenizers import Tokenizer
 
-        path = Path(local_path(path))
+        from showo.model.weights import is_hub_id, resolve_folder  # loads torch
+
+        path = Path(local_path(source))
+        if not os.path.exists(path) and isinstance(source, str) and is_hub_id(source):
+            path = resolve_folder(source, files=[TOKENIZER_NAME], fetch=fetch)
         if os.path.isdir(path):
-            path = path / "tokenizer.json"
+            path = path / TOKENIZER_NAME
         if not os.path.isfile(path):
-            raise CheckpointError(f"no tokenizer at {path}")
+            raise MissingCheckpointError(f"no tokenizer at {path}")
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises plain Exception
@@ -183,7 +191,7 @@ class TextTokenizer:
         path = Path(path)
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
-            path = path / "tokenizer.json"
+            path = path / TOKENIZER_NAME
         atomic_write_text(path, self._tokenizer.to_str(pretty=True))
         return path
 

@@ -104,6 +104,22 @@ def test_file_round_trip_and_errors(tmp_path: Path) -> None:
         TextTokenizer.from_file(path)
 
 
+def test_a_hub_id_is_fetched_for_its_tokenizer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    TextTokenizer(byte_tokenizer(END_OF_TEXT)).save(tmp_path)
+    asked: list[object] = []
+
+    def download(repo: str, **options: object) -> str:
+        asked.append((repo, options["allow_patterns"], options["local_files_only"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    TextTokenizer.from_file("someone/words")
+    TextTokenizer.from_file("someone/words", fetch=False)
+    assert asked == [("someone/words", ["tokenizer.json"], False), ("someone/words", ["tokenizer.json"], True)]
+
+
 def test_types_are_checked() -> None:
     tokenizer = TextTokenizer(byte_tokenizer(END_OF_TEXT))
     with pytest.raises(TypeError, match="must be a str"):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from showo.train.config import ShowoTraining
 
 _OVERRIDE = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)*=")
+# In whose sizes data are shown where no training is named: the bundled model's tokenizers, and room for three pictures.
+_FOR_DATA = ("tiny", ["model.max_text_len=48", "model.max_positions=384"])
 
 
 def inspect(
@@ -31,7 +33,11 @@ def inspect(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", help="A training: YAML file or bundled name.", show_default="tiny-stage1, for DATA"),
+        typer.Option(
+            "--config",
+            help="A training: YAML file or bundled name.",
+            show_default="for DATA, the bundled model with longer rows",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Sheet of pictures with captions.")] = Path(
         "inspect.png"
@@ -59,7 +65,8 @@ def inspect(
     from showo.train.config import ShowoTraining, load_config
     from showo.train.inspection import with_data
 
-    settings = load_config(ShowoTraining, config or "tiny-stage1", overrides)
+    name, sizes = _FOR_DATA if config is None else (config, [])
+    settings = load_config(ShowoTraining, name, [*sizes, *overrides])
     if data:
         sources = _sources(data, layout, captions or [], class_names, images)
         settings = with_data(settings, sources)
@@ -86,15 +93,15 @@ def _sources(data: list[str], layout: str, captions: list[str], class_names: str
 
 
 def _report(config: ShowoTraining, output: Path, pictures: int, samples: int, columns: int) -> None:
-    from showo.train.inspection import Inspection
+    from showo.train.inspection import Inspection, first_row
 
     inspection = Inspection(config)
     say(inspection.text_table(samples))
     shown = inspection.captioned_pictures(pictures)
     if shown:
         _draw_sheet([image for image, _ in shown], [caption for _, caption in shown], output, columns)
-    for name in inspection.training:
-        say("\n" + inspection.first_row(name))
+    for stream in inspection.training.values():
+        say("\n" + first_row(stream, inspection.texts, config))
     if faults := inspection.faults():
         say(f"\nsamples that were skipped:\n{faults}")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from showo.batch import Batch
 from showo.data.corruption import Corrupted, Corruption, ObjectiveConfig, corrupt, draw_corruption
-from showo.data.sample import CaptionedPicture, Conversation, Document, Picture, PictureSequence, Sample
+from showo.data.sample import CaptionedPicture, Conversation, Document, Frame, Picture, PictureSequence, Sample
 from showo.dialogue import SYSTEM_PROMPT, Dialogue, encode_dialogue
 from showo.errors import SampleError
 from showo.model.clip import clip_pixels
@@ -295,10 +295,7 @@ class PicturesAndTexts:
         assert isinstance(sample, PictureSequence)
         making = self.making
         making.check_length(sample.key, len(sample.frames), len(sample.frames) * (making.prompting.max_text_len + 1))
-        frames, whole = sample.frames, 0
-        if making.objective.keep_earlier and len(frames) > 1:
-            whole = draw.randrange(1, len(frames))
-            frames = frames[: whole + 1]
+        frames, whole = self._frames(sample, draw)
         nothing = (Corruption(0.0, draw.getrandbits(63)) for _ in frames[:whole])
         return RowParts(
             tuple(making.tokenizer.encode(frame.caption) for frame in frames),
@@ -313,7 +310,15 @@ class PicturesAndTexts:
     def text_places(self, sample: Sample, draw: Random) -> list[int]:
         assert isinstance(sample, PictureSequence)
         making = self.making
-        return [making.prompting.t2i_places(making.tokenizer.encode(frame.caption)) for frame in sample.frames]
+        frames, _ = self._frames(sample, draw)
+        return [making.prompting.t2i_places(making.tokenizer.encode(frame.caption)) for frame in frames]
+
+    def _frames(self, sample: PictureSequence, draw: Random) -> tuple[tuple[Frame, ...], int]:
+        """The frames of a row, and how many of them, the first ones, are hardly hidden."""
+        if not self.making.objective.keep_earlier or len(sample.frames) == 1:
+            return sample.frames, 0
+        whole = draw.randrange(1, len(sample.frames))
+        return sample.frames[: whole + 1], whole
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         found, hidden = self.making.corrupt(rows, pictures)

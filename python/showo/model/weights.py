@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from showo.errors import CheckpointError, ConfigError
+from showo.errors import CheckpointError, ConfigError, MissingCheckpointError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
 from showo.model.lora import adapted_layers, merged_layer, save_adapters
@@ -119,28 +119,41 @@ def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def resolve_folder(source: str | Path, *, revision: str | None = None) -> Path:
+def is_hub_id(source: str) -> bool:
+    """Whether `source` may be a hub id; it may be a relative path as well."""
+    return bool(_HUB_ID.fullmatch(source)) and not source.startswith((".", BUNDLED))
+
+
+def resolve_folder(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    files: Sequence[str] = ("*.json", "*.safetensors", "*.bin"),
+    fetch: bool = True,
+) -> Path:
     """The local folder of a checkpoint: one that is here, one of the package ("bundled:..."), or one from the hub.
 
-    A hub id "owner/name" is downloaded first, unless the hub's cache has it. Raises CheckpointError, which tells a
-    missing folder, a file, and an id that neither cache nor hub has from each other.
+    A hub id "owner/name" is downloaded first, as far as its `files` go, unless the hub's cache has it; with `fetch`
+    False it has to be there. Raises CheckpointError, which tells a missing folder, a file, and an id that neither cache
+    nor hub has from each other; MissingCheckpointError for what is nowhere.
     """
     path = Path(local_path(source))
     if os.path.isdir(path):
         return path
     if os.path.exists(path):
         raise CheckpointError(f"{path} is a file; expected a folder with {CONFIG_NAME} and weights")
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith((".", BUNDLED)):
-        raise CheckpointError(f"no checkpoint folder at {path}")
+    if not isinstance(source, str) or not is_hub_id(source):
+        raise MissingCheckpointError(f"no checkpoint folder at {path}")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
+        )
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"no folder {source!r} here; as a hub id it is not in the cache, and cannot be had from the hub: {reason}"
-        ) from error
+        hub = f", and cannot be had from the hub: {reason}" if fetch else ""
+        raise MissingCheckpointError(f"no folder {source!r} here; as a hub id it is not in the cache{hub}") from error
 
 
 def read_config(folder: Path, config_class: Any) -> Any:

@@ -95,15 +95,6 @@ class Inspection:
                     found.append((self._image(picture), f"{name}: {said}"))
         return found
 
-    def first_row(self, name: str) -> str:
-        """The first row of a stream as text, below a line that says which sample it is made of."""
-        stream, vocabulary = self.training[name], self.config.model.vocabulary
-        (drawn,) = stream.draw([0])
-        batch, _ = stream.format.batch([drawn.value], PictureIds(vocabulary, self.config.model.num_vq_tokens))
-        source = stream.pool.sources[drawn.source]
-        heading = f"{name}: the first row, of {source[drawn.index].key} in {source.name}"
-        return f"{heading}\n{draw_row(batch.packed(vocabulary.pad), self.texts, vocabulary)}"
-
     def faults(self) -> str:
         """A table of what was skipped on the way; "" where nothing was."""
         tables = (f"{name}:\n{table}" for name, log in self._faults.items() if (table := log.table()))
@@ -125,6 +116,16 @@ class Inspection:
         check_fit(self.config, images, self.texts)
         check_codes(self.config, self.training.values(), images)
         return images
+
+
+def first_row(stream: RowStream, texts: TextTokenizer, config: ShowoTraining) -> str:
+    """The first row of a stream as text, below a line that says which sample it is made of."""
+    vocabulary = config.model.vocabulary
+    (drawn,) = stream.draw([0])
+    batch, _ = stream.format.batch([drawn.value], PictureIds(vocabulary, config.model.num_vq_tokens))
+    source = stream.pool.sources[drawn.source]
+    heading = f"{stream.name}: the first row, of {source[drawn.index].key} in {source.name}"
+    return f"{heading}\n{draw_row(batch.packed(vocabulary.pad), texts, vocabulary)}"
 
 
 def _lengths(places: list[int], room: int) -> list[str]:
