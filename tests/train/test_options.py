@@ -50,13 +50,17 @@ def gradients(folders: Folders, run: Path, *overrides: str) -> tuple[Tensor, dic
     return loss.detach(), found, operators.seen
 
 
+@pytest.mark.parametrize("backend", ["''", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("how", "products", "attention"), [("full", True, True), ("selective", False, False)])
 def test_activations_are_computed_again_in_the_backward_pass(
-    folders: Folders, tmp_path: Path, how: str, products: bool, attention: bool
+    folders: Folders, tmp_path: Path, how: str, products: bool, attention: bool, backend: str
 ) -> None:
-    """Norms and activation functions in both cases, matrix products and attention only in full; with equal results."""
+    """Norms and activation functions in both cases, matrix products and attention only in full; with equal results,
+    compiled or not.
+    """
+    torch._dynamo.reset()
     loss, expected, kept = gradients(folders, tmp_path)
-    again, found, ran = gradients(folders, tmp_path, f"recompute={how}")
+    again, found, ran = gradients(folders, tmp_path, f"recompute={how}", f"compile={backend}")
     assert torch.equal(loss, again)
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
