@@ -25,29 +25,44 @@ from showo.model.weights import folded_state_dict
 from showo.train import loop as loops
 from showo.train.checkpoint import checkpoints
 from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config, to_yaml
-from showo.train.image_tokenizer import train_tokenizer
-from showo.train.showo import showo_loop, train_showo
-from showo.train.vision_tower import train_vision_tower
+from showo.train.image_tokenizer import tokenizer_loop
+from showo.train.showo import showo_loop
+from showo.train.vision_tower import vision_tower_loop
 
 ROOT = Path(__file__).parents[2]
-TOKENIZER, TOWER = "tiny-image-tokenizer", "tiny-vision-tower"
-STAGES = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed", "tiny-clip-vit")
+# What makes the loop of a kind of training, and sizes of a small model.
+KINDS: dict[type[LoopConfig], tuple[Callable[..., loops.TrainLoop[Any]], str]] = {
+    TokenizerTraining: (
+        tokenizer_loop,
+        "bits=6 channels=8 norm_groups=4 encoder_blocks=[1,1,1,1] decoder_blocks=[1,1,1,1] "
+        "encoder_multipliers=[1,1,1,2] decoder_multipliers=[1,1,1,2]",
+    ),
+    VisionTowerTraining: (
+        vision_tower_loop,
+        "hidden_size=32 num_layers=2 num_heads=2 intermediate_size=32 text_layers=1",
+    ),
+    ShowoTraining: (
+        showo_loop,
+        "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 num_vq_tokens=16 codebook_size=64 clip_width=32",
+    ),
+}
+NAMES: dict[type[LoopConfig], str] = {
+    TokenizerTraining: "tiny-image-tokenizer tiny-image-tokenizer-world tiny-image-tokenizer-decoder",
+    VisionTowerTraining: "tiny-vision-tower",
+    ShowoTraining: "tiny-stage1 tiny-stage2 tiny-stage3 tiny-tuning1 tiny-tuning2 tiny-mixed tiny-clip-vit",
+}
+STAGES = {name: kind for kind, names in NAMES.items() for name in names.split()}
 STEPS, EVERY = 5, 2
 COMMON = [
     *(f"steps={STEPS}", f"checkpoint_every={EVERY}", "keep_checkpoints=9", "validate_every=9", "validation_samples=4"),
     *("resolution=32", "optimizer.warmup_steps=1", "ema_decay=0.9"),
 ]
-ROWS = ["encode_first=0", "t2i.batch=4", "mmu.batch=4", "lm.batch=2", "validation_prompts=[a red star]"]
-PICTURES = (
-    "bits=6 channels=8 norm_groups=4 encoder_blocks=[1,1,1,1] decoder_blocks=[1,1,1,1] "
-    "encoder_multipliers=[1,1,1,2] decoder_multipliers=[1,1,1,2]"
-)
-VISION = "hidden_size=32 num_layers=2 num_heads=2 intermediate_size=32 text_layers=1"
-SHOWO = "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 num_vq_tokens=16 codebook_size=64 clip_width=32"
+RUNS = ("init_from", "image_tokenizer", "vision_tower")  # keys whose value may be the run of another stage
 
 
-def sizes(model: str) -> list[str]:
-    return [f"model.{size}" for size in model.split()]
+def runs_before(config: LoopConfig) -> dict[str, str]:
+    """What a configuration says about the runs that it builds on."""
+    return {key: value for key, value in vars(config).items() if key in RUNS and value.startswith("runs/")}
 
 
 @dataclass(frozen=True)
@@ -57,25 +72,19 @@ class Recipe:
     folder: Path
 
     def config(self, stage: str) -> LoopConfig:
-        """The bundled configuration of a stage, made small. What the stage starts from is trained first."""
-        world = f"data_root={self.folder}/world"
-        if stage == TOKENIZER:
-            files = f"{self.folder}/world/scenes"
-            data = [
-                f"{key}=[{{layout: webdataset, files: ['{files}/{split}-*.tar']}}]"
-                for key, split in (("data", "train"), ("held_out", "val"))
-            ]
-            return load_config(TokenizerTraining, stage, [*COMMON, *sizes(PICTURES), *data, "batch=4"])
-        if stage == TOWER:
-            return load_config(VisionTowerTraining, stage, [*COMMON, *sizes(VISION), world, "batch=4"])
-        own = [*COMMON, *sizes(SHOWO), *ROWS, world, "text_tokenizer=bundled:tiny/showo"]
-        own.append(f"image_tokenizer={self.trained(TOKENIZER)}")
-        bundled = load_config(ShowoTraining, stage)
-        if bundled.init_from:
-            own.append(f"init_from={self.trained(Path(bundled.init_from).name)}")
-        if bundled.vision_tower:
-            own += [f"vision_tower={self.trained(TOWER)}", "mmu_vit.batch=4", "mmu.batch=0"]
-        return load_config(ShowoTraining, stage, own)
+        """The bundled configuration of a stage, made small. What it builds on is trained first."""
+        kind = STAGES[stage]
+        bundled = load_config(kind, stage)
+        own = [*COMMON, *(f"model.{size}" for size in KINDS[kind][1].split()), f"data_root={self.folder}/world"]
+        for key, run in runs_before(bundled).items():
+            name = Path(run).name
+            own.append(f"{key}={self.trained(name if name in STAGES else f'tiny-{name}')}")
+        if isinstance(bundled, ShowoTraining):
+            own += ["encode_first=0", "validation_prompts=[a red star]", "text_tokenizer=bundled:tiny/showo"]
+            own += [f"{stream}.batch=3" for stream in bundled.streams]
+        else:
+            own.append("batch=4")
+        return load_config(kind, stage, own)
 
     def trained(self, stage: str) -> Path:
         """The run of a stage, trained without interruption."""
@@ -92,13 +101,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe(folder)
 
 
+def build(config: LoopConfig, run: Path) -> loops.TrainLoop[Any]:
+    return KINDS[type(config)][0](config, run, Console(quiet=True))
+
+
 def train(config: LoopConfig, run: Path, resume: bool = False) -> loops.TrainLoop[Any]:
-    trainers: dict[type, Any] = {
-        TokenizerTraining: train_tokenizer,
-        VisionTowerTraining: train_vision_tower,
-        ShowoTraining: train_showo,
-    }
-    return trainers[type(config)](config, run, resume=resume, console=Console(quiet=True))
+    return loops.train(lambda: build(config, run), run, resume=resume)
 
 
 class Ended(Exception):
@@ -162,7 +170,7 @@ def assert_same_runs(a: Path, b: Path) -> None:
         assert equal(*(torch.load(path / "training.pt", weights_only=True) for path in (one, other)))
 
 
-@pytest.mark.parametrize("stage", [TOKENIZER, TOWER, *STAGES])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_ended_anywhere_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path, stage: str) -> None:
     config, step = recipe.config(stage), some_step(stage)
     with pytest.raises(Ended):
@@ -195,11 +203,13 @@ train_until({step}, kill_this_process, config, Path({str(run)!r}))
     assert_same_runs(recipe.trained(stage), run)
 
 
-@pytest.mark.parametrize("stage", STAGES[1:])
+STARTING_FROM_ANOTHER = [name for name, kind in STAGES.items() if "init_from" in runs_before(load_config(kind, name))]
+
+
+@pytest.mark.parametrize("stage", STARTING_FROM_ANOTHER)
 def test_a_stage_takes_weights_and_no_optimizer(recipe: Recipe, tmp_path: Path, stage: str) -> None:
-    config = recipe.config(stage)
-    assert isinstance(config, ShowoTraining)
-    loop = showo_loop(config, tmp_path, Console(quiet=True))
+    config: Any = recipe.config(stage)
+    loop = build(config, tmp_path)
     before = load_file(checkpoints(Path(config.init_from))[-1] / "model.safetensors")
     found = {name: value for name, value in folded_state_dict(loop.model).items() if "mm_projector" not in name}
     assert equal(before, found)
