@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.roofline import UNKNOWN, Peaks, Work, peaks_of
+from benchmarks.roofline import UNKNOWN, Work, peaks_of
+from showo.gpus import Gpu
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "showo_ext"
@@ -180,7 +181,7 @@ def _row(
     case: Case,
     name: str,
     times: dict[str, list[float]],
-    peaks: Peaks,
+    peaks: Gpu,
     device: torch.device,
     rounds: int,
     load: float,

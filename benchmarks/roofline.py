@@ -7,29 +7,21 @@ from dataclasses import dataclass
 
 import torch
 
+from showo.gpus import GPUS, Gpu
 
-@dataclass(frozen=True)
-class Peaks:
-    """Published peaks of a device: FLOP/s of tensor cores in bf16 and of fp32 units, bytes/s of memory."""
-
-    bf16: float
-    fp32: float
-    memory: float
-
-
-UNKNOWN = Peaks(math.nan, math.nan, math.nan)
-A100_80GB = Peaks(312e12, 19.5e12, 2.0e12)
+UNKNOWN = Gpu(math.nan, math.nan, math.nan, math.nan)
+A100_80GB = GPUS["a100-80"]
 
 _BY_NAME = (  # parts of the name that the driver gives, the more special ones first
     (("A100", "80GB"), A100_80GB),
-    (("A100",), Peaks(312e12, 19.5e12, 1.555e12)),
-    (("H200",), Peaks(989e12, 67e12, 4.8e12)),
-    (("H100", "PCIe"), Peaks(756e12, 51e12, 2.0e12)),
-    (("H100",), Peaks(989e12, 67e12, 3.35e12)),
+    (("A100",), GPUS["a100-40"]),
+    (("H200",), GPUS["h200"]),
+    (("H100", "PCIe"), GPUS["h100-pcie"]),
+    (("H100",), GPUS["h100"]),
 )
 
 
-def peaks_of(name: str) -> Peaks:
+def peaks_of(name: str) -> Gpu:
     """The peaks of the device that the driver calls `name`; NaN where they are not listed here."""
     return next((peaks for parts, peaks in _BY_NAME if all(part in name for part in parts)), UNKNOWN)
 
@@ -44,7 +36,7 @@ class Work:
     bytes: float
     dtype: torch.dtype
 
-    def floor(self, peaks: Peaks) -> float:
+    def floor(self, peaks: Gpu) -> float:
         """Seconds that a perfect implementation would take."""
         rate = peaks.fp32 if self.dtype == torch.float32 else peaks.bf16
         return max(self.flops / rate, self.bytes / peaks.memory)

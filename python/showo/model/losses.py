@@ -109,6 +109,12 @@ def multimodal_loss(
     return Losses(sums, {name: part.weight for name, part in batch.parts.items()}, weights)
 
 
+def logits_at_once(targets: int, vocab_size: int) -> int:
+    """How many logits are in memory together for the loss of so many targets."""
+    together = targets if targets * vocab_size <= _SMALL_LOGITS else min(targets, _CHUNK)
+    return together * vocab_size
+
+
 def token_loss(
     model: Showo, hidden: Tensor, targets: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:

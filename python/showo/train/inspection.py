@@ -23,6 +23,7 @@ from showo.pictures import to_image
 from showo.tables import aligned
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining
+from showo.train.initial import newest_checkpoint
 from showo.train.row_streams import FORMATS, RowStreams, TowerSizes, check_codes, code_side
 from showo.train.showo import check_fit, open_tower
 
@@ -112,7 +113,7 @@ class Inspection:
     @functools.cached_property
     def _image_tokenizer(self) -> ImageTokenizer:
         """Only pictures that are codes need it."""
-        images = ImageTokenizer.from_pretrained(self.config.image_tokenizer)
+        images = ImageTokenizer.from_pretrained(newest_checkpoint(self.config.image_tokenizer))
         check_fit(self.config, images, self.texts)
         check_codes(self.config, self.training.values(), images)
         return images

@@ -133,19 +133,22 @@ def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo
     """The model that a training starts from, as its options have it."""
     lora = config.lora
     model = initial_model(Showo, config.model, config.init_from, config.seed, tell, whole=bool(lora.rank))
-    if config.code_bits:
-        add_code_bits(model, keep_tables=bool(config.init_from))
-        if config.init_from:
-            tell(
-                "init_from: code_bits: the tables are taken as they are, and what codes share of their bits begins at 0"
-            )
-    if lora.rank:
-        add_lora(model, **asdict(lora), base=config.init_from, seed=config.seed)
-    freeze(model, config.frozen)
+    choose_learned(model, config)
+    if config.code_bits and config.init_from:
+        tell("init_from: code_bits: the tables are taken as they are, and what codes share of their bits begins at 0")
     recompute_activations(model, config.recompute, draws=bool(lora.dropout))
     if config.compile:
         compile_blocks(model, config.compile)
     return model
+
+
+def choose_learned(model: Showo, config: ShowoTraining) -> None:
+    """Gives the model what a training adds to it, and freezes what it says. Raises as `add_code_bits` and `freeze`."""
+    if config.code_bits:
+        add_code_bits(model, keep_tables=bool(config.init_from))
+    if config.lora.rank:
+        add_lora(model, **asdict(config.lora), base=config.init_from, seed=config.seed)
+    freeze(model, config.frozen)
 
 
 def held_out_losses(losses: Callable[[RowBatch], Losses], batches: Iterable[RowBatch]) -> dict[str, float]:

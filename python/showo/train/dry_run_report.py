@@ -1,0 +1,122 @@
+"""What a dry run found, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from showo.errors import ConfigError
+from showo.gpus import GPUS
+from showo.tables import aligned
+from showo.train.dry_run import DryRun, PlannedStream
+from showo.train.plan import Flops, Rows, count_parameters, seconds, state_memory, step_flops, step_memory
+
+
+def report(run: DryRun, *, gpu: str, gpus: int, mfu: float) -> Iterator[str]:
+    """The plan, a paragraph at a time. gpu: one of `GPUS`, or "" for no time.
+
+    Raises ConfigError where the rows of a step cannot be shared by so many GPUs.
+    """
+    config = run.config
+    for stream in run.streams:
+        if stream.rows % (config.accumulate * gpus):
+            shares = f"accumulate x --gpus, {config.accumulate * gpus}"
+            raise ConfigError(f"{stream.name}.batch must be a multiple of {shares}, got {stream.rows}")
+    if run.missing:
+        yield "not here:\n" + "\n".join(run.missing)
+    yield _sources(run)
+    yield _rows(run)
+    everything, learned = count_parameters(run.model)
+    yield f"parameters: {everything:,}, of which {learned:,} learn"
+    flops = _flops(run)
+    yield _flops_table(flops)
+    yield _memory(run, gpu, gpus)
+    yield _time(run, sum(each.total for each in flops.values()), gpu, gpus, mfu)
+    yield from (stream.drawn for stream in run.streams if stream.drawn)
+
+
+def _sources(run: DryRun) -> str:
+    """A line for every source: what of it the whole training sees."""
+    lines = [["stream", "source", "samples", "share", "samples seen", "epochs"]]
+    for stream in run.streams:
+        for source in stream.data:
+            seen = stream.rows * run.config.steps * source.share
+            epochs = f"{seen / source.samples:.2f}" if source.samples else "-"
+            samples = f"{source.samples:,}" if source.samples else "not here"
+            lines.append([stream.name, source.name, samples, f"{source.share:.1%}", f"{seen:,.0f}", epochs])
+        for source in stream.held_out:
+            samples = f"{source.samples:,}" if source.samples else "not here"
+            lines.append([f"{stream.name} held out", source.name, samples, f"{source.share:.1%}", "", ""])
+    missing = [
+        f"{stream.name}: {source.missing}"
+        for stream in run.streams
+        for source in [*stream.data, *stream.held_out]
+        if source.missing
+    ]
+    return "\n".join([f"{run.config.steps:,} steps", *aligned(lines, right=range(2, 6)), *missing])
+
+
+def _rows(run: DryRun) -> str:
+    """What the rows of a step hold; padding, which is not computed, apart."""
+    lines = [["a step", "rows", "text", "image", "targets", "padding", "from"]]
+    for stream, rows in zip(run.streams, run.rows, strict=True):
+        lines.append([stream.name, f"{stream.rows:,}", *_places(rows), _origin(stream)])
+    total = sum(run.rows, Rows())
+    lines.append(["together", f"{sum(stream.rows for stream in run.streams):,}", *_places(total), ""])
+    note = f"{total.places:,.0f} tokens a step are computed; padding, which is not, would be {total.padding:,.0f} more"
+    return "\n".join([*aligned(lines, right=range(1, 6)), note])
+
+
+def _places(rows: Rows) -> list[str]:
+    return [f"{count:,.0f}" for count in (rows.text, rows.image, rows.targets, rows.padding)]
+
+
+def _origin(stream: PlannedStream) -> str:
+    return f"its first {stream.looked_at} rows" if stream.looked_at else "rows full of text, as nothing is known"
+
+
+def _flops(run: DryRun) -> dict[str, Flops]:
+    """Of a step, by part; of the frozen encoders as far as they are known."""
+    rows = sum(run.rows, Rows())
+    encoding, seeing = run.picture_flops()
+    found = step_flops(run.model, rows)
+    for name, pictures, each in (("image tokenizer", rows.encoded, encoding), ("vision tower", rows.seen, seeing)):
+        if pictures:
+            known = f"{name}, {pictures:,.0f} pictures" + (", not counted" if each is None else "")
+            found[known] = Flops(pictures * (each or 0))
+    return found
+
+
+def _flops_table(flops: dict[str, Flops]) -> str:
+    lines = [["TFLOP a step", "forward", "backward", "together"]]
+    for name, each in [*flops.items(), ("together", sum(flops.values(), Flops()))]:
+        lines.append([name, *(f"{count / 1e12:,.3f}" for count in (each.forward, each.backward, each.total))])
+    return "\n".join(aligned(lines, right=range(1, 4)))
+
+
+def _memory(run: DryRun, gpu: str, gpus: int) -> str:
+    config = run.config
+    share = 1 / (config.accumulate * gpus)
+    where = f"each of {gpus} GPUs" if gpus > 1 else "the device"
+    lines = [[f"memory of {where}, which has the whole model", "GiB"]]
+    state = state_memory(run.model, config)
+    lines += [[kind, _gib(size)] for kind, size in state.items()]
+    steps = step_memory(run.model, config.precision, [rows.times(share) for rows in run.rows])
+    lines += [[f"activations and logits with recompute={how}, estimated", _gib(size)] for how, size in steps.items()]
+    total = sum(state.values()) + steps[config.recompute]
+    lines.append([f"together with recompute={config.recompute}, which this training has", _gib(total)])
+    if gpu and total > GPUS[gpu].capacity:
+        lines.append([f"more than a {gpu} has", _gib(GPUS[gpu].capacity)])
+    return "\n".join(aligned(lines, right=[1]))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.2f}"
+
+
+def _time(run: DryRun, flops: float, gpu: str, gpus: int, mfu: float) -> str:
+    if not gpu:
+        return f"time: the peak of a {run.config.device} is not known; --gpu plans for one of {', '.join(GPUS)}"
+    step = seconds(flops, GPUS[gpu], gpus, run.config.precision, mfu)
+    hours = step * run.config.steps / 3600
+    whole = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:,.2g} hours"
+    return f"time: {whole}, {step:.3g} s a step, on {gpus} x {gpu} if MFU is {mfu:.0%}"

@@ -1,0 +1,187 @@
+"""`showo train --dry-run` plans the training that there would be, trains nothing, and says what is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from showo.errors import ConfigError, DataError
+from showo.train.config import ShowoTraining, load_config
+from showo.train.dry_run import DryRun
+from showo.train.dry_run_report import report
+from showo.train.plan import Rows
+from showo.train.showo import showo_loop
+from tests.showo.command import failure, run
+from tests.train.conftest import small_training
+from tests.train.test_inspect import write_sequences, yaml_of
+from tests.train.test_showo_data import write_codes
+
+Folders = dict[str, Path]
+ALONE = ("mmu.batch=0", "lm.batch=0")  # beside t2i
+
+
+def rows(plan: DryRun) -> Rows:
+    return sum(plan.rows, Rows())
+
+
+def text(plan: DryRun, gpu: str = "", gpus: int = 1, mfu: float = 0.4) -> str:
+    return "\n\n".join(report(plan, gpu=gpu, gpus=gpus, mfu=mfu))
+
+
+def test_what_is_printed_and_what_is_not_done(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = write_sequences(tmp_path)
+    config = small_training(folders, "lvg.batch=2", f"lvg.data={steps}", "steps=40", "encode_first=0")
+    arguments = ["--dry-run", "--config", yaml_of(config, tmp_path), "--run", tmp_path / "run"]
+    assert run("train", *arguments, "--gpu", "a100-80") == 0
+    assert not (tmp_path / "run").exists()
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    (drawn,) = (line for line in lines if line[:2] == ["t2i", "webdataset"])
+    assert drawn[3:] == ["16", "100.0%", "160", "10.00"]  # 4 rows in each of 40 steps, of 16 pictures
+    (sequences,) = (line for line in lines if line[:2] == ["lvg", "sequences"])
+    assert sequences[3:] == ["8", "100.0%", "80", "10.00"]
+    model = showo_loop(config, tmp_path / "run", Console(quiet=True)).model
+    count = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+    assert f"parameters: {count}, of which {count} learn" in printed
+    assert "image tokenizer, 11 pictures" in printed  # 4 of t2i, 3 of mmu, 2 times 2 of lvg
+    for name in config.streams:
+        assert f"{name}: the first row, of " in printed
+    assert "not here" not in printed
+    assert " s a step, on 1 x a100-80 if MFU is 40%" in printed
+    assert run("train", *arguments) == 0
+    assert "time: the peak of a cpu is not known; --gpu plans for one of a100-40, " in capsys.readouterr().out
+
+
+def test_tokens_are_those_of_the_steps(folders: Folders, tmp_path: Path) -> None:
+    """A mean over the rows of an epoch is what its steps have."""
+    config = small_training(folders, *ALONE, "t2i.batch=4", "steps=4")
+    planned = rows(DryRun(config))
+    done = list(showo_loop(config, tmp_path, Console(quiet=True)).data.between(0, 4))
+    assert planned.places == sum(batch.tally.tokens for batch in done) / 4
+    assert planned.padding == sum(batch.tally.padding for batch in done) / 4
+    assert planned.targets == sum(len(batch.batch.labelled) for batch in done) / 4
+    assert planned.pairs == sum(int(batch.batch.mask.columns_per_row().sum()) for batch in done) / 4
+
+
+def test_pictures_that_have_codes_are_not_encoded(folders: Folders, tmp_path: Path) -> None:
+    assert rows(DryRun(small_training(folders, *ALONE, "encode_first=0"))).encoded == 4
+    assert rows(DryRun(small_training(folders, *ALONE, "encode_first=15"))).encoded == 4
+    assert rows(DryRun(small_training(folders, *ALONE, "encode_first=16"))).encoded == 0
+    codes = write_codes(tmp_path / "codes", f"{folders['pictures']}/train-*.tar", folders["image_tokenizer"])
+    more = ("encode_first=0", f"t2i.data={codes}", "t2i.held_out=[]")
+    assert rows(DryRun(small_training(folders, *ALONE, *more))).encoded == 0
+    with pytest.raises(DataError, match="its codes are of"):
+        DryRun(
+            small_training(
+                folders,
+                *ALONE,
+                *more,
+                "image_tokenizer=bundled:tiny/image_tokenizer",
+                "resolution=32",
+                "model.codebook_size=8192",
+            )
+        )
+
+
+def test_absent_data_are_named_and_planned_for(folders: Folders) -> None:
+    """Of a stream with a source that is not there, rows are taken to be full; others are what they are."""
+    there = f"{{layout: webdataset, files: [{folders['pictures']}/train-*.tar]}}"
+    gone = "{layout: webdataset, files: [/none/{0..9}.tar], weight: 3}"
+    plan = DryRun(small_training(folders, f"t2i.data=[{there}, {gone}]", "encode_first=0"))
+    printed = text(plan)
+    assert "t2i: data: no file matches '/none/0.tar', which '/none/{0..9}.tar' stands for" in printed
+    t2i, lm, mmu = plan.streams
+    assert [source.samples for source in t2i.data] == [16, None]
+    assert (t2i.looked_at, t2i.drawn) == (0, "")
+    places = t2i.row.text, t2i.row.image, t2i.row.padding, t2i.row.encoded
+    assert places == (21 + 2, 16, 0, 1)  # a task mark and 20 places of text, soi, eoi
+    assert 0.5 < (t2i.row.targets - 2) / 16 < 0.75  # of the codes, 2 / pi are hidden
+    assert lm.looked_at == 64
+    assert mmu.looked_at == 16
+    assert mmu.drawn
+
+
+def test_full_rows_are_the_longest_of_each_format(folders: Folders) -> None:
+    """Nothing is here but the configuration, of mixed modality and with a vision tower."""
+    plan = DryRun(load_config(ShowoTraining, "mixed"))
+    assert [line.partition(":")[0] for line in plan.missing] == ["text_tokenizer", "image_tokenizer", "init_from"]
+    rows = {stream.name: stream.row for stream in plan.streams}
+    assert {name: row.places for name, row in rows.items()} == {
+        "t2i": 129 + 258,
+        "lm": 129 + 258,
+        "mmu": 259 + 381,
+        "lvg": 1 + 5 * (128 + 258),
+    }
+    assert (rows["lvg"].encoded, rows["lvg"].image) == (5, 5 * 256)
+    assert rows["lvg"].targets < 5 * (127 + 2) + 256 + 5  # only the last picture is hidden, but for a code of each
+    clip = DryRun(load_config(ShowoTraining, "tuning2-clip-vit"))
+    (seen,) = (stream.row for stream in clip.streams if stream.name == "mmu_vit")
+    assert (seen.places, seen.features, seen.seen, seen.encoded) == (3 + 28 + 576 + 576, 576, 1, 0)
+    printed = text(clip, "h100", 48)
+    assert "vision tower, 192 pictures, not counted" in printed
+    assert "image tokenizer, 144 pictures " in printed  # taken to be the published one
+    assert "parameters: 1,454,472,322, of which 1,454,472,322 learn" in printed
+    with pytest.raises(ConfigError, match="vision_tower: /none is not here, and says how long rows of mmu_vit are"):
+        DryRun(load_config(ShowoTraining, "tuning2-clip-vit", ["vision_tower=/none"]))
+
+
+def test_gpus_share_the_rows_and_days_are_what_flops_take(folders: Folders) -> None:
+    plan = DryRun(load_config(ShowoTraining, "stage1"))
+    few, many = (text(plan, "a100-80", gpus, 0.5).splitlines() for gpus in (1, 48))
+    (flops,) = (
+        float(line.split()[-1].replace(",", ""))
+        for line in few
+        if line.startswith("together") and "." in line and "recompute" not in line
+    )
+    (days,) = (line for line in many if line.startswith("time: "))
+    assert days.startswith(f"time: {flops * 500_000 / (48 * 312 * 0.5) / 86400:,.1f} days, ")
+    activations = [
+        next(float(line.split()[-1].replace(",", "")) for line in lines if line.startswith("activations"))
+        for lines in (few, many)
+    ]
+    assert activations[0] / activations[1] == pytest.approx(48, rel=0.05)
+    assert any(line.startswith("more than a a100-80 has") for line in few)
+    assert not any(line.startswith("more than a a100-80 has") for line in many)
+    with pytest.raises(ConfigError, match=r"t2i\.batch must be a multiple of accumulate x --gpus, 7, got 720"):
+        text(plan, "a100-80", 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "2"], "--gpu, --gpus and --mfu are for --dry-run"),
+        (["--dry-run", "--gpu", "tpu"], "--gpu must be one of a100-40, a100-80, "),
+        (["--dry-run", "--mfu", "0"], "--mfu must be above 0 and at most 1, got 0.0"),
+        (["--dry-run", "--mfu", "nan"], "--mfu must be above 0 and at most 1, got nan"),
+        (["--dry-run", "--gpus", "3"], "must be a multiple of accumulate x --gpus, 3"),
+        (["--dry-run", "t2i.data=[{layout: webdataset, files: [damaged.tar]}]"], "damaged.tar"),
+        (["--dry-run", "frozen=[none.*]"], "frozen: no parameter's name matches 'none.*'"),
+        (["--dry-run", "model.num_vq_tokens=25"], "model.num_vq_tokens must be 64"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """What is there and wrong is no plan."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.tar").write_bytes(b"no tar" * 1000)
+    assert message in failure(capsys, "train", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.tar"]
+
+
+def test_adapters_alone_learn(folders: Folders) -> None:
+    pytest.importorskip("peft")
+    (line,) = (
+        line
+        for line in text(DryRun(small_training(folders, "lora.rank=2", "init_from=/none"))).splitlines()
+        if line.startswith("parameters: ")
+    )
+    assert line.endswith(f", of which {2 * 2 * (4 * (32 + 32) + 2 * (32 + 64)):,} learn")
