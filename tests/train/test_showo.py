@@ -74,6 +74,10 @@ def test_the_loss_is_the_sum_of_the_streams_with_their_weights(folders: dict[str
     total, means = loop.loss(rows, rows.counts, seeded_generator(1))
     assert means.keys() == {"t2i", "lm", "mmu"}
     torch.testing.assert_close(total, 0.5 * means["t2i"] + 0.25 * means["lm"] + 2 * means["mmu"])
+    of_two = {name: 2 * count for name, count in rows.counts.items()}  # as if there were another such micro-batch
+    half, halves = loop.loss(rows, of_two, seeded_generator(1))
+    torch.testing.assert_close(half, total / 2)
+    torch.testing.assert_close(dict(halves), {name: mean / 2 for name, mean in means.items()})
 
 
 def test_training_neither_uses_nor_needs_the_global_random_state(

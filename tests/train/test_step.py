@@ -52,10 +52,10 @@ def squares(model: nn.Module, scale: float = 1.0) -> LossFunction[Rows]:
 
 
 class Recorder(torch.optim.SGD):
-    """Keeps learning rate and gradients of every step."""
+    """Keeps the learning rates of its groups, one for each parameter, and the gradients of every step."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model.parameters(), lr=1.0, fused=True)
+        super().__init__([{"params": [parameter]} for parameter in model.parameters()], lr=1.0, fused=True)
         self.rates: list[float] = []
         self.gradients: list[Tensor] = []
 
@@ -100,27 +100,30 @@ def test_a_step_gives_mean_gradients_and_the_rate_of_the_schedule_to_the_optimiz
         expected.append(torch.cat([p.grad.flatten() for p in before.parameters() if p.grad is not None]))
         figures = train_step(model, recorder, squares(model), micro_batches(6, 6), step, settings)
         assert figures["grad_norm"] == pytest.approx(float(expected[-1].norm()))
-    assert recorder.rates == [learning_rate(settings.optimizer, step, 9) for step in range(9)]
+    assert recorder.rates == [learning_rate(settings.optimizer, step, 9) for step in range(9) for _ in range(2)]
     for found, wanted in zip(recorder.gradients, expected, strict=True):  # none is left over from the step before
         torch.testing.assert_close(found, wanted)
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together() -> None:
-    (free,) = gradients_of(squares_scale=1.0, limit=0.0)
-    norm = float(free.norm())
-    (clipped,) = gradients_of(squares_scale=1.0, limit=norm / 4)
+    free, norm = gradient_of(squares_scale=1.0, limit=0.0)
+    assert norm == pytest.approx(float(free.norm()))
+    clipped, norm_before = gradient_of(squares_scale=1.0, limit=norm / 4)
     torch.testing.assert_close(clipped, free / 4, rtol=1e-4, atol=0)
-    (kept,) = gradients_of(squares_scale=1.0, limit=norm * 1.01)
+    assert norm_before == norm
+    kept, _ = gradient_of(squares_scale=1.0, limit=norm * 1.01)
     assert torch.equal(kept, free)
-    (large,) = gradients_of(squares_scale=1e6, limit=0.0)
+    large, _ = gradient_of(squares_scale=1e6, limit=0.0)
     torch.testing.assert_close(large, free * 1e6)
 
 
-def gradients_of(squares_scale: float, limit: float) -> list[Tensor]:
+def gradient_of(squares_scale: float, limit: float) -> tuple[Tensor, float]:
+    """What a step gives to the optimizer, and the norm that the step reports."""
     model = linear()
     recorder = Recorder(model)
-    train_step(model, recorder, squares(model, squares_scale), micro_batches(6), 1, config(max_grad_norm=limit))
-    return recorder.gradients
+    settings = config(max_grad_norm=limit)
+    figures = train_step(model, recorder, squares(model, squares_scale), micro_batches(6), 1, settings)
+    return recorder.gradients[0], float(figures["grad_norm"])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
