@@ -20,11 +20,15 @@ def operands(
     ]
 
 
-def full_but_one_row(rows: int, columns: int) -> OmniMask:
-    """Batch entry r of `rows`: every row sees all columns, but row r misses the last."""
-    intervals = torch.zeros(rows, rows, 1, 2, dtype=torch.int32)
-    intervals[..., 1] = columns - torch.eye(rows, dtype=torch.int32).unsqueeze(-1)
-    return OmniMask(intervals, columns)
+# By name: how many columns every row of a tile sees, and how many one row sees instead.
+ONE_ROW_APART = {"full but one": (64, 63), "empty but one": (0, 64)}
+
+
+def one_row_apart(rows: int, case: str) -> OmniMask:
+    """64 columns, and batch entry r of `rows`, in which row r is the one that is unlike the others."""
+    others, own = ONE_ROW_APART[case]
+    stops = torch.full((rows, rows), others).fill_diagonal_(own)
+    return OmniMask(torch.stack([torch.zeros_like(stops), stops], -1).int().unsqueeze(2), 64)
 
 
 def assert_lse(lse: Tensor, oracle_lse: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, scale: float) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
-from tests.omni_attention.common import full_but_one_row
+from tests.omni_attention.common import ONE_ROW_APART, one_row_apart
 from tests.ptx import sass
 
 OPS = torch.ops.showo_ext
@@ -91,9 +91,9 @@ def test_every_instantiation(device, dtype, dim, deterministic):
 
 @dtypes
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_a_tile_whose_rows_are_full_but_one(device, dtype, deterministic):
-    """In every batch entry another row of the tile misses the last column: no block of theirs is full."""
-    mask = full_but_one_row(64, 64).to(device)
+@pytest.mark.parametrize("case", ONE_ROW_APART)
+def test_every_row_of_a_tile_counts(device, dtype, case, deterministic):
+    mask = one_row_apart(64, case).to(device)
     check(operands(64, 1, 1, mask, 32, dtype, device), mask, deterministic=deterministic)
 
 

@@ -9,6 +9,7 @@ from showo_ext import OmniMask
 from showo_ext._native import native
 from showo_ext.ops._mask_plan import BLOCK, EMPTY, FULL, PARTIAL
 from showo_ext.testing import available_isas, use_isa
+from tests.omni_attention.common import ONE_ROW_APART, one_row_apart
 from tests.ptx.emulated import emulated_device, module_path
 
 pytestmark = pytest.mark.skipif(
@@ -55,9 +56,7 @@ def test_states_equal_the_definition(data):
     check(intervals, columns)
 
 
-@pytest.mark.parametrize("other", [63, 1], ids=["full but one", "empty but one"])
-def test_every_row_of_a_block_counts(other):
-    """In every batch entry another row sees other columns than all rows else. Blocks have 48, 64 or 96 rows."""
-    rows = 192
-    stops = torch.full((rows, rows), BLOCK if other == 63 else 0).fill_diagonal_(other)
-    check(torch.stack([torch.zeros_like(stops), stops], -1).int()[:, :, None], BLOCK)
+@pytest.mark.parametrize("case", ONE_ROW_APART)
+def test_every_row_of_a_block_counts(case):
+    """Blocks have 48, 64 or 96 rows."""
+    check(one_row_apart(192, case).intervals, 64)

@@ -15,7 +15,7 @@ from showo_ext import OmniMask, omni_attention, reference
 from showo_ext.ops._attention_inputs import MAX_ROW_BYTES, strides_fit
 from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, assert_within_budget, inside_larger, randint, randn
-from tests.omni_attention.common import assert_lse, full_but_one_row, operands
+from tests.omni_attention.common import ONE_ROW_APART, assert_lse, one_row_apart, operands
 from tests.ptx import sass
 from tests.ptx.emulated import emulated_device, module_path
 
@@ -78,9 +78,9 @@ def test_tile_edges(device, rows, columns):
 
 @dtypes
 @pytest.mark.parametrize("tile_rows", [64, 128])
-def test_a_tile_whose_rows_are_full_but_one(device, dtype, tile_rows):
-    """In every batch entry another row of the tile misses the last column: no block of theirs is full."""
-    mask = full_but_one_row(tile_rows, 64).to(device)
+@pytest.mark.parametrize("case", ONE_ROW_APART)
+def test_every_row_of_a_tile_counts(device, dtype, case, tile_rows):
+    mask = one_row_apart(tile_rows, case).to(device)
     check(*operands(mask, 32, dtype), mask, tile_rows=tile_rows)
 
 

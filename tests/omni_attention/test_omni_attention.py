@@ -23,7 +23,7 @@ from showo_ext.testing import (
     use_isa,
     use_threads,
 )
-from tests.omni_attention.common import full_but_one_row
+from tests.omni_attention.common import ONE_ROW_APART, one_row_apart
 
 OPS = torch.ops.showo_ext
 
@@ -179,10 +179,11 @@ def test_formats(mask):
     check(mask.batch_size, 4, 2, mask, 64, torch.bfloat16, order="bshd", seed=6)
 
 
+@pytest.mark.parametrize("case", ONE_ROW_APART)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-def test_a_tile_whose_rows_are_full_but_one(dtype):
+def test_every_row_of_a_tile_counts(dtype, case):
     rows = native().omni_attention_block_rows()
-    check(rows, 1, 1, full_but_one_row(rows, 64), 32, dtype)
+    check(rows, 1, 1, one_row_apart(rows, case), 32, dtype)
 
 
 def test_forbidden_columns_do_not_matter():
