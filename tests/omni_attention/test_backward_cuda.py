@@ -97,6 +97,14 @@ def test_every_row_of_a_tile_counts(device, dtype, case, deterministic):
     check(operands(64, 1, 1, mask, 32, dtype, device), mask, deterministic=deterministic)
 
 
+@halves
+@pytest.mark.parametrize("interval", [(1, 128), (0, 127)])
+def test_a_full_block_beside_one_that_is_not(device, dtype, interval):
+    """For head size 128 a thread block has both of them."""
+    mask = OmniMask(torch.tensor(interval, dtype=torch.int32, device=device).expand(1, 64, 1, 2).contiguous(), 128)
+    check(operands(1, 1, 1, mask, 128, dtype, device), mask)
+
+
 SWEEP = given(
     batch=st.integers(1, 2),
     kv_heads=st.integers(1, 2),

@@ -80,6 +80,17 @@ def test_samples_hang_on_the_step_alone(folders: Folders, tmp_path: Path) -> Non
         assert same(first.batch, recorded[start].batch)
 
 
+def test_every_stream_and_every_seed_has_an_order_and_draws_of_its_own(folders: Folders, tmp_path: Path) -> None:
+    orders, hidden = set(), set()
+    for seed in (1, 2):
+        config = small_training(folders, f"seed={seed}", "t2i.batch=16", "mmu.batch=16")
+        rows = next(data(config, tmp_path).between(0, 1))
+        orders |= {tuple(some) for name, some in keys(rows).items() if name != "lm"}
+        hidden.add(rows.tally.masked)
+    assert len(orders) == 4
+    assert len(hidden) == 2
+
+
 def write_codes(folder: Path, pictures: str, tokenizer: Path, resolution: int = 32) -> str:
     """A list of one source: shards of the codes of the pictures that a pattern names."""
     source, origin = open_captioned(SourceConfig(layout="webdataset", files=[pictures]), shard_size=10)
