@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from showo_ext import OmniMask, reference
-from showo_ext.testing import max_error, randn
+from showo_ext.testing import assert_within_budget, max_error, randn, rms_error
 
 
 def operands(
@@ -29,6 +29,32 @@ def one_row_apart(rows: int, case: str) -> OmniMask:
     others, own = ONE_ROW_APART[case]
     stops = torch.full((rows, rows), others).fill_diagonal_(own)
     return OmniMask(torch.stack([torch.zeros_like(stops), stops], -1).int().unsqueeze(2), 64)
+
+
+def assert_attention(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, scale: float, *, rms: bool = False
+) -> None:
+    """Against fp64. The budget of `out` is the error of the plain formula in q's dtype, by torch on the CPU, whatever
+    the device: cuBLAS adds up in another order on every GPU, and where a handful of large scores decides the result,
+    the order makes the error half or several times as large.
+
+    rms: for results of few numbers and cases found by a search, as `assert_within_budget` has it. There the order must
+    not be luck: the budget is twice the largest error of several orders of a head's dimensions.
+    """
+    oracle, oracle_lse = reference.omni_attention(
+        q.double(), k.double(), v.double(), mask, scale=scale, return_lse=True
+    )
+    orders = [torch.arange(q.size(3))]
+    if rms:
+        orders += [torch.randperm(q.size(3), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    host, host_mask = [x.cpu() for x in (q, k, v)], mask.to("cpu")
+    peers = [
+        reference.omni_attention(host[0][..., order], host[1][..., order], host[2], host_mask, scale=scale)
+        for order in orders
+    ]
+    peer = max((peer.to(out.device) for peer in peers), key=lambda peer: rms_error(peer, oracle))
+    assert_within_budget(out, oracle, peer, what="out", factor=2 if rms else 1.5, rms=rms)
+    assert_lse(lse, oracle_lse, q, k, v, mask, scale)
 
 
 def assert_lse(lse: Tensor, oracle_lse: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, scale: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from showo.errors import OutputError
-from showo.files import atomic_write_text
+from showo.files import atomic_write_text, new_folder
 from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig
 
@@ -133,5 +133,16 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: li
     atomic_write_text(tmp_path / "config.json", "{}")
     (named,) = (i for i, (kind, _) in enumerate(events) if kind == "rename")
     assert synced_before(events, tmp_path / "config.json", named)
+    names = os.stat(tmp_path).st_ino
+    assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])
+
+
+def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list[Event]) -> None:
+    with new_folder(tmp_path / "world") as folder:
+        attach_nested(folder)
+    (named,) = (i for i, (kind, _) in enumerate(events) if kind == "rename")
+    world = tmp_path / "world"
+    written = [world / "text" / "tokenizer.json", world / "text", world]
+    assert [p.name for p in written if not synced_before(events, p, named)] == []
     names = os.stat(tmp_path).st_ino
     assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])

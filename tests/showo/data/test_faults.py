@@ -176,6 +176,12 @@ class Numbers:
         return index
 
 
+def test_every_source_has_an_order_of_its_own() -> None:
+    drawn = Pool([Numbers(range(0)), Numbers(range(0))], [SourceConfig()] * 2, 5).draw(range(100), number)
+    first, second = ([each.index for each in drawn if each.source == source] for source in (0, 1))
+    assert all(a != b for a, b in zip(first, second))
+
+
 def test_faults_are_logged_and_too_many_stop_the_run_with_a_table(caplog: pytest.LogCaptureFixture) -> None:
     configs = [SourceConfig(weight=1), SourceConfig(weight=3)]
     pool = Pool([Numbers(range(0)), Numbers(range(100))], configs, 5)
