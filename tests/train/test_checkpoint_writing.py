@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from showo import files
 from showo.errors import OutputError
-from showo.files import atomic_write_text, new_folder
+from showo.files import atomic_path, atomic_write_text, new_folder
 from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig
 
@@ -21,7 +22,7 @@ Event = tuple[str, Any]
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """Calls of fsync (file number, size, time of change), of renames (names) and of rmtree (name), in order."""
+    """Calls of fsync (file number, size, time of change), of sync, renames (names) and rmtree (name), in order."""
     seen: list[Event] = []
     fsync, rename, replace, rmtree = os.fsync, os.rename, os.replace, shutil.rmtree
 
@@ -45,6 +46,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
     for module, name, spy in (
         (os, "fsync", synced),
+        (os, "sync", lambda: seen.append(("sync", None))),
         (os, "rename", renamed),
         (os, "replace", replaced),
         (shutil, "rmtree", removed),
@@ -146,3 +148,36 @@ def test_a_new_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, even
     assert [p.name for p in written if not synced_before(events, p, named)] == []
     names = os.stat(tmp_path).st_ino
     assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])
+
+
+def test_many_files_are_brought_to_the_disk_at_once(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_MANY", 3)
+    with new_folder(tmp_path / "world") as folder:
+        attach_nested(folder)
+        (folder / "more").touch()
+    assert [kind for kind, _ in events if kind != "remove"] == ["sync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_that_cannot_be_finished_leaves_the_one_before_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
+    (tmp_path / "picture.png").write_text("before")
+
+    def write() -> None:
+        with atomic_path(tmp_path / "picture.png") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
+        write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("picture.png", "before")]
+
+
+def test_a_file_may_be_read_by_whom_a_plainly_written_one_may(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "private") as temporary:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    assert (tmp_path / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode
