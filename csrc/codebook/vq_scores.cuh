@@ -328,7 +328,6 @@ __global__ void __launch_bounds__(kVqThreads, VqTile<T, kBytes, kM, kSliced>::kR
     }
   if (lane < Tile::kWarpRows) reinterpret_cast<int4*>(lists)[lane] = make_int4(0, 0, 0, 0);
   lists += lane / 4 * kVqListed;  // from here on the list of the thread's own row for m = half = 0
-  __syncwarp();
 
   const char* stage = shared;
   uint32_t fill = base + Tile::kStageBytes;

@@ -205,7 +205,6 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
       rows.update(s, bits[0], probabilities);
       __syncwarp();
       rows.add_values(probabilities, v);
-      __syncwarp();
     }
     cp_async_wait<0>();
     __syncthreads();

@@ -121,6 +121,12 @@ def test_an_unfinished_checkpoint_has_no_name_and_goes(tmp_path: Path) -> None:
     assert list(whole.parent.iterdir()) == [whole]
 
 
+def test_checkpoints_come_by_their_numbers(tmp_path: Path) -> None:
+    for name in ("step-1000000", "step-000020", "step-999999"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000020", "step-999999", "step-1000000"]
+
+
 def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
     for name in ("step-000005.tmp", "step-000004.old"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
