@@ -6,7 +6,8 @@
 //   owner kv: a, b = k, v of 64 kv rows; c, e = q, dout;  dk += ds c, dv += p e; loops over the query heads of a kv
 //   head owner q:  a, b = q, dout of 64 query rows; c, e = k, v;  dq += ds c
 // s = a c^T and dp = b e^T are 64 x 32; thread (y, x) of 16 x 16 has rows y + 16 i and columns x + 16 j of every
-// product. Rows of shared memory are padded by 16 bytes, so that 8 lanes read 8 rows without bank conflicts.
+// product. In shared memory, rows of a, b, c and e are padded by 16 bytes, so that 8 lanes read 8 rows without bank
+// conflicts; rows of p and ds are not, so that a lane reads two numbers of its row at once.
 // Memory traffic per thread block: own rows once, and 2 x 64 x D x 4 bytes per visited block.
 #include <cuda_runtime.h>
 
@@ -20,9 +21,9 @@ constexpr int kThreads = 256, kOwn = 64, kStream = 32;
 
 template <int D>
 struct Memory {
-  static constexpr int kPitch = D + 4, kPairs = kStream + 1;
+  static constexpr int kPitch = D + 4;
   float a[kOwn * kPitch], b[kOwn * kPitch], c[kStream * kPitch], e[kStream * kPitch];
-  float p[kOwn * kPairs], ds[kOwn * kPairs];
+  float p[kOwn * kStream], ds[kOwn * kStream];
   uint64_t seen[kQBlock];  // of the current block: the columns that a query row sees
   float minus_lse[kQBlock], minus_delta[kQBlock];
 };
@@ -83,7 +84,7 @@ __device__ inline void accumulate_fp32(float (&sum)[4][D / 16], const float* pai
   for (int k = 0; k < kStream; ++k) {
     float row[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) row[i] = pairs[(y + 16 * i) * (kStream + 1) + k];
+    for (int i = 0; i < 4; ++i) row[i] = pairs[(y + 16 * i) * kStream + k];
 #pragma unroll
     for (int j = 0; j < D / 16; ++j) {
       const float value = stream[k * (D + 4) + x + 16 * j];
@@ -178,8 +179,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int row = kOwnerKv ? part + streamed : own, column = kOwnerKv ? own : part + streamed;
             const bool sees = m.seen[row] >> column & 1;
             const float probability = sees ? expf(fmaf(s[i][j], in.scale, m.minus_lse[row])) : 0.0f;
-            if (kOwnerKv) m.p[own * Memory<D>::kPairs + streamed] = probability;
-            m.ds[own * Memory<D>::kPairs + streamed] = sees ? probability * (dp[i][j] + m.minus_delta[row]) : 0.0f;
+            if (kOwnerKv) m.p[own * kStream + streamed] = probability;
+            m.ds[own * kStream + streamed] = sees ? probability * (dp[i][j] + m.minus_delta[row]) : 0.0f;
           }
         }
         __syncthreads();

@@ -132,6 +132,11 @@ def test_an_option_that_is_younger_than_the_run_had_its_default(pictures: Path, 
         train(pictures, run, "recolour=0.5", resume=True)
 
 
+def test_so_many_checkpoints_are_kept_as_configured(pictures: Path, tmp_path: Path) -> None:
+    train(pictures, tmp_path / "run", "checkpoint_every=1", "keep_checkpoints=3")
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-000004", "step-000005", "step-000006"]
+
+
 def test_a_finished_run_says_so(pictures: Path, run: Path) -> None:
     before = sorted(run.rglob("*"))
     loop, said = train(pictures, run, resume=True)
