@@ -131,19 +131,18 @@ def test_full_rows_are_the_longest_of_each_format(folders: Folders) -> None:
 
 def test_gpus_share_the_rows_and_days_are_what_flops_take(folders: Folders) -> None:
     plan = DryRun(load_config(ShowoTraining, "stage1"))
-    few, many = (text(plan, "a100-80", gpus, 0.5).splitlines() for gpus in (1, 48))
-    (flops,) = (
-        float(line.split()[-1].replace(",", ""))
-        for line in few
-        if line.startswith("together") and "." in line and "recompute" not in line
-    )
+    few, many = (text(plan, "a100-80", gpus, 0.5).splitlines() for gpus in (12, 48))
+    table = many[many.index(next(line for line in many if line.startswith("PFLOP a step"))) :]
+    flops = float(next(line for line in table if line.startswith("together")).split()[-1]) * 1e15
     (days,) = (line for line in many if line.startswith("time: "))
-    assert days.startswith(f"time: {flops * 500_000 / (48 * 312 * 0.5) / 86400:,.1f} days, ")
+    planned = flops * 500_000 / (48 * 312e12 * 0.5) / 86_400
+    assert float(days.split()[1]) == pytest.approx(planned, abs=0.1)
+    assert days.split()[2] == "days,"
     activations = [
         next(float(line.split()[-1].replace(",", "")) for line in lines if line.startswith("activations"))
         for lines in (few, many)
     ]
-    assert activations[0] / activations[1] == pytest.approx(48, rel=0.05)
+    assert activations[0] / activations[1] == pytest.approx(4, rel=0.05)
     assert any(line.startswith("more than a a100-80 has") for line in few)
     assert not any(line.startswith("more than a a100-80 has") for line in many)
     with pytest.raises(ConfigError, match=r"t2i\.batch must be a multiple of accumulate x --gpus, 7, got 720"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from showo.errors import ConfigError
 from showo.gpus import GPUS
@@ -87,9 +87,11 @@ def _flops(run: DryRun) -> dict[str, Flops]:
 
 
 def _flops_table(flops: dict[str, Flops]) -> str:
-    lines = [["TFLOP a step", "forward", "backward", "together"]]
-    for name, each in [*flops.items(), ("together", sum(flops.values(), Flops()))]:
-        lines.append([name, *(f"{count / 1e12:,.3f}" for count in (each.forward, each.backward, each.total))])
+    total = sum(flops.values(), Flops())
+    unit, size = _unit(total.total, ("", "k", "M", "G", "T", "P", "E"), 1000)
+    lines = [[f"{unit}FLOP a step", "forward", "backward", "together"]]
+    for name, each in [*flops.items(), ("together", total)]:
+        lines.append([name, *(f"{count / size:.3f}" for count in (each.forward, each.backward, each.total))])
     return "\n".join(aligned(lines, right=range(1, 4)))
 
 
@@ -97,20 +99,28 @@ def _memory(run: DryRun, gpu: str, gpus: int) -> str:
     config = run.config
     share = 1 / (config.accumulate * gpus)
     where = f"each of {gpus} GPUs" if gpus > 1 else "the device"
-    lines = [[f"memory of {where}, which has the whole model", "GiB"]]
     state = state_memory(run.model, config)
-    lines += [[kind, _gib(size)] for kind, size in state.items()]
     steps = step_memory(run.model, config.precision, [rows.times(share) for rows in run.rows])
-    lines += [[f"activations and logits with recompute={how}, estimated", _gib(size)] for how, size in steps.items()]
     total = sum(state.values()) + steps[config.recompute]
-    lines.append([f"together with recompute={config.recompute}, which this training has", _gib(total)])
+    sizes = {
+        **state,
+        **{f"activations and logits with recompute={how}, estimated": size for how, size in steps.items()},
+        f"together with recompute={config.recompute}, which this training has": total,
+    }
     if gpu and total > GPUS[gpu].capacity:
-        lines.append([f"more than a {gpu} has", _gib(GPUS[gpu].capacity)])
+        sizes[f"more than a {gpu} has"] = GPUS[gpu].capacity
+    unit, scale = _unit(total, ("B", "KiB", "MiB", "GiB", "TiB"), 1024)
+    lines = [[f"memory of {where}, which has the whole model", unit]]
+    lines += [[kind, f"{size / scale:.2f}"] for kind, size in sizes.items()]
     return "\n".join(aligned(lines, right=[1]))
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:,.2f}"
+def _unit(value: float, names: Sequence[str], base: int) -> tuple[str, int]:
+    """The largest unit of which a number has at least one, and how large that is."""
+    power = 0
+    while power + 1 < len(names) and value >= base ** (power + 1):
+        power += 1
+    return names[power], base**power
 
 
 def _time(run: DryRun, flops: float, gpu: str, gpus: int, mfu: float) -> str:
@@ -118,5 +128,5 @@ def _time(run: DryRun, flops: float, gpu: str, gpus: int, mfu: float) -> str:
         return f"time: the peak of a {run.config.device} is not known; --gpu plans for one of {', '.join(GPUS)}"
     step = seconds(flops, GPUS[gpu], gpus, run.config.precision, mfu)
     hours = step * run.config.steps / 3600
-    whole = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:,.2g} hours"
+    whole = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:.2g} hours"
     return f"time: {whole}, {step:.3g} s a step, on {gpus} x {gpu} if MFU is {mfu:.0%}"
