@@ -129,6 +129,23 @@ def test_full_rows_are_the_longest_of_each_format(folders: Folders) -> None:
         DryRun(load_config(ShowoTraining, "tuning2-clip-vit", ["vision_tower=/none"]))
 
 
+def test_a_vision_tower_that_is_here_says_how_long_rows_are(folders: Folders, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPVisionConfig(**sizes, image_size=28, patch_size=7)
+    transformers.CLIPVisionModel(config).save_pretrained(tmp_path)
+    data = f"[{{layout: webdataset, files: [{folders['pictures']}/train-*.tar]}}]"
+    rows = ["mmu.batch=0", "mmu_vit.batch=3", f"mmu_vit.data={data}", f"vision_tower={tmp_path}"]
+    plan = DryRun(small_training(folders, *rows, "model.w_clip_vit=true", "model.clip_width=24", "encode_first=100"))
+    (seen,) = (stream for stream in plan.streams if stream.name == "mmu_vit")
+    assert (seen.row.features, seen.row.seen, seen.row.encoded, seen.row.image) == (16, 1, 0, 16)
+    assert "16 features" in seen.drawn
+    _, flops = plan.picture_flops()
+    width, places = 24, 17  # the features and the class
+    layer = 4 * width * width + 2 * width * 32 + 2 * places * width  # a place's: projections, MLP, scores and sum
+    assert flops == 2 * (2 * places * layer + 16 * 3 * 7 * 7 * width)
+
+
 def test_gpus_share_the_rows_and_days_are_what_flops_take(folders: Folders) -> None:
     plan = DryRun(load_config(ShowoTraining, "stage1"))
     few, many = (text(plan, "a100-80", gpus, 0.5).splitlines() for gpus in (12, 48))
