@@ -20,7 +20,7 @@ from showo_ext.testing import (
     randint,
     randn,
 )
-from tests.omni_attention.common import assert_attention, operands
+from tests.omni_attention.common import ONE_ROW_APART, assert_attention, one_row_apart, operands
 from tests.ptx import sass
 from tests.ptx.emulated import EmulatedDevice, module_path, native_module
 
@@ -79,6 +79,13 @@ def test_edges(device, columns):
         for group in (1, 4, 8) if columns < 2500 else (4,):
             check(*operands(mask, 64, BF16, heads=group, seed=rows), mask)
             check(*operands(mask, 32, torch.float32, heads=group, seed=rows), mask, rms=True)
+
+
+@dtypes
+@pytest.mark.parametrize("case", ONE_ROW_APART)
+def test_every_row_of_a_tile_counts(device, dtype, case):
+    mask = one_row_apart(16, case).to(device)
+    check(*operands(mask, 32, dtype), mask)
 
 
 @dtypes

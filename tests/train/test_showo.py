@@ -103,7 +103,8 @@ def test_training_neither_uses_nor_needs_the_global_random_state(
 
 
 def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    config = small_training(folders, "steps=9", "keep_checkpoints=3")
+    halves = ["accumulate=2", "t2i.batch=4", "lm.batch=2", "mmu.batch=2"]
+    config = small_training(folders, "steps=9", "keep_checkpoints=3", *halves)
     whole = train(config, tmp_path / "a")
     train(config, tmp_path / "b")
     shutil.rmtree(checkpoints(tmp_path / "b")[-1])  # as if it had died after step 6
