@@ -6,8 +6,9 @@ import itertools
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,22 @@ def test_training_neither_uses_nor_needs_the_global_random_state(
     assert next(seeds) == 4
     sheets = [(tmp_path / run / "pictures" / "generated-000004.png").read_bytes() for run in "ab"]
     assert sheets[0] == sheets[1]
+
+
+def test_the_model_is_in_training_mode_but_while_it_is_validated(folders: dict[str, Path], tmp_path: Path) -> None:
+    loop = showo_loop(small_training(folders, "steps=2", "validate_every=1", "validation_prompts=[]"), tmp_path)
+    modes: list[tuple[str, bool]] = []
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            modes.append((name, loop.model.training))
+            return function(*arguments)
+
+        return call
+
+    loop.loss, loop.validate = watched("step", loop.loss), watched("validation", loop.validate)
+    loop.run()
+    assert modes == [("step", True), ("validation", False)] * 2
 
 
 def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], tmp_path: Path) -> None:
