@@ -86,6 +86,13 @@ def _sources(data: list[str], layout: str, captions: list[str], class_names: str
             f"{files['imagenet'][0]}: a folder of classes; --class-names FILE, of lines such as "
             '"n01440764 tench, Tinca tinca", says what they are called'
         )
+    for option, value, layouts in (
+        ("--captions", captions, {"webdataset"}),
+        ("--class-names", class_names, {"imagenet"}),
+        ("--images", images, {"llava", "sequences"}),
+    ):
+        if value and not layouts & files.keys():
+            raise UserError(f"{option} is for {' or '.join(sorted(layouts))}, and DATA are {' and '.join(files)}")
     return [
         SourceConfig(layout=name, files=some, captions=captions, class_names=class_names, images=images)
         for name, some in files.items()
