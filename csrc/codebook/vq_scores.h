@@ -22,6 +22,20 @@ constexpr float vq_encode_margin(int64_t dim, int64_t padded_dim, DType dtype) {
   return static_cast<float>((dtype == DType::kF32 ? 7 * padded + d + 160 : 2.5 * padded + d + 32) * 0x1p-24);
 }
 
+// Whether A covers the errors that vq_scores.cuh derives, and 2% for the roundings of the thresholds. No test of ids
+// can tell, since errors hardly ever come near to their bounds.
+constexpr bool vq_encode_margin_suffices(int64_t dim, int64_t padded_dim, DType dtype) {
+  const bool wide = dtype == DType::kF32;
+  const double steps = static_cast<double>(padded_dim) / 16;
+  const double products = 36 * steps * (wide ? 3 : 1), halves = wide ? 96 : 0;
+  const double offset = steps + 8, distance = static_cast<double>(dim) + 2;
+  return vq_encode_margin(dim, padded_dim, dtype) >= 1.02 * (products + halves + offset + distance) * 0x1p-24;
+}
+static_assert(vq_encode_margin_suffices(1, 16, DType::kF16) && vq_encode_margin_suffices(256, 256, DType::kF16) &&
+              vq_encode_margin_suffices(1 << 18, 1 << 18, DType::kF16));
+static_assert(vq_encode_margin_suffices(1, 16, DType::kF32) && vq_encode_margin_suffices(256, 256, DType::kF32) &&
+              vq_encode_margin_suffices(1 << 18, 1 << 18, DType::kF32));
+
 // 16, 32, 64, 128, 256, and above that whole slices.
 constexpr int64_t vq_encode_padded_dim(int64_t dim, DType dtype) {
   const int64_t slice = dtype == DType::kF32 ? 32 : 64;

@@ -154,6 +154,25 @@ def test_small_numbers(device, dtype, scale):
     check(z.to(dtype), randn(100, 32, seed=1, device=device).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+@pytest.mark.parametrize("exponent", range(-72, -60, 2))
+def test_near_ties_whose_products_vanish_in_part(device, dtype, exponent):
+    """The error of a score is then no longer small beside the norms."""
+    entries = randn(12, 64, dtype=dtype, device=device)
+    codebook, z = nudged(entries.repeat(10, 1), 0.1, 2), nudged(entries.repeat(5, 1), 0.3, 3)
+    check(z * 2.0**exponent, codebook * 2.0**exponent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_a_code_whose_norm_is_too_large_may_be_the_nearest(device, dtype):
+    """The other code lies behind the row, so that its score, which alone can be trusted, is far below zero."""
+    direction = randn(1, 32, device=device)
+    direction = direction / direction.norm()
+    codebook = torch.cat([-(2.0**59.5) * direction, 2.0**60.2 * direction])
+    assert vq_encode((2.0**57.9 * direction).to(dtype), codebook.to(dtype)).tolist() == [1]
+    check((2.0**57.9 * direction).to(dtype), codebook.to(dtype))
+
+
 @dtypes
 @pytest.mark.parametrize("scale", [1.0, 0.3, 1e-2, 1e-4])
 def test_large_numbers(device, dtype, scale):
