@@ -19,7 +19,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
 
-.PHONY: help install dev emulator demo test test-ptx kernel-table test-fast test-kernels test-asan lint format clean
+.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ demo: dev ## generate a sheet of pictures, describe two, train for a minute
 
 emulator: dev ## build the PTX emulator and the extension linked against it (for tests)
 	$(BIN)cmake --build build/dev --target emulator -j $(JOBS)
+
+recipe: dev ## the whole tiny recipe, from nothing to a judged model: many hours, resumable (RECIPE="--device cuda")
+	$(PYTHON) -m showo.recipe $(RECIPE)
 
 test-ptx: emulator ## the PTX emulator's own tests, and the operators on it
 	$(PYTHON) -m pytest tests/ptx
