@@ -11,7 +11,7 @@ SETUP := .venv/.installed
 endif
 SYSTEM_PYTHON ?= python3
 JOBS ?= $(shell nproc)
-TEST_JOBS ?= 2# processes that run tests, each a file at a time; torch has threads of its own in each
+TEST_JOBS ?= 2# processes that run tests, each a file at a time, with one thread each: more would wait for each other
 BIN = $(dir $(PYTHON))
 export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 
@@ -52,7 +52,7 @@ kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory a
 
 test: emulator ## lint and the tests, but for the soak runs and the exhaustive sweep over kernels
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
-	$(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile -m "not soak and not kernels"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile -m "not soak and not kernels"
 
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"
