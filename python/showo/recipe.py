@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from showo.data.world.world import MAX_SCENES
-from showo.train.checkpoint import checkpoints
+from showo.train.checkpoint import checkpoints, step_name
 from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config
 
 RUNS = Path("runs")
@@ -41,7 +41,7 @@ class Training:
         """Those of `showo`, or None where all steps are done already."""
         run = RUNS / self.run
         there = checkpoints(run)
-        if there and there[-1].name == f"step-{load_config(self.kind, self.config, overrides).steps:06d}":
+        if there and there[-1].name == step_name(load_config(self.kind, self.config, overrides).steps):
             return None
         resume = ["--resume"] if there else []
         return [self.command, "--config", self.config, "--run", str(run), *resume, *overrides]

@@ -38,6 +38,11 @@ EMA_NAME = "ema"
 _SHOWN = 8  # at most so many differing settings are listed
 
 
+def step_name(step: int) -> str:
+    """Of the folder that holds the checkpoint after so many steps."""
+    return f"step-{step:06d}"
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _STEP.fullmatch(p.name))]
@@ -57,7 +62,7 @@ def save_checkpoint(
 
     Raises OutputError where the disk is full, or refuses for another reason.
     """
-    final = run / "checkpoints" / f"step-{step:06d}"
+    final = run / "checkpoints" / step_name(step)
     try:
         with atomic_folder(final) as folder:
             model.save_pretrained(folder)
@@ -168,7 +173,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # of another version of torch; damage has been excluded
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{file} cannot be read: {reason}") from error
-    if f"step-{state['step']:06d}" != path.name:
+    if step_name(state["step"]) != path.name:
         raise CheckpointError(f"{file} is of step {state['step']}")
     return state
 
