@@ -19,6 +19,7 @@ from showo.model.losses import (
     _cross_entropy,
     _linear_cross_entropy,
     multimodal_loss,
+    targets_at_once,
     token_loss,
 )
 from showo.model.transformer import Showo
@@ -250,6 +251,21 @@ def test_only_labelled_places_reach_the_head(
     assert seen == list(losses.counts.values())
 
 
+@pytest.mark.parametrize(
+    ("targets", "vocab_size", "device", "at_once"),
+    [
+        (1275, 9737, "cpu", 1275),
+        (10_000, 9737, "cpu", 2**24 // 9737),
+        (10_000, 58_498, "cpu", 512),
+        (6_000, 9737, "cuda", 6_000),
+        (50_000, 9737, "cuda", 2**26 // 9737),
+        (10_000, 58_498, "cuda", 2**26 // 58_498),
+    ],
+)
+def test_how_many_targets_have_their_logits_in_memory(targets: int, vocab_size: int, device: str, at_once: int) -> None:
+    assert targets_at_once(targets, vocab_size, device) == at_once
+
+
 @pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("has_operator", [False, True])
@@ -266,7 +282,7 @@ def test_many_targets_go_through_the_head_in_chunks(
 
     if not has_operator:
         monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
-    monkeypatch.setattr(losses_module, "_SMALL_LOGITS", 0)
+    monkeypatch.setattr(losses_module, "_LOGITS_AT_ONCE", 0)
     products: list[int] = []
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda x, *rest: (products.append(x.shape[0]), linear(x, *rest))[1])
@@ -306,7 +322,7 @@ def test_chunked_loss_is_as_exact_as_the_plain_one(head: Head, dtype: torch.dtyp
     rounded = tuple(t if t.dtype == torch.int64 else t.to(dtype).double() for t in head)
     exact = with_gradients(exact_cross_entropy, rounded, torch.float64, None, smoothing)  # type: ignore[arg-type]
     plain = with_gradients(_cross_entropy, head, dtype, None, smoothing)
-    chunked = with_gradients(_chunked_cross_entropy, head, dtype, None, smoothing)
+    chunked = with_gradients(_chunked_cross_entropy, head, dtype, None, smoothing, 512)
     for what, value, other, truth in zip(("loss", "hidden", "weight", "bias"), chunked, plain, exact):
         bound = 1.5 * float((other - truth).norm() / truth.norm()) + 4 * torch.finfo(torch.float32).eps
         assert float((value - truth).norm() / truth.norm()) <= bound, what
@@ -316,8 +332,8 @@ def test_chunked_loss_is_as_exact_as_the_plain_one(head: Head, dtype: torch.dtyp
 @pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has no linear_cross_entropy")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) -> None:
-    ours = with_gradients(_chunked_cross_entropy, head, dtype, None, 0.0)
-    torchs = with_gradients(_linear_cross_entropy, head, dtype)
+    ours = with_gradients(_chunked_cross_entropy, head, dtype, None, 0.0, 512)
+    torchs = with_gradients(_linear_cross_entropy, head, dtype, 512)
     for what, value, other in zip(("loss", "hidden", "weight", "bias"), torchs, ours):
         assert float((value - other).norm() / other.norm()) < 8 * torch.finfo(dtype).eps, what
 
@@ -325,8 +341,8 @@ def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) 
 def test_chunked_loss_compiles_whole_and_runs_in_autocast(head: Head) -> None:
     compiled = torch.compile(_chunked_cross_entropy, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", torch.bfloat16):
-        eager = with_gradients(_chunked_cross_entropy, head, torch.bfloat16, None, 0.1)
-        for value, other in zip(with_gradients(compiled, head, torch.bfloat16, None, 0.1), eager):
+        eager = with_gradients(_chunked_cross_entropy, head, torch.bfloat16, None, 0.1, 512)
+        for value, other in zip(with_gradients(compiled, head, torch.bfloat16, None, 0.1, 512), eager):
             torch.testing.assert_close(value, other)
 
 

@@ -159,7 +159,7 @@ def test_gpus_share_the_rows_and_days_are_what_flops_take(folders: Folders) -> N
         next(float(line.split()[-1].replace(",", "")) for line in lines if line.startswith("activations"))
         for lines in (few, many)
     ]
-    assert activations[0] / activations[1] == pytest.approx(4, rel=0.05)
+    assert 3.7 < activations[0] / activations[1] < 4  # a quarter of the rows, and a chunk's logits as before
     assert any(line.startswith("more than a a100-80 has") for line in few)
     assert not any(line.startswith("more than a a100-80 has") for line in many)
     with pytest.raises(ConfigError, match=r"t2i\.batch must be a multiple of accumulate x --gpus, 7, got 720"):

@@ -20,11 +20,14 @@ from torch.utils.checkpoint import checkpoint
 from showo.batch import Batch
 from showo.model.transformer import Showo
 
-# Targets of a chunk. torch's own choice (a few dozen) is 7 times slower on a CPU at 10k ids x 256 wide; from 512 on the
-# time equals the unchunked one, and 512 x 58498 logits are 120 MB in fp32.
-_CHUNK = 512
-# Up to so many logits (64 MB in fp32) they are simply made: on a CPU torch's chunked operator takes 3 times as long.
-_SMALL_LOGITS = 2**24
+# Up to so many logits (64 MB in fp32) are made at once; of more targets, a chunk's. On a CPU torch's chunked operator
+# takes 3 times as long as all at once.
+_LOGITS_AT_ONCE = 2**24
+# On a GPU 256 MB: the host launches some 40 kernels for every chunk, and a training of a small model waited for it.
+_LOGITS_AT_ONCE_ON_GPU = 2**26
+# Targets that a chunk has at least. torch's own choice (a few dozen) is 7 times slower on a CPU at 10k ids x 256 wide;
+# from 512 on the time equals the unchunked one, and 512 x 58498 logits are 120 MB in fp32.
+_MIN_CHUNK = 512
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "t2i": 1.0,
@@ -109,10 +112,10 @@ def multimodal_loss(
     return Losses(sums, {name: part.weight for name, part in batch.parts.items()}, weights)
 
 
-def logits_at_once(targets: int, vocab_size: int) -> int:
-    """How many logits are in memory together for the loss of so many targets."""
-    together = targets if targets * vocab_size <= _SMALL_LOGITS else min(targets, _CHUNK)
-    return together * vocab_size
+def targets_at_once(targets: int, vocab_size: int, device: str) -> int:
+    """Of how many of the targets the logits are in memory together on a kind of device (`torch.device.type`)."""
+    logits = _LOGITS_AT_ONCE_ON_GPU if device == "cuda" else _LOGITS_AT_ONCE
+    return min(targets, max(_MIN_CHUNK, logits // vocab_size))
 
 
 def token_loss(
@@ -123,11 +126,12 @@ def token_loss(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     arguments = hidden.to(dtype), head.weight, head.bias, targets
-    if targets.numel() * head.out_features <= _SMALL_LOGITS:
+    chunk = targets_at_once(targets.numel(), head.out_features, device)
+    if chunk == targets.numel():
         return _cross_entropy(*arguments, weights, label_smoothing)
     if hasattr(F, "linear_cross_entropy") and weights is None and label_smoothing == 0:
-        return _linear_cross_entropy(*arguments)
-    return _chunked_cross_entropy(*arguments, weights, label_smoothing)
+        return _linear_cross_entropy(*arguments, chunk)
+    return _chunked_cross_entropy(*arguments, weights, label_smoothing, chunk)
 
 
 def _cross_entropy(
@@ -141,15 +145,15 @@ def _cross_entropy(
 
 
 def _chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float, chunk: int
 ) -> Tensor:
     """The same with the logits of one chunk at a time, which the backward pass computes again.
 
     Each chunk casts the head for itself, so that its gradients are summed over the chunks in their own precision.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
-    for first in range(0, targets.numel(), _CHUNK):
-        some = slice(first, first + _CHUNK)
+    for first in range(0, targets.numel(), chunk):
+        some = slice(first, first + chunk)
         total = total + checkpoint(
             _cross_entropy,
             hidden[some],
@@ -164,7 +168,7 @@ def _chunked_cross_entropy(
     return total
 
 
-def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """The same by torch's operator, which newer releases have (2.13 is the first), and which smooths no labels."""
     half = hidden.dtype in (torch.float16, torch.bfloat16)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -175,6 +179,6 @@ def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets:
             linear_bias=bias.to(hidden.dtype),
             # A sum in half precision would round the loss itself to three digits: it is taken in fp32 below.
             reduction="none" if half else "sum",
-            options=torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=_CHUNK),
+            options=torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk),
         )
     return loss.float().sum() if half else loss

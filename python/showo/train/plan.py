@@ -15,7 +15,7 @@ from torch import nn
 
 from showo.batch import Batch
 from showo.gpus import Gpu
-from showo.model.losses import logits_at_once
+from showo.model.losses import targets_at_once
 from showo.model.transformer import Showo
 from showo.tokens import Vocabulary
 from showo.train.config import ShowoTraining
@@ -168,7 +168,8 @@ def step_memory(model: Showo, precision: str, rows: Iterable[Rows]) -> dict[str,
     """
     rows, sizes = list(rows), model.config
     places = sum(some.places for some in rows)
-    logits = 3 * _FLOAT * sum(logits_at_once(round(some.targets), sizes.vocab_size) for some in rows)
+    at_once = sum(targets_at_once(round(some.targets), sizes.vocab_size, "cuda") for some in rows)
+    logits = 3 * _FLOAT * at_once * sizes.vocab_size
     kept = activations_of_place(model, precision)
     again = {"none": 0.0, "selective": kept["none"], "full": kept["none"]}
     return {how: places * (sizes.num_layers * kept[how] + again[how]) + logits for how in kept}
