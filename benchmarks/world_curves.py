@@ -1,7 +1,7 @@
 """How right a model's pictures are by the number of steps and by guidance, on a world: a picture and a CSV.
 
     python -m benchmarks.world_curves --world DIR [--model M] [--image-tokenizer T] [--count 200]
-        [--steps 1 2 4 ...] [--guidance 0 0.7 ...] [--at-steps 18] [--at-guidance 1.75] [--out out/world-curves.png]
+        [--steps 1 2 4 ...] [--guidance 0 0.7 ...] [--at-steps 18] [--at-guidance 0.7] [--out out/world-curves.png]
 
 Steps vary at one guidance (--at-guidance), guidance at one number of steps (--at-steps). Each point is the overall
 score of `showo evaluate world`, text to image, with the same prompts and seeds. The CSV lies beside the picture and
@@ -79,12 +79,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--guidance", type=float, nargs="*", default=GUIDANCE)
-    parser.add_argument("--at-steps", type=int, default=Settings.steps, help="steps while guidance varies")
-    parser.add_argument("--at-guidance", type=float, default=Settings.guidance, help="guidance while steps vary")
+    parser.add_argument("--at-steps", type=int, help="steps while guidance varies; default: the model's own")
+    parser.add_argument("--at-guidance", type=float, help="guidance while steps vary; default: the model's own")
     parser.add_argument("--out", type=Path, default=Path("out/world-curves.png"))
     options = parser.parse_args(argv)
     pipe = ShowoPipeline.from_pretrained(options.model, image_tokenizer=options.image_tokenizer)
-    settings = Settings(options.at_steps, options.at_guidance, seed=options.seed, count=options.count)
+    own = pipe.sampling
+    settings = Settings(
+        own.steps if options.at_steps is None else options.at_steps,
+        own.guidance if options.at_guidance is None else options.at_guidance,
+        seed=options.seed,
+        count=options.count,
+    )
     points = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.with_suffix(".csv").open("w", newline="") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import shutil
 import signal
@@ -199,10 +200,25 @@ def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folders["image_tokenizer"].parent)  # named by a relative path, loaded from elsewhere
-    train(small_training(folders, "steps=1", "image_tokenizer=image_tokenizer"), tmp_path / "a")
+    options = "steps=1", "image_tokenizer=image_tokenizer", "sampling.steps=5", "sampling.guidance=0.5"
+    train(small_training(folders, *options), tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     checkpoint = checkpoints(tmp_path / "a")[-1]
-    assert ShowoPipeline.from_pretrained(checkpoint).image_tokenizer.config.codebook_size == 64
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    assert pipe.image_tokenizer.config.codebook_size == 64
+    steps: list[int] = []
+    as_trained = pipe.generate(["red circle"], callback=lambda first, step: steps.append(step.step))
+    assert steps == [0, 1, 2, 3, 4]  # the model's own settings, where nobody says otherwise
+    assert as_trained == pipe.generate(["red circle"], steps=5, guidance=0.5)
+    assert as_trained != pipe.generate(["red circle"], guidance=5.0)
+    for wrong, message in (
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"step": 3}, "step"),
+        ({"guidance": -1}, "0 or"),
+    ):
+        (checkpoint / "pipeline.json").write_text(json.dumps({"image_tokenizer": "x", "sampling": wrong}))
+        with pytest.raises(CheckpointError, match=rf"pipeline\.json: .*{message}"):
+            ShowoPipeline.from_pretrained(checkpoint)
     (checkpoint / "pipeline.json").write_text('{"image_tokenizer": "/gone"}')
     with pytest.raises(CheckpointError, match=r"pipeline\.json: image_tokenizer: no checkpoint folder at /gone; name"):
         ShowoPipeline.from_pretrained(checkpoint)

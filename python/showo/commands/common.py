@@ -37,6 +37,18 @@ DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float1
 Size = Annotated[
     str | None, typer.Option("--size", help="Width x height in pixels, such as 64x64.", show_default="as trained")
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", min=1, max=1000, help="Steps over which masks resolve.", show_default="the model's own, or 18"
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", help="How strongly to follow the prompt; 0 is off.", show_default="the model's own, or 1.75"
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
 ]

@@ -23,8 +23,8 @@ def evaluate() -> None:
 def world(
     folder: Annotated[Path, typer.Option("--world", help="Folder that `showo make-world` wrote.")],
     count: Annotated[int, typer.Option(min=1, help="Most cases of every part and column.")] = 800,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps over which masks resolve.")] = 18,
-    guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 0 is off.")] = 1.75,
+    steps: common.Steps = None,
+    guidance: common.Guidance = None,
     step_guidance: Annotated[float, typer.Option(help="Likewise where a picture continues a sequence.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Picture i of a part is drawn with seed + i.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Cases computed at a time.")] = 32,
@@ -57,7 +57,15 @@ def world(
 
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
-    settings = Settings(steps, guidance, step_guidance, seed, count, batch)
+    own = pipe.sampling
+    settings = Settings(
+        own.steps if steps is None else steps,
+        own.guidance if guidance is None else guidance,
+        step_guidance,
+        seed,
+        count,
+        batch,
+    )
     report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if json_file is not None:

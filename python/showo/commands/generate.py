@@ -37,8 +37,8 @@ def generate(
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Folder for the single pictures: 0.png, 1.png, ...")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps over which masks resolve.")] = 18,
-    guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 0 is off.")] = 1.75,
+    steps: common.Steps = None,
+    guidance: common.Guidance = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
     temperature: Annotated[float, typer.Option(help="Noise in the order in which places are settled.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
@@ -91,6 +91,7 @@ def generate(
 
     from showo.pictures import save_image
 
+    steps = pipe.sampling.steps if steps is None else steps
     film: list[list[Image.Image]] = [[] for _ in range(steps)]
     batches = -(-len(prompts) // batch)
     console = Console(stderr=True)

@@ -7,9 +7,7 @@ text = pipe.describe([pictures[0]])[0]
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +20,13 @@ from showo.config import ShowoConfig
 from showo.devices import find_device
 from showo.dialogue import question_text
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
+from showo.engine.pipeline_file import PipelineFile
+from showo.engine.sampling import Sampling
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, answer, check_length, prompt_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import CheckpointError, UserError
-from showo.files import atomic_write_text, package_path
+from showo.files import package_path
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import read_config, resolve_folder
@@ -34,8 +34,6 @@ from showo.pictures import fit, to_image, to_rgb, to_tensor
 from showo.prompting import Prompting
 from showo.text import clean_text
 from showo.tokens import TextTokenizer
-
-PIPELINE_NAME = "pipeline.json"  # in the folder of a transformer: names the image tokenizer that belongs to it
 
 # A callback gets the number of the batch's first picture and the step.
 PictureCallback = Callable[[int, GenerationStep], None]
@@ -48,33 +46,19 @@ def bundled_checkpoint() -> Path:
     return package_path("assets/tiny")
 
 
-def name_image_tokenizer(folder: Path, source: str) -> None:
-    """Note in a transformer's folder which image tokenizer (folder, hub id or "bundled:...") its codes are of."""
-    place = os.path.abspath(source) if os.path.isdir(source) else source
-    atomic_write_text(folder / PIPELINE_NAME, json.dumps({"image_tokenizer": place}, indent=2) + "\n")
-
-
-def _named_tokenizer(folder: Path) -> Path:
-    """The folder of the image tokenizer that `name_image_tokenizer` has noted. Raises CheckpointError."""
-    path = folder / PIPELINE_NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} does not say which image tokenizer it was trained with; name it (image_tokenizer)"
-        )
-    try:
-        source = json.loads(path.read_text(encoding="utf-8"))["image_tokenizer"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} names no image_tokenizer ({type(error).__name__}: {error})") from error
-    try:
-        return resolve_folder(str(source))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: image_tokenizer: {error}; name another (image_tokenizer)") from error
-
-
 class ShowoPipeline:
-    """A transformer, an image tokenizer and a text tokenizer that fit each other."""
+    """A transformer, an image tokenizer and a text tokenizer that fit each other.
 
-    def __init__(self, model: Showo, image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer) -> None:
+    sampling: how the model draws where `generate` is not told otherwise.
+    """
+
+    def __init__(
+        self,
+        model: Showo,
+        image_tokenizer: ImageTokenizer,
+        text_tokenizer: TextTokenizer,
+        sampling: Sampling | None = None,
+    ) -> None:
         config = model.config
         if text_tokenizer.text_vocab_size != config.text_vocab_size:
             raise CheckpointError(
@@ -88,6 +72,7 @@ class ShowoPipeline:
         self.model = model
         self.image_tokenizer = image_tokenizer
         self.text_tokenizer = text_tokenizer
+        self.sampling = sampling or Sampling()
         self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
 
     @classmethod
@@ -112,11 +97,12 @@ class ShowoPipeline:
             image_tokenizer = image_tokenizer or folder / "image_tokenizer"
             folder = folder / "showo"
         config = read_config(folder, ShowoConfig)
-        image_folder = resolve_folder(image_tokenizer) if image_tokenizer is not None else _named_tokenizer(folder)
+        named = PipelineFile.read(folder)
+        image_folder = named.image_folder(folder) if image_tokenizer is None else resolve_folder(image_tokenizer)
         words = TextTokenizer.from_file(text_tokenizer or folder)
         model = Showo.from_pretrained(folder, config=config, dtype=dtype, device=device)
         pictures = ImageTokenizer.from_pretrained(image_folder, dtype=dtype, device=device)
-        return cls(model, pictures, words)
+        return cls(model, pictures, words, named.sampling)
 
     # ---- pictures ------------------------------------------------------------------------------------------------
 
@@ -156,8 +142,8 @@ class ShowoPipeline:
         *,
         earlier: Sequence[Story] | None = None,
         size: tuple[int, int] | None = None,
-        steps: int = 18,
-        guidance: float = 1.75,
+        steps: int | None = None,
+        guidance: float | None = None,
         schedule: str = "cosine",
         temperature: float = 1.0,
         temperature_rule: str = "official",
@@ -168,10 +154,13 @@ class ShowoPipeline:
         """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size.
 
         earlier: for each prompt, the texts and pictures that came before it; the picture wanted continues them.
+        steps, guidance: None takes the model's own (`sampling`).
         """
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
         grid = self.grid(size)
+        steps = self.sampling.steps if steps is None else steps
+        guidance = self.sampling.guidance if guidance is None else guidance
         check_options(
             self.model, grid[0] * grid[1], self.prompting, steps=steps, guidance=guidance, temperature=temperature
         )

@@ -17,7 +17,7 @@ from showo.data.micro_batch import RowBatch
 from showo.devices import find_device
 from showo.dialogue import SYSTEM_PROMPT
 from showo.engine.generate import generate_codes
-from showo.engine.pipeline import name_image_tokenizer
+from showo.engine.pipeline_file import PipelineFile
 from showo.errors import ConfigError
 from showo.model.clip import ClipTower
 from showo.model.code_bits import add_code_bits
@@ -89,14 +89,14 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
-            codes = generate_codes(model, prompting, texts, seed=config.seed)
+            codes = generate_codes(model, prompting, texts, seed=config.seed, **config.sampling.to_dict())
             images = image_tokenizer.decode(codes, side, side)
             sheets["generated"] = sheet([to_image(image) for image in images], config.validation_prompts, scale=2)
         return means, sheets
 
     def attach(folder: Path) -> None:
         text_tokenizer.save(folder)
-        name_image_tokenizer(folder, image_folder)
+        PipelineFile(image_folder, config.sampling).write(folder)
 
     return TrainLoop(
         config,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from showo.config import ShowoConfig
 from showo.data.corruption import ObjectiveConfig
 from showo.data.streams import STREAMS
+from showo.engine.sampling import Sampling
 from showo.errors import ConfigError
 from showo.train.config.loop import LoopConfig
 from showo.train.config.lora import LoraOptions
@@ -46,6 +47,7 @@ class ShowoTraining(LoopConfig):
     questions: list[str] = field(default_factory=list)  # mmu rows may ask one of these before the caption
     question_share: float = within(SHARE, 0.0)
     validation_prompts: list[str] = field(default_factory=list)
+    sampling: Sampling = field(default_factory=Sampling)  # of the validation's pictures, and the checkpoint's default
 
     @property
     def streams(self) -> dict[str, Stream]:

@@ -1,0 +1,57 @@
+"""`pipeline.json` in the folder of a transformer: what a pipeline needs to know that is not in the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from showo.engine.sampling import Sampling
+from showo.errors import CheckpointError, ConfigError
+from showo.files import atomic_write_text
+from showo.model.weights import resolve_folder
+
+PIPELINE_NAME = "pipeline.json"
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """image_tokenizer: a folder, hub id or "bundled:..." whose codes are the transformer's; "" names none.
+    sampling: how the model draws where nobody says otherwise.
+    """
+
+    image_tokenizer: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def write(self, folder: Path) -> None:
+        """A folder that is named by a relative path is written as an absolute one: it is read from elsewhere."""
+        named = os.path.abspath(self.image_tokenizer) if os.path.isdir(self.image_tokenizer) else self.image_tokenizer
+        content = {"image_tokenizer": named, "sampling": self.sampling.to_dict()}
+        atomic_write_text(folder / PIPELINE_NAME, json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> PipelineFile:
+        """That of a transformer's folder; the defaults where there is none. Raises CheckpointError for a wrong one."""
+        path = folder / PIPELINE_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(str(content["image_tokenizer"]), Sampling.from_dict(content.get("sampling", {})))
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} names no image_tokenizer ({type(error).__name__}: {error})") from error
+
+    def image_folder(self, folder: Path) -> Path:
+        """The folder of the image tokenizer that the file in `folder` names. Raises CheckpointError."""
+        if not self.image_tokenizer:
+            raise CheckpointError(
+                f"{folder} does not say which image tokenizer it was trained with; name it (image_tokenizer)"
+            )
+        try:
+            return resolve_folder(self.image_tokenizer)
+        except CheckpointError as error:
+            path = folder / PIPELINE_NAME
+            raise CheckpointError(f"{path}: image_tokenizer: {error}; name another (image_tokenizer)") from error
