@@ -1,6 +1,7 @@
 """`make demo`: the main jobs with the bundled checkpoint, in a few minutes on two CPU cores.
 
-Draws a sheet of 16 prompts, describes two of the bundled pictures, and trains a fresh small model for a minute.
+Draws a sheet of emoji and scenes, some of combinations that no training step contained; describes two of the bundled
+pictures; asks about two scenes; and trains a fresh small model for a minute.
 """
 
 from __future__ import annotations
@@ -13,20 +14,30 @@ from pathlib import Path
 from rich.console import Console
 
 from showo.data.sources import read_pictures
+from showo.data.world.draw import draw_scene
+from showo.data.world.objects import Object
+from showo.data.world.scene import Scene
 from showo.pictures import save_image
 from showo.train.config import ShowoTraining, load_config
 from showo.train.showo import train_showo
 
 OUT = Path("out")
 TRAIN_SECONDS = 60
+EMOJI = ("red apple", "soccer ball", "grinning face", "pizza", "rocket", "dog face", "umbrella", "sunflower")
+SEEN = ("a red star", "three green squares", "a yellow ring above a red circle", "an orange heart and a pink diamond")
+# Of the world of seed 0, which the bundled model learned: colours of shapes, pairs and counts that it was never shown.
+HELD_OUT = ("a black star", "two purple hearts", "an orange circle in the top right", "a green ring and a red star")
+QUESTIONS = (
+    (Scene((Object("star", "red", 16, 20), Object("ring", "blue", 44, 40))), "what colour is the ring?"),
+    (Scene((Object("square", "pink", 20, 44), Object("cross", "green", 44, 16))), "what colour is the square?"),
+)
 
 
 def main() -> None:
     console = Console()
     OUT.mkdir(exist_ok=True)
-    prompts = load_config(ShowoTraining, "tiny").validation_prompts
-    console.rule("Generate: text to image")
-    showo(["generate", *prompts, "-o", str(OUT / "generated.png")])
+    console.rule("Generate: text to image; the last four are combinations that no training step contained")
+    showo(["generate", *EMOJI, *SEEN, *HELD_OUT, "-o", str(OUT / "generated.png")])
 
     console.rule("Describe: image to text")
     samples = {sample.caption: sample for sample in read_pictures("bundled:emoji/train-*.tar")}
@@ -34,6 +45,12 @@ def main() -> None:
         path = OUT / f"{caption}.png"
         save_image(samples[caption].picture.open(), path)
         showo(["describe", str(path)])
+
+    console.rule("Ask: a picture and a question to text; no training step contained a pink square")
+    for number, (scene, question) in enumerate(QUESTIONS):
+        path = OUT / f"scene-{number}.png"
+        save_image(draw_scene(scene), path)
+        showo(["describe", str(path), "--question", question])
 
     console.rule(f"Train from scratch for {TRAIN_SECONDS} seconds")
     settings = load_config(
@@ -46,7 +63,7 @@ def main() -> None:
     if last >= first:
         raise SystemExit("the loss did not fall")
     console.rule("Pictures")
-    console.print(f"{OUT / 'generated.png'}  {OUT / 'pizza.png'}  {OUT / 'rocket.png'}  {run / 'pictures'}")
+    console.print(f"{OUT / 'generated.png'}  {OUT / 'pizza.png'}  {OUT / 'scene-1.png'}  {run / 'pictures'}")
 
 
 def showo(arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """`make recipe`: the whole tiny recipe, from nothing to a model that is judged on what it was never shown.
 
-    python -m showo.recipe [--scenes 60000] [--device cpu] [KEY=VALUE]...
+    python -m showo.recipe [--scenes 120000] [--device cpu] [KEY=VALUE]...
 
 A world is made, three stages of the image tokenizer and the text tokenizer are trained on it, then every tiny stage of
 Show-o and the variant with CLIP-ViT, and `showo evaluate world --check` prints the table. All is written under runs/ of
@@ -81,7 +81,7 @@ def commands(scenes: int, device: str, overrides: Sequence[str]) -> Iterator[lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=60_000, help=f"captioned scenes of the world, to {MAX_SCENES}")
+    parser.add_argument("--scenes", type=int, default=120_000, help=f"captioned scenes of the world, to {MAX_SCENES}")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every training")
     options = parser.parse_args(argv)

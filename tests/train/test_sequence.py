@@ -81,7 +81,7 @@ class Recipe:
             own.append(f"{key}={self.trained(name if name in STAGES else f'tiny-{name}')}")
         if isinstance(bundled, ShowoTraining):
             own += ["encode_first=0", "validation_prompts=[a red star]", "text_tokenizer=bundled:tiny/showo"]
-            own += [f"{stream}.batch=3" for stream in bundled.streams]
+            own += ["accumulate=1", *(f"{stream}.batch=3" for stream in bundled.streams)]
         else:
             own.append("batch=4")
         return load_config(kind, stage, own)
