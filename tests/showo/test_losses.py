@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import showo.model.losses as losses_module
@@ -18,6 +19,7 @@ from showo.model.losses import (
     _chunked_cross_entropy,
     _cross_entropy,
     _linear_cross_entropy,
+    _rows_of_product,
     multimodal_loss,
     targets_at_once,
     token_loss,
@@ -336,6 +338,38 @@ def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) 
     torchs = with_gradients(_linear_cross_entropy, head, dtype, 512)
     for what, value, other in zip(("loss", "hidden", "weight", "bias"), torchs, ours):
         assert float((value - other).norm() / other.norm()) < 8 * torch.finfo(dtype).eps, what
+
+
+@pytest.mark.parametrize(("weighed", "smoothing"), [(False, 0.0), (True, 0.0), (False, 0.1), (True, 0.1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_added_to_the_head_change_nothing(
+    head: Head, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, weighed: bool, smoothing: float
+) -> None:
+    weights = torch.rand(len(head[0])) if weighed else None
+    calls: list[tuple[Any, ...]] = [
+        (_cross_entropy, weights, smoothing),
+        (_chunked_cross_entropy, weights, smoothing, 512),
+    ]
+    if hasattr(F, "linear_cross_entropy") and not weighed and not smoothing:
+        calls.append((_linear_cross_entropy, 512))
+    widths: list[int] = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, weight, bias: (widths.append(len(weight)), linear(x, weight, bias))[1])
+    for function, *options in calls:
+        plain = with_gradients(function, head, dtype, *options)
+        with monkeypatch.context() as patch:
+            patch.setattr(losses_module, "_rows_of_product", lambda vocab_size, hidden: 128)
+            padded = with_gradients(function, head, dtype, *options)
+        for what, value, other in zip(("loss", "hidden", "weight", "bias"), padded, plain):
+            assert (value.shape, value.dtype) == (other.shape, other.dtype)
+            assert float((value - other).norm() / other.norm()) < 4 * torch.finfo(dtype).eps, what
+    assert set(widths) == {100, 128}
+
+
+def test_the_head_gets_rows_where_tensor_cores_want_them() -> None:
+    with FakeTensorMode():
+        for dtype, device, rows in (("bfloat16", "cuda", 9792), ("float32", "cuda", 9737), ("bfloat16", "cpu", 9737)):
+            assert _rows_of_product(9737, torch.empty(1, dtype=getattr(torch, dtype), device=device)) == rows
 
 
 def test_chunked_loss_compiles_whole_and_runs_in_autocast(head: Head) -> None:
