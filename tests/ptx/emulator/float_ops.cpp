@@ -1,4 +1,5 @@
 // fp32 and fp64 arithmetic and the special function unit. One rounding per fma; .ftz flushes subnormals both ways.
+#include "approximate.h"
 #include "ops.h"
 
 namespace showo::ptx {
@@ -34,24 +35,6 @@ T most(T a, T b) {
   return b < a || (a == b && std::signbit(b)) ? a : b;
 }
 
-// 2^x within 2 ulp, as the hardware's ex2: split into integer and fraction, Taylor polynomial in f * ln 2.
-inline float exp2_approximate(float x) {
-  const float clamped = x < -160.0f ? -160.0f : x > 130.0f ? 130.0f : x;  // a nan passes
-  const float whole = __builtin_rintf(clamped);
-  const float f = clamped - whole;
-  float p = 1.5252733804e-5f;
-  p = __builtin_fmaf(p, f, 1.5403530393e-4f);
-  p = __builtin_fmaf(p, f, 1.3333558146e-3f);
-  p = __builtin_fmaf(p, f, 9.6181291076e-3f);
-  p = __builtin_fmaf(p, f, 5.5504108665e-2f);
-  p = __builtin_fmaf(p, f, 2.4022650696e-1f);
-  p = __builtin_fmaf(p, f, 6.9314718056e-1f);
-  p = __builtin_fmaf(p, f, 1.0f);
-  const int n = x == x ? static_cast<int>(whole) : 0;
-  const int half = n >> 1;
-  return p * bits_as<float>((half + 127) << 23) * bits_as<float>((n - half + 127) << 23);
-}
-
 template <class Z>
 void add_fp32(OpTable& t, const std::string& ftz) {
   const auto op1 = [&](const std::string& name, InstrClass cls, auto f) {
@@ -72,8 +55,8 @@ void add_fp32(OpTable& t, const std::string& ftz) {
   op2("sub", kFloat, [](float a, float b) { return a - b; });
   op2("mul", kFloat, [](float a, float b) { return a * b; });
   op2("div", kFloat, [](float a, float b) { return a / b; });
-  op2("div.approx", kSpecial, [](float a, float b) { return a * (1.0f / b); });
-  op2("div.full", kSpecial, [](float a, float b) { return a / b; });
+  op2("div.approx", kSpecial, [](float a, float b) { return quotient_by_reciprocal(a, b); });
+  op2("div.full", kSpecial, [](float a, float b) { return quotient_approximate(a, b); });
   op2("min", kFloat, [](float a, float b) { return least(a, b); });
   op2("max", kFloat, [](float a, float b) { return most(a, b); });
   const auto fma = [](float a, float b, float c) {
@@ -88,15 +71,15 @@ void add_fp32(OpTable& t, const std::string& ftz) {
   op1("neg", kFloat, [](float a) { return -a; });
   op1("abs", kFloat, [](float a) { return std::fabs(a); });
   op1("sqrt.rn", kSpecial, [](float a) { return std::sqrt(a); });
-  op1("sqrt.approx", kSpecial, [](float a) { return std::sqrt(a); });
+  op1("sqrt.approx", kSpecial, [](float a) { return sqrt_approximate(a); });
   op1("rcp.rn", kSpecial, [](float a) { return 1.0f / a; });
-  op1("rcp.approx", kSpecial, [](float a) { return 1.0f / a; });
-  op1("rsqrt.approx", kSpecial, [](float a) { return 1.0f / std::sqrt(a); });
+  op1("rcp.approx", kSpecial, [](float a) { return reciprocal_approximate(a); });
+  op1("rsqrt.approx", kSpecial, [](float a) { return rsqrt_approximate(a); });
   op1("ex2.approx", kSpecial, [](float a) { return exp2_approximate(a); });
-  op1("lg2.approx", kSpecial, [](float a) { return std::log2(a); });
-  op1("sin.approx", kSpecial, [](float a) { return std::sin(a); });
-  op1("cos.approx", kSpecial, [](float a) { return std::cos(a); });
-  op1("tanh.approx", kSpecial, [](float a) { return std::tanh(a); });
+  op1("lg2.approx", kSpecial, [](float a) { return log2_approximate(a); });
+  op1("sin.approx", kSpecial, [](float a) { return sin_approximate(a); });
+  op1("cos.approx", kSpecial, [](float a) { return cos_approximate(a); });
+  op1("tanh.approx", kSpecial, [](float a) { return tanh_approximate(a); });
   // A nan in, a nan out.
   const auto either_nan = [](float a, float b) { return a != a || b != b; };
   static auto unordered = either_nan;
@@ -167,9 +150,10 @@ void add_fp64(OpTable& t) {
   op2("max", [](double a, double b) { return most(a, b); });
   op1("neg", [](double a) { return -a; });
   op1("abs", [](double a) { return std::fabs(a); });
-  op1("rcp.approx.ftz", [](double a) { return 1.0 / a; });
-  op1("rsqrt.approx", [](double a) { return 1.0 / std::sqrt(a); });
-  op1("rsqrt.approx.ftz", [](double a) { return 1.0 / std::sqrt(a); });
+  op1("rcp.approx.ftz", [](double a) { return upper_word_approximate(a, [](double x) { return 1.0 / x; }); });
+  op1("rsqrt.approx.ftz",
+      [](double a) { return upper_word_approximate(a, [](double x) { return 1.0 / std::sqrt(x); }); });
+  op1("rsqrt.approx", [](double a) { return 1.0 / std::sqrt(a); });  // software, for which PTX gives no bound
 }
 
 }  // namespace

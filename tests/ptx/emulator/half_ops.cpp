@@ -1,4 +1,5 @@
 // fp16 and bf16 arithmetic, scalar and packed: every operation rounds once.
+#include "approximate.h"
 #include "halves.h"
 
 namespace showo::ptx {
@@ -100,10 +101,9 @@ void add_type(OpTable& t, const std::string& type) {
   add_binary(t, "max.NaN", type, [](uint16_t a, uint16_t b) { return unordered<H>(a, b) ? kNan : most<H>(a, b); });
   add_unary(t, "neg", type, [](uint16_t a) { return static_cast<uint16_t>(a ^ 0x8000); });
   add_unary(t, "abs", type, [](uint16_t a) { return static_cast<uint16_t>(a & 0x7fff); });
-  add_unary(t, "tanh.approx", type, [](uint16_t a) { return H::store(std::tanh(H::load(a))); }, InstrClass::kSpecial);
-  add_unary(t, "ex2.approx", type, [](uint16_t a) { return H::store(std::exp2(H::load(a))); }, InstrClass::kSpecial);
-  add_unary(
-      t, "ex2.approx.ftz", type, [](uint16_t a) { return H::store(std::exp2(H::load(a))); }, InstrClass::kSpecial);
+  add_unary(t, "tanh.approx", type, [](uint16_t a) { return tanh_approximate<H>(a); }, InstrClass::kSpecial);
+  add_unary(t, "ex2.approx", type, [](uint16_t a) { return exp2_approximate<H>(a); }, InstrClass::kSpecial);
+  add_unary(t, "ex2.approx.ftz", type, [](uint16_t a) { return exp2_approximate<H>(a); }, InstrClass::kSpecial);
 }
 
 }  // namespace
