@@ -57,8 +57,8 @@ test: emulator ## lint and the tests, but for the soak runs and the exhaustive s
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"
 
-test-kernels: emulator ## the exhaustive sweep over kernels
-	$(PYTHON) -m pytest -n $(TEST_JOBS) -m kernels
+test-kernels: emulator ## the exhaustive sweep over kernels: single tests of it take longer than others may
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) -m kernels -o faulthandler_timeout=7200
 
 ASAN = build/asan
 test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehaviorSanitizer (ASAN_TESTS=...)
