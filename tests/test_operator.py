@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext import (
     OmniMask,
@@ -27,6 +28,7 @@ from showo_ext import (
     sample_tokens,
     vq_encode,
 )
+from showo_ext._operator import Operator
 from showo_ext.testing import randint, randn
 
 MASK = OmniMask.causal(2, 5)
@@ -92,6 +94,53 @@ def test_forward_mode_is_refused(function, inputs):
 def test_second_derivatives_are_refused(function, inputs):
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.func.grad(lambda *x: torch.func.grad(function)(*x).sum())(*inputs)
+
+
+@cases
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ordinary_calls_do_not_go_through_the_dispatcher(function, inputs, dtype, monkeypatch):
+    leaves = [x.clone().requires_grad_() for x in inputs]
+
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            result = function(*leaves)
+        return torch.autograd.grad(result, leaves)
+
+    with torch.profiler.profile():
+        through_dispatcher = gradients()
+    monkeypatch.setattr(Operator, "_registered", None)
+    for a, b in zip(gradients(), through_dispatcher, strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        function(*leaves)
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@cases
+def test_modes_and_the_profiler_see_every_call(function, inputs):
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with Seen() as seen:
+        function(*leaves).backward()
+    with torch.profiler.profile() as profile:
+        function(*leaves).backward()
+    for names in (seen.names, {event.key for event in profile.key_averages()}):
+        ours = {name for name in names if name.startswith("showo_ext::")}
+        assert len({name for name in ours if "backward" in name}) == 1
+        assert len(ours) > 1  # and forward
+
+
+def test_lazily_negated_arguments_are_resolved_first():
+    codebook = randn(3, 4)
+    assert torch.equal(codebook_lookup(IDS, torch._neg_view(codebook)), -codebook[IDS])
 
 
 def test_operators_without_gradient_under_vmap():

@@ -29,7 +29,7 @@ from showo_ext._checks import (
     in_autocast,
 )
 from showo_ext._native import Argument, launch, native, runs_on_cuda
-from showo_ext._operator import LIBRARY, Operator
+from showo_ext._operator import Operator
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _decode
 from showo_ext.ops._attention_inputs import aligned, launch_arguments, rows_contiguous, strides_fit
@@ -261,27 +261,6 @@ def _zeros(x: Tensor) -> Tensor:
     return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _autocast(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    intervals: Tensor,
-    states: Tensor | None,
-    seen: Tensor | None,
-    order: Tensor | None,
-    tile_rows: int,
-    scale: float,
-    deterministic: bool = False,
-) -> tuple[Tensor, Tensor]:
-    device = q.device.type
-    dtype = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        result: tuple[Tensor, Tensor] = _FORWARD(
-            q.to(dtype), k.to(dtype), v.to(dtype), intervals, states, seen, order, tile_rows, scale, deterministic
-        )
-    return result
-
-
 # ---- fake -----------------------------------------------------------------------------------------------------------
 
 
@@ -356,9 +335,8 @@ _FORWARD = Operator(
     _forward_fake,
     backward=_autograd,
     setup_context=_setup_context,
+    cast=3,
 )
-for _key in ("AutocastCPU", "AutocastCUDA"):
-    LIBRARY.impl("omni_attention_forward", _autocast, _key)
 _BACKWARD = Operator(
     f"omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, "
     "Tensor out, Tensor lse, float scale, bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",

@@ -262,8 +262,8 @@ def _backward(
     chunks = module.rope_qkv_chunks(num_rows=qkv.shape[0] * qkv.shape[1], total_heads=num_heads + 2 * num_kv_heads)
     splits = module.rope_qkv_splits(total_heads=num_heads + 2 * num_kv_heads)
     # Partial sums, added below: the cut depends on the sizes alone, and so do the bits of the result.
-    bias_parts = dbias.new_empty((chunks, *dbias.shape))
-    norm_parts = dnorm.new_empty((chunks * splits, *dnorm.shape))
+    bias_parts = None if bias is None else dbias.new_empty((chunks, *dbias.shape))
+    norm_parts = None if norm is None else dnorm.new_empty((chunks * splits, *dnorm.shape))
     _call(
         "rope_qkv_backward",
         (qkv, k_in, v_in),
@@ -275,10 +275,13 @@ def _backward(
         eps,
         dqkv=dqkv,
         in_three=k_in is not None,
-        dbias=None if bias is None else bias_parts,
-        dnorm=None if norm is None else norm_parts,
+        dbias=bias_parts,
+        dnorm=norm_parts,
     )
-    return dqkv, bias_parts.sum(0), norm_parts.sum(0)
+    for parts, total in ((bias_parts, dbias), (norm_parts, dnorm)):
+        if parts is not None:
+            torch.sum(parts, 0, out=total)
+    return dqkv, dbias, dnorm
 
 
 # ---------------------------------------------------------------- fake: allocates, for real tensors too
