@@ -278,10 +278,7 @@ def _backward(
         dbias=bias_parts,
         dnorm=norm_parts,
     )
-    for parts, total in ((bias_parts, dbias), (norm_parts, dnorm)):
-        if parts is not None:
-            torch.sum(parts, 0, out=total)
-    return dqkv, dbias, dnorm
+    return dqkv, dbias if bias_parts is None else bias_parts.sum(0), dnorm if norm_parts is None else norm_parts.sum(0)
 
 
 # ---------------------------------------------------------------- fake: allocates, for real tensors too
