@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext import (
@@ -136,6 +138,31 @@ def test_modes_and_the_profiler_see_every_call(function, inputs):
         ours = {name for name in names if name.startswith("showo_ext::")}
         assert len({name for name in ours if "backward" in name}) == 1
         assert len(ours) > 1  # and forward
+
+
+class FunctionsSeen(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[Callable[..., object]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.functions.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(Tensor):
+    """Its calls go through the `__torch_function__` of Tensor, which gives results of the same class."""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_function_modes_subclasses_and_traces_see_every_call():
+    codebook = randn(3, 4)
+    with FunctionsSeen() as seen:
+        codebook_lookup(IDS, codebook)
+    assert torch.ops.showo_ext.codebook_lookup in seen.functions
+    assert type(codebook_lookup(IDS, codebook.as_subclass(Subclass))) is Subclass
+    trace = torch.jit.trace(codebook_lookup, (IDS, codebook))
+    assert "showo_ext::codebook_lookup" in str(trace.graph)
 
 
 def test_lazily_negated_arguments_are_resolved_first():
