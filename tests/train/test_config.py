@@ -51,6 +51,11 @@ def test_a_list_given_twice_is_an_error() -> None:
     assert load_config(ShowoTraining, "tiny", ["steps=1", "steps=2"]).steps == 2
 
 
+def test_a_key_without_a_value_is_the_empty_text() -> None:
+    assert load_config(ShowoTraining, "tiny", ["init_from=runs/other", "init_from="]).init_from == ""
+    assert load_config(ShowoTraining, "tiny", ["init_from=''"]).init_from == ""
+
+
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = load_config(ShowoTraining, "tiny", ["steps=7"])
     (tmp_path / "c.yaml").write_text(to_yaml(config))
@@ -66,6 +71,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("model.hidden_size=a", "hidden_size"),
         ("precision=fp8", "precision must be fp32 or bf16, got 'fp8'"),
         ("init_from='???'", r"init_from must have a value, got \?\?\?"),
+        ("steps=", r"steps=: .*steps: Value '' "),
         ("optimizer.lr=???", r"optimizer\.lr must have a value, got \?\?\?"),
         ("lm.data=[]", r"lm\.data must be at least one source, got \[\]"),
         ("t2i.data=[{layout: webdataset, files: []}]", r"t2i\.data\[0\]\.files must be at least one file, got \[\]"),

@@ -26,6 +26,9 @@ def tokenize(
     shard_size: Annotated[int, typer.Option(min=1, help="Pictures that a shard is made of.")] = 10_000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures encoded at a time.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 2,
+    broken_share: Annotated[
+        float, typer.Option("--broken-share", min=0, max=1, help="Where more of the samples cannot be used, it ends.")
+    ] = 0.01,
     device: common.Device = "cpu",
     threads: common.Threads = None,
 ) -> None:
@@ -58,6 +61,7 @@ def tokenize(
         images.config.codebook_size,
         batch,
         workers,
+        broken_share,
     ).run(Console(stderr=True))
     say(
         f"{output_dir}: {done.pictures} pictures of {side * side} codes in {done.shards} shards, {done.made} of them "

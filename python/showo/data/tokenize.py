@@ -85,6 +85,7 @@ class Tokenizing:
 
     origin: which source that is. encode: pixels uint8 [pictures, 3, H, W] to codes int64 [pictures, codes], in the way
     that `encoding` says. batch: samples that are read and encoded together. workers: processes that read ahead.
+    broken_share: of the samples; where more cannot be used, the run ends.
     """
 
     source: Source
@@ -96,6 +97,7 @@ class Tokenizing:
     codebook_size: int
     batch: int = 64
     workers: int = 2
+    broken_share: float = 0.01
 
     def run(self, console: Console) -> Tokenized:
         """Makes all shards that are not there yet.
@@ -112,7 +114,7 @@ class Tokenizing:
             wanted = [piece for samples in missing for piece in pieces(samples, self.batch)]
             reader = _ChunkReader(self.source, self.encoding.resolution, wanted)
             chunks = Loader(reader, workers=self.workers, prefetch=_PREFETCH).between(0, len(wanted))
-            log = FaultLog([self.source.name])
+            log = FaultLog([self.source.name], self.broken_share)
             with closing(chunks), counting_bar(console) as progress:
                 bar = progress.add_task("tokenize", total=len(self.source))
                 for path, samples in shards.items():

@@ -256,6 +256,18 @@ def test_the_command(checkpoint: Path, tar: Path, tmp_path: Path, capsys: pytest
     ]
 
 
+def test_the_command_says_how_many_may_be_broken(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [(f"{number:04}.{kind}", b"x") for number in range(120) for kind in ("png", "txt")]
+    write_tar(tmp_path / "a.tar", [*broken, ("a.png", png(size=(20, 20))), ("a.txt", b"a")])
+    command = ("tokenize", "webdataset", tmp_path / "a.tar", "--output-dir", tmp_path / "codes", "--workers", 0)
+    command += ("--image-tokenizer", checkpoint / "image_tokenizer", "--resolution", 16)
+    assert "samples cannot be used, more than 50.0%" in failure(capsys, *command, "--broken-share", 0.5)
+    assert run(*command, "--broken-share", 1) == 0
+    assert "1 pictures of 16 codes in 1 shards, 1 of them made now; 120 samples skipped" in capsys.readouterr().out
+
+
 def test_what_the_command_refuses(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("--output-dir", tmp_path / "codes", "--image-tokenizer", checkpoint / "image_tokenizer")
     said = failure(capsys, "tokenize", "llava", tmp_path / "a.json", *common)

@@ -122,7 +122,7 @@ def _parsed(overrides: Sequence[str]) -> list[DictConfig]:
     for key, sign, value in pairs:
         if not key or not sign:
             raise ConfigError(f"{key + sign + value!r}: expected key=value, such as optimizer.lr=3e-4")
-        quoted = _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value)
+        quoted = _QUOTED_OR_RANGE.sub(lambda m: m[1] or f"'{m[2]}'", value) or "''"  # KEY= is the empty text
         try:
             parsed.append(OmegaConf.from_dotlist([key + sign + quoted]))
         except (yaml.YAMLError, UnicodeError, OmegaConfBaseException) as error:
