@@ -32,6 +32,9 @@ ImageTokenizerOption = Annotated[
 TextTokenizerOption = Annotated[
     str | None, typer.Option("--text-tokenizer", help="tokenizer.json, where the model's folder does not hold it.")
 ]
+VisionTowerOption = Annotated[
+    str | None, typer.Option("--vision-tower", help="Folder or hub id, where the model's folder does not name it.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Size = Annotated[
@@ -83,7 +86,12 @@ def begin(threads: int | None) -> None:
 
 
 def load_pipeline(
-    model: str | None, image_tokenizer: str | None, text_tokenizer: str | None, device: str, dtype: str
+    model: str | None,
+    image_tokenizer: str | None,
+    text_tokenizer: str | None,
+    device: str,
+    dtype: str,
+    vision_tower: str | None = None,
 ) -> ShowoPipeline:
     import torch
 
@@ -93,7 +101,12 @@ def load_pipeline(
     if dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
     return ShowoPipeline.from_pretrained(
-        model, image_tokenizer=image_tokenizer, text_tokenizer=text_tokenizer, dtype=dtypes[dtype], device=device
+        model,
+        image_tokenizer=image_tokenizer,
+        text_tokenizer=text_tokenizer,
+        vision_tower=vision_tower,
+        dtype=dtypes[dtype],
+        device=device,
     )
 
 

@@ -28,6 +28,7 @@ def describe(
     model: common.Model = None,
     image_tokenizer: common.ImageTokenizerOption = None,
     text_tokenizer: common.TextTokenizerOption = None,
+    vision_tower: common.VisionTowerOption = None,
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
     threads: common.Threads = None,
@@ -42,7 +43,7 @@ def describe(
 
     common.begin(threads)
     images = [open_image(path) for path in pictures]
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
     texts = pipe.describe(
         images,
         question,

@@ -38,6 +38,7 @@ def world(
     model: common.Model = None,
     image_tokenizer: common.ImageTokenizerOption = None,
     text_tokenizer: common.TextTokenizerOption = None,
+    vision_tower: common.VisionTowerOption = None,
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
     threads: common.Threads = None,
@@ -56,7 +57,7 @@ def world(
     from showo.pictures import save_image
 
     common.begin(threads)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
     own = pipe.sampling
     settings = Settings(
         own.steps if steps is None else steps,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,15 +19,16 @@ from torch import Tensor
 
 from showo.config import ShowoConfig
 from showo.devices import find_device
-from showo.dialogue import question_text
+from showo.dialogue import SYSTEM_PROMPT, question_text
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
 from showo.engine.pipeline_file import PipelineFile
 from showo.engine.sampling import Sampling
 from showo.engine.schedule import mask_schedule
-from showo.engine.understand import MAX_NEW_TOKENS, answer, check_length, prompt_length
+from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import CheckpointError, UserError
 from showo.files import package_path
+from showo.model.clip import ClipTower, clip_pixels
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.model.transformer import Showo
 from showo.model.weights import read_config, resolve_folder
@@ -50,6 +52,7 @@ class ShowoPipeline:
     """A transformer, an image tokenizer and a text tokenizer that fit each other.
 
     sampling: how the model draws where `generate` is not told otherwise.
+    vision_tower: what a model with CLIP-ViT sees pictures with, as a folder or hub id; opened when one is described.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ShowoPipeline:
         image_tokenizer: ImageTokenizer,
         text_tokenizer: TextTokenizer,
         sampling: Sampling | None = None,
+        vision_tower: str | Path | None = None,
     ) -> None:
         config = model.config
         if text_tokenizer.text_vocab_size != config.text_vocab_size:
@@ -73,6 +77,7 @@ class ShowoPipeline:
         self.image_tokenizer = image_tokenizer
         self.text_tokenizer = text_tokenizer
         self.sampling = sampling or Sampling()
+        self.vision_tower = vision_tower
         self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
 
     @classmethod
@@ -82,6 +87,7 @@ class ShowoPipeline:
         *,
         image_tokenizer: str | Path | None = None,
         text_tokenizer: str | Path | None = None,
+        vision_tower: str | Path | None = None,
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
     ) -> ShowoPipeline:
@@ -90,6 +96,7 @@ class ShowoPipeline:
         source: folder, hub id or "bundled:..."; None is the bundled model.
         image_tokenizer: likewise; None takes the folder beside showo/, or the one that the transformer's folder names.
         text_tokenizer: folder or file of tokenizer.json; None looks beside the transformer's weights.
+        vision_tower: folder or hub id; None takes the one that the transformer's folder names.
         """
         device = find_device(device)
         folder = resolve_folder(bundled_checkpoint() if source is None else source)
@@ -102,7 +109,7 @@ class ShowoPipeline:
         words = TextTokenizer.from_file(text_tokenizer or folder)
         model = Showo.from_pretrained(folder, config=config, dtype=dtype, device=device)
         pictures = ImageTokenizer.from_pretrained(image_folder, dtype=dtype, device=device)
-        return cls(model, pictures, words, named.sampling)
+        return cls(model, pictures, words, named.sampling, vision_tower or named.vision_tower or None)
 
     # ---- pictures ------------------------------------------------------------------------------------------------
 
@@ -230,16 +237,15 @@ class ShowoPipeline:
         if len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} pictures")
         check_answer_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-        height, width = self.grid(size)
-        asked = self.text_tokenizer.encode_batch([question_text(question) for question in questions])
-        for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for
-            check_length(self.model, prompt_length(height * width, self.prompting.frame(question)))
+        template = "phi1.5" if self.model.config.w_clip_vit else "showo"
+        asked = self.text_tokenizer.encode_batch([question_text(question, template) for question in questions])
+        look = self._looking(size, asked)
         texts: list[str] = []
         for first in range(0, len(images), batch):
             answers = answer(
                 self.model,
                 self.prompting,
-                self.encode(images[first : first + batch], (height, width)),
+                look(images[first : first + batch]),
                 asked[first : first + batch],
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -249,6 +255,44 @@ class ShowoPipeline:
             )
             texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
         return texts
+
+    def _looking(
+        self, size: tuple[int, int] | None, asked: Sequence[Sequence[int]]
+    ) -> Callable[[Sequence[Image.Image]], Tensor | SeenPictures]:
+        """How pictures become what the model reads. Raises UserError where that cannot be, or is too long."""
+        if self.model.config.w_clip_vit:
+            if size is not None:
+                raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
+            system = self.text_tokenizer.encode(SYSTEM_PROMPT)
+            return lambda images: SeenPictures(self.see(images), system)
+        grid = self.grid(size)
+        for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for
+            check_length(self.model, prompt_length(grid[0] * grid[1], self.prompting.frame(question)))
+        return lambda images: self.encode(images, grid)
+
+    @cached_property
+    def tower(self) -> ClipTower:
+        """The vision tower. Raises CheckpointError where none is named, or it is not there or of another width."""
+        if self.vision_tower is None:
+            raise CheckpointError(
+                "this model sees pictures with a vision tower, and its folder does not name one; name it (vision_tower)"
+            )
+        try:
+            tower = ClipTower.from_pretrained(self.vision_tower).to(self.model.device)
+        except CheckpointError as error:
+            raise CheckpointError(f"vision_tower: {error}; name another (vision_tower)") from error
+        if tower.width != self.model.config.clip_width:
+            raise CheckpointError(
+                f"vision_tower: {self.vision_tower} gives features of {tower.width} numbers, the model takes "
+                f"{self.model.config.clip_width}"
+            )
+        return tower
+
+    @torch.inference_mode()
+    def see(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features [B, P, clip_width] of RGB pictures, cropped to a square and resized."""
+        pixels = torch.stack([clip_pixels(to_rgb(image), self.tower.side) for image in images])
+        return self.tower(pixels.to(self.model.device)).to(self.model.dtype)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> Tensor:

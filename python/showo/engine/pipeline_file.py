@@ -19,15 +19,18 @@ PIPELINE_NAME = "pipeline.json"
 class PipelineFile:
     """image_tokenizer: a folder, hub id or "bundled:..." whose codes are the transformer's; "" names none.
     sampling: how the model draws where nobody says otherwise.
+    vision_tower: a folder or hub id of the CLIP that a transformer with CLIP-ViT sees with; "" names none.
     """
 
     image_tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
+    vision_tower: str = ""
 
     def write(self, folder: Path) -> None:
         """A folder that is named by a relative path is written as an absolute one: it is read from elsewhere."""
-        named = os.path.abspath(self.image_tokenizer) if os.path.isdir(self.image_tokenizer) else self.image_tokenizer
-        content = {"image_tokenizer": named, "sampling": self.sampling.to_dict()}
+        content = {"image_tokenizer": _from_anywhere(self.image_tokenizer), "sampling": self.sampling.to_dict()}
+        if self.vision_tower:
+            content["vision_tower"] = _from_anywhere(self.vision_tower)
         atomic_write_text(folder / PIPELINE_NAME, json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -38,7 +41,8 @@ class PipelineFile:
             return cls()
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(content["image_tokenizer"]), Sampling.from_dict(content.get("sampling", {})))
+            sampling = Sampling.from_dict(content.get("sampling", {}))
+            return cls(str(content["image_tokenizer"]), sampling, str(content.get("vision_tower", "")))
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,3 +59,7 @@ class PipelineFile:
         except CheckpointError as error:
             path = folder / PIPELINE_NAME
             raise CheckpointError(f"{path}: image_tokenizer: {error}; name another (image_tokenizer)") from error
+
+
+def _from_anywhere(source: str) -> str:
+    return os.path.abspath(source) if os.path.isdir(source) else source

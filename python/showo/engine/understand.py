@@ -1,16 +1,19 @@
 """Text about pictures: one pass over picture and question, then one token at a time from the key-value cache.
 
-Rows are `mmu soi codes eoi sot question` and may differ in the question's length; each row continues at its own place.
+Rows are `mmu soi codes eoi sot question`, or `mmu system? soi features eoi question` of models with CLIP-ViT, and may
+differ in length; each row continues at its own place.
 Only text ids can be answered: the head's other rows (codes, task marks) are not computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from showo.batch import FeatureSpans
 from showo.engine.generate import check_finite
 from showo.errors import UserError
 from showo.model.transformer import KVCache, Showo
@@ -21,10 +24,32 @@ from showo_ext import OmniMask, sample_tokens
 MAX_NEW_TOKENS = 100
 
 
+@dataclass(frozen=True)
+class SeenPictures:
+    """Pictures as a vision tower sees them.
+
+    features: [B, P, clip_width]. system: ids that stand before the picture where something is asked about it; a row
+    without a question, which asks for a caption, has none, as in training.
+    """
+
+    features: Tensor
+    system: TextIds
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """What answers follow. ids: int64 [B, S], with pads behind each row's own length."""
+
+    ids: Tensor
+    lengths: list[int]
+    mask: OmniMask
+    features: FeatureSpans | None = None
+
+
 def answer(
     model: Showo,
     prompting: Prompting,
-    image_ids: Tensor,
+    pictures: Tensor | SeenPictures,
     questions: Sequence[TextIds],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -38,7 +63,7 @@ def answer(
     for tokens in stream(
         model,
         prompting,
-        image_ids,
+        pictures,
         questions,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -55,7 +80,7 @@ def answer(
 def stream(
     model: Showo,
     prompting: Prompting,
-    image_ids: Tensor,
+    pictures: Tensor | SeenPictures,
     questions: Sequence[TextIds],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -66,26 +91,36 @@ def stream(
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every row (None once a row has ended), until all have ended.
 
-    image_ids [B, N]: codes + image_offset. questions: text ids (see `question_text`); sot is put before them.
+    pictures: ids [B, N], codes + image_offset; or, for a model with CLIP-ViT, features.
+    questions: text ids (see `question_text`); sot is put before them where pictures are codes.
     temperature 0 is greedy. An answer ends at `<|endoftext|>`, after max_new_tokens, or where the positions end.
     """
     vocab, config = model.config.vocabulary, model.config
     batch = len(questions)
-    if image_ids.dim() != 2 or image_ids.shape[0] != batch:
-        raise ValueError(f"image_ids must be [{batch}, N] for {batch} questions, got {list(image_ids.shape)}")
+    if isinstance(pictures, Tensor) and (pictures.dim() != 2 or pictures.shape[0] != batch):
+        raise ValueError(f"image_ids must be [{batch}, N] for {batch} questions, got {list(pictures.shape)}")
     check_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     if batch == 0:
         return
     device = model.device
-    texts = [prompting.frame(question) for question in questions]
-    row_lengths = [prompt_length(image_ids.shape[1], text) for text in texts]
-    longest = max(row_lengths)
+    if isinstance(pictures, SeenPictures):
+        prompts = _seen(prompting, pictures, questions)
+    else:
+        prompts = _encoded(prompting, pictures, questions)
+    longest = max(prompts.lengths)
     check_length(model, longest)
-    lengths = torch.tensor(row_lengths)
+    lengths = torch.tensor(prompts.lengths)
     max_new_tokens = min(max_new_tokens, config.max_positions - longest)
     with torch.inference_mode():
         cache = KVCache(config, batch, longest + max_new_tokens, dtype=model.dtype, device=device)
-        hidden = _prefill(model, prompting, image_ids.to(device), texts, lengths.to(device), cache)
+        hidden = model.hidden_states(
+            prompts.ids.to(device),
+            features=prompts.features and prompts.features.to(device),
+            mask=prompts.mask.to(device),
+            positions=torch.arange(longest, device=device),
+            cache=cache,
+            rows=lengths.to(device)[:, None] - 1,
+        )
     seeds = row_seeds(seed, batch).to(device)
     places = lengths.to(device)
     ended = [False] * batch
@@ -137,19 +172,28 @@ def check_length(model: Showo, length: int) -> None:
         raise UserError(f"picture and question take {length} positions; this model has {model.config.max_positions}")
 
 
-def _prefill(
-    model: Showo, prompting: Prompting, image_ids: Tensor, texts: list[list[int]], lengths: Tensor, cache: KVCache
-) -> Tensor:
-    """Fill the cache with picture and question; hidden states [B, 1, hidden] of each row's last token."""
-    vocab, device, batch = model.config.vocabulary, image_ids.device, image_ids.shape[0]
-    longest = max(len(text) for text in texts)
-    text = torch.tensor([text + [vocab.pad] * (longest - len(text)) for text in texts], device=device)
-    mark = torch.tensor([vocab.mmu, vocab.soi, vocab.eoi], device=device).expand(batch, 3)
-    ids = torch.cat((mark[:, :2], image_ids, mark[:, 2:], text), dim=1)
-    return model.hidden_states(
-        ids,
-        mask=OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi),
-        positions=torch.arange(ids.shape[1], device=device),
-        cache=cache,
-        rows=lengths[:, None] - 1,
-    )
+def _encoded(prompting: Prompting, image_ids: Tensor, questions: Sequence[TextIds]) -> _Prompts:
+    vocab = prompting.vocabulary
+    rows = [
+        [vocab.mmu, vocab.soi, *codes, vocab.eoi, *prompting.frame(question)]
+        for codes, question in zip(image_ids.tolist(), questions, strict=True)
+    ]
+    ids = _padded(rows, vocab.pad)
+    return _Prompts(ids, [len(row) for row in rows], OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi))
+
+
+def _seen(prompting: Prompting, pictures: SeenPictures, questions: Sequence[TextIds]) -> _Prompts:
+    vocab, (_, count, _) = prompting.vocabulary, pictures.features.shape
+    heads = [[vocab.mmu, *(pictures.system if len(question) else ()), vocab.soi] for question in questions]
+    rows = [
+        [*head, *[vocab.mask_id] * count, vocab.eoi, *question] for head, question in zip(heads, questions, strict=True)
+    ]
+    ids, starts = _padded(rows, vocab.pad), torch.tensor([len(head) for head in heads])
+    mask = OmniMask.mmu_vit(len(rows), ids.shape[1], image_start=starts, image_tokens=count)
+    places = (ids.flatten() == vocab.mask_id).nonzero().squeeze(1)
+    return _Prompts(ids, [len(row) for row in rows], mask, FeatureSpans(pictures.features, places))
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])

@@ -96,7 +96,8 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
 
     def attach(folder: Path) -> None:
         text_tokenizer.save(folder)
-        PipelineFile(image_folder, config.sampling).write(folder)
+        seen_with = newest_checkpoint(config.vision_tower) if config.mmu_vit.batch else ""
+        PipelineFile(image_folder, config.sampling, seen_with).write(folder)
 
     return TrainLoop(
         config,
