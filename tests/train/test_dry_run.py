@@ -120,7 +120,7 @@ def test_full_rows_are_the_longest_of_each_format(folders: Folders) -> None:
     assert rows["lvg"].targets < 5 * (127 + 2) + 256 + 5  # only the last picture is hidden, but for a code of each
     clip = DryRun(load_config(ShowoTraining, "tuning2-clip-vit"))
     (seen,) = (stream.row for stream in clip.streams if stream.name == "mmu_vit")
-    assert (seen.places, seen.features, seen.seen, seen.encoded) == (3 + 28 + 576 + 576, 576, 1, 0)
+    assert (seen.places, seen.features, seen.seen, seen.encoded) == (3 + 28 + 576 + 228, 576, 1, 0)
     printed = text(clip, "h100", 48)
     assert "vision tower, 192 pictures, not counted" in printed
     assert "image tokenizer, 144 pictures " in printed  # taken to be the published one

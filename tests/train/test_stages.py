@@ -25,7 +25,7 @@ HIGH = "laion journeydb"
 # Stage: what it starts from, steps, learning rate, warm-up, rows of t2i, lm, mmu and mmu_vit on a GPU, side of the
 # pictures, text places, data of t2i and of understanding. Table of the paper and configs/ of showlab/Show-o.
 TABLE = {
-    "stage1": ("", 500_000, 1e-4, 5000, (15, 4, 10, 0), 256, 128, "imagenet", CAPTIONED),
+    "stage1": ("microsoft/phi-1_5", 500_000, 1e-4, 5000, (15, 4, 10, 0), 256, 128, "imagenet", CAPTIONED),
     "stage2": ("stage1", 1_000_000, 1e-4, 5000, (10, 4, 10, 0), 256, 128, CAPTIONED, CAPTIONED),
     "stage2b": ("stage2", 500_000, 1e-4, 5000, (10, 4, 10, 0), 256, 128, SCALED, SCALED),
     "stage2b-512": ("stage2b", 500_000, 1e-4, 5000, (10, 4, 10, 0), 512, 128, SCALED, SCALED),
@@ -42,6 +42,15 @@ TABLE = {
         "tuning1-clip-vit-512", 19_600, 1e-4, 1000, (3, 1, 0, 4), 512, 576, HIGH, "llava-v1.5-mix"
     ),
 }  # fmt: skip
+# Text places of rows that see features. Officially they are as long as rows of t2i, (max_seq_length + 1) + (codes + 2):
+# training/train_w_clip_vit.py gives the loaders max_seq_length - (576 - codes), from which that of dialogues takes the
+# 28 places of the system prompt. In rows of codes, texts have max_seq_length places.
+SEEN_TEXT = {
+    "tuning1-clip-vit": 192,
+    "tuning2-clip-vit": 228,
+    "tuning1-clip-vit-512": 960,
+    "tuning2-clip-vit-512": 996,
+}
 FOLDERS = {"laion": "laion-aesthetics-12m", "coyo": "coyo-700m"}
 TINY = ("tiny-stage1", "tiny-stage2", "tiny-stage3", "tiny-tuning1", "tiny-tuning2", "tiny-mixed", "tiny-clip-vit")
 
@@ -60,7 +69,7 @@ def folders(stream: Stream) -> set[str]:
 def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
     base, steps, lr, warmup, rows, side, text, drawn, described = TABLE[name]
     config = bundled(name)
-    assert config.init_from == (base and f"runs/{base}")
+    assert config.init_from == (f"runs/{base}" if base in TABLE else base)
     assert config.steps == steps
     assert config.optimizer == OptimizerConfig(lr, 0.0, warmup, (0.9, 0.999), 1e-8, 0.01, 0.0)
     streams = (config.t2i, config.lm, config.mmu, config.mmu_vit)
@@ -73,6 +82,7 @@ def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
     codes = (side // 16) ** 2
     assert config.resolution == side
     sizes = {**official(num_vq_tokens=codes, w_clip_vit=clip).to_dict(), "max_text_len": text}
+    sizes["mmu_vit_text_len"] = SEEN_TEXT.get(name, 0)
     assert config.model == ShowoConfig.from_dict(sizes)
     assert config.vision_tower == ("openai/clip-vit-large-patch14-336" if clip else "")
     assert config.frozen == (["showo.*"] if name.startswith("tuning1-clip-vit") else [])  # only the projector learns
@@ -138,7 +148,7 @@ def test_every_stage_starts_from_one_that_there_is() -> None:
     names = {path.stem for path in package_path("configs").glob("*.yaml")}
     for name in (*TABLE, *TINY, "mixed"):
         base = bundled(name).init_from
-        assert base == "" or base.removeprefix("runs/") in names
+        assert base in ("", "microsoft/phi-1_5") or base.removeprefix("runs/") in names
 
 
 def write(path: Path, text: str) -> str:
@@ -171,3 +181,10 @@ def test_a_base_that_is_none_is_refused(tmp_path: Path, text: str, reason: str) 
     with pytest.raises(ConfigError, match=reason) as info:
         load_config(ShowoTraining, write(tmp_path / "own.yaml", text))
     assert re.search("\n", str(info.value)) is None
+
+
+@pytest.mark.parametrize("name", SEEN_TEXT)
+def test_rows_that_see_features_are_as_long_as_those_that_draw(name: str) -> None:
+    model = bundled(name).model
+    system = 28 if name.startswith("tuning2") else 0  # dialogues begin with it, captions do not
+    assert 3 + system + 576 + model.mmu_vit_text_len == model.sequence_length

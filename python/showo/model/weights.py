@@ -156,10 +156,11 @@ def resolve_folder(
         raise MissingCheckpointError(f"no folder {source!r} here; as a hub id it is not in the cache{hub}") from error
 
 
-def read_config(folder: Path, config_class: Any) -> Any:
+def read_config_json(folder: Path) -> Any:
+    """What config.json of a checkpoint's folder holds. Raises CheckpointError where there is none, or no JSON."""
     path = folder / CONFIG_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         # Names end in digits, but for checkpoints that are damaged or half written; a longer number is a later step.
         steps = sorted((folder / "checkpoints").glob("step-*[0-9]"), key=lambda path: (len(path.name), path.name))
@@ -169,10 +170,14 @@ def read_config(folder: Path, config_class: Any) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also no UTF-8, an integer of too many digits, nested too deep
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def read_config(folder: Path, config_class: Any) -> Any:
+    data = read_config_json(folder)
     try:
         return config_class.from_dict(data)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
 
 
 def load_weights(

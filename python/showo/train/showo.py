@@ -35,6 +35,7 @@ from showo.train.blocks import compile_blocks, recompute_activations
 from showo.train.config import ShowoTraining
 from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
+from showo.train.phi import is_phi, showo_from_phi
 from showo.train.showo_data import Encoders, ShowoData
 
 
@@ -133,7 +134,11 @@ def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device
 def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo:
     """The model that a training starts from, as its options have it."""
     lora = config.lora
-    model = initial_model(Showo, config.model, config.init_from, config.seed, tell, whole=bool(lora.rank))
+    start = (config.model, config.init_from, config.seed, tell)
+    if is_phi(config.init_from):
+        model = showo_from_phi(*start, whole=bool(lora.rank))
+    else:
+        model = initial_model(Showo, *start, whole=bool(lora.rank))
     choose_learned(model, config)
     if config.code_bits and config.init_from:
         tell("init_from: code_bits: the tables are taken as they are, and what codes share of their bits begins at 0")

@@ -34,7 +34,7 @@ class ShowoTraining(LoopConfig):
     recompute: str = "none"  # activations that the backward pass computes again: none, selective, full
     compile: str = ""  # a backend of torch.compile, such as inductor, that compiles every block
     vision_tower: str = ""  # folder or hub id of the CLIP that rows of mmu_vit see with, or the run that made it
-    init_from: str = ""  # a checkpoint folder, or a run, whose weights start this one
+    init_from: str = ""  # a checkpoint folder, a run, or a Phi language model, whose weights start this one
     resolution: int = within(COUNT, 64)
     encode_first: int = within(NOT_NEGATIVE, 0)
     t2i: Stream = field(default_factory=Stream)
