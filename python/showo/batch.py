@@ -50,6 +50,11 @@ class FeatureSpans:
     values: Tensor
     places: Tensor
 
+    @classmethod
+    def none(cls, width: int, device: torch.device) -> FeatureSpans:
+        """Features of no picture: the model's projector learns nothing from them, with a gradient of zero."""
+        return cls(torch.empty(0, 1, width, device=device), torch.empty(0, dtype=torch.int64, device=device))
+
     def to(self, device: torch.device | str) -> FeatureSpans:
         return FeatureSpans(moved_to(device, self.values), moved_to(device, self.places))
 

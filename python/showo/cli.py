@@ -16,6 +16,7 @@ import typer
 
 from showo.commands import describe, doctor, evaluate, generate, inspect, make_world, tokenize, train
 from showo.errors import UserError
+from showo.launch import Launch
 
 app = typer.Typer(
     name="showo",
@@ -62,12 +63,18 @@ def main(arguments: list[str] | None = None) -> None:
         except UserError as error:
             if _show_traceback:
                 raise
-            print(f"showo: {_one_line(error)}", file=sys.stderr)
+            print(f"{_speaker()}: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
         except Exception:
             tracebacks.print_exc()
-            print("showo: this is a bug in showo; please report it with the lines above", file=sys.stderr)
+            print(f"{_speaker()}: this is a bug in showo; please report it with the lines above", file=sys.stderr)
             sys.exit(1)
+
+
+def _speaker() -> str:
+    """What a message begins with: of several processes that torchrun has started, the number too."""
+    launch = Launch.of_this_process()
+    return f"showo: rank {launch.rank}" if launch.count > 1 else "showo"
 
 
 def _one_line(message: object) -> str:
@@ -83,7 +90,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning as the user of a command reads it, without the line of code that it came from."""
-    print(f"showo: warning: {_one_line(message)}", file=sys.stderr)
+    print(f"{_speaker()}: warning: {_one_line(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,7 @@ class RunInUseError(UserError):
 
 class OutputError(UserError):
     """A file or folder that cannot be written; the message names it and the reason."""
+
+
+class RankError(UserError):
+    """One of the processes that train together has lost another one, or waits for it in vain."""

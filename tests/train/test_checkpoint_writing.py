@@ -16,6 +16,7 @@ from showo.errors import OutputError
 from showo.files import atomic_path, atomic_write_text, new_folder
 from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig
+from showo.train.parallel import Parallel
 
 Event = tuple[str, Any]
 
@@ -57,7 +58,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
 def save(run: Path, step: int, attach: Any = None) -> Path:
     optimizer = torch.optim.SGD([torch.zeros(1)])
-    return save_checkpoint(run, step, FakeModel(), optimizer, None, LoopConfig(steps=9), attach)
+    return save_checkpoint(run, step, Parallel(FakeModel()), optimizer, None, LoopConfig(steps=9), attach)
 
 
 class FakeModel(torch.nn.Module):

@@ -8,16 +8,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from showo.gpus import GPUS
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config
 from tests.showo.command import run
+from tests.train.torchrun import torchrun
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 KINDS = {"train": ShowoTraining, "train-tokenizer": TokenizerTraining, "train-vision-tower": VisionTowerTraining}
+
+
+def weights(run: str) -> dict[str, Tensor]:
+    return load_file(checkpoints(Path(run))[-1] / "model.safetensors")
 
 
 @pytest.mark.slow
@@ -30,6 +38,11 @@ def test_the_commands_lead_to_a_model(
     printed = {}
     for command in COMMANDS:
         name, *arguments = shlex.split(command)
+        if name == "torchrun":
+            assert arguments[:3] == ["--standalone", "--nproc-per-node", "2"]
+            shared = torchrun(2, *arguments[3:])
+            assert shared.returncode == 0, shared.stderr
+            continue
         assert name == "showo"
         assert run(*arguments) == 0, command
         printed[command] = capsys.readouterr()
@@ -38,6 +51,10 @@ def test_the_commands_lead_to_a_model(
         with Image.open(sheet) as image:
             assert image.width > 64
     assert [path.name for path in checkpoints(Path("runs/first"))] == ["step-000003", "step-000006"]
+    assert shared.stderr.count("step 6/6 ") == 1  # rank 0 alone speaks
+    assert weights("runs/shared").keys() == weights("runs/first").keys()
+    for name, weight in weights("runs/first").items():
+        torch.testing.assert_close(weights("runs/shared")[name], weight, rtol=1e-3, atol=1e-4)
     (resumed,) = (said.err for command, said in printed.items() if "--resume" in command)
     assert "runs/first is finished: all 6 steps are done" in resumed
     (second,) = (said.err for command, said in printed.items() if "init_from" in command)

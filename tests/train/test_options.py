@@ -112,7 +112,7 @@ def averages(loop: TrainLoop[Any]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def validated(loop: TrainLoop[Any]) -> Mapping[str, float]:
-    figures, _ = loop.validate(loop.step)
+    figures, _ = loop.validate(loop.model, loop.step)
     return figures
 
 

@@ -161,7 +161,7 @@ def test_a_step_waits_for_no_device_however_its_pictures_come(folders: Folders, 
         with Waits() as waits:
             for step, rows in enumerate(ready):
                 micro_batch = loop.data._complete(rows)  # type: ignore[attr-defined]
-                train_step(loop.model, loop.optimizer, loop.loss, [micro_batch], step, config)
+                train_step(loop.parallel, loop.optimizer, loop.loss, [micro_batch], micro_batch.counts, step, config)
         assert waits.seen == []
 
 

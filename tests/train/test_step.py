@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from showo.data.faults import Drawn
 from showo.data.tally import Tally
 from showo.train.config import LoopConfig, OptimizerConfig
+from showo.train.facts import Facts
 from showo.train.figures import StepFigures
 from showo.train.optimizer import learning_rate, make_optimizer
+from showo.train.parallel import Parallel
 from showo.train.step import LossFunction, accumulate_gradients, train_step
 
 INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
@@ -26,6 +29,8 @@ class Rows:
 
     inputs: Tensor
     tally: Tally = field(default_factory=Tally)
+
+    drawn: Mapping[str, list[Drawn[None]]] = field(default_factory=dict)
 
     @property
     def counts(self) -> Mapping[str, float]:
@@ -49,6 +54,23 @@ def squares(model: nn.Module, scale: float = 1.0) -> LossFunction[Rows]:
         return value, {"scaled": 10 * value}
 
     return loss
+
+
+def gradients_of_step(
+    model: nn.Module, loss: LossFunction[Rows], rows: list[Rows], step: int, settings: LoopConfig
+) -> dict[str, Tensor]:
+    return accumulate_gradients(Parallel(model), loss, rows, Facts.of(rows).counts, step, settings)
+
+
+def one_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: LossFunction[Rows],
+    rows: list[Rows],
+    step: int,
+    settings: LoopConfig,
+) -> dict[str, Tensor]:
+    return train_step(Parallel(model), optimizer, loss, rows, Facts.of(rows).counts, step, settings)
 
 
 class Recorder(torch.optim.SGD):
@@ -78,7 +100,7 @@ def config(accumulate: int = 1, precision: str = "fp32", **optimizer: float) -> 
 @pytest.mark.parametrize("sizes", [(6, 6, 6, 6), (3, 9, 1), (24,)])
 def test_accumulated_gradients_are_those_of_the_mean_over_all_rows(sizes: tuple[int, ...]) -> None:
     model = linear()
-    figures = accumulate_gradients(squares(model), micro_batches(*sizes), 0, config())
+    figures = gradients_of_step(model, squares(model), micro_batches(*sizes), 0, config())
     accumulated = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     loss = model(INPUTS[: sum(sizes)]).square().mean()
@@ -98,7 +120,7 @@ def test_a_step_gives_mean_gradients_and_the_rate_of_the_schedule_to_the_optimiz
         before.load_state_dict(model.state_dict())
         before(INPUTS[:12]).square().mean().backward()
         expected.append(torch.cat([p.grad.flatten() for p in before.parameters() if p.grad is not None]))
-        figures = train_step(model, recorder, squares(model), micro_batches(6, 6), step, settings)
+        figures = one_step(model, recorder, squares(model), micro_batches(6, 6), step, settings)
         assert figures["grad_norm"] == pytest.approx(float(expected[-1].norm()))
     assert recorder.rates == [learning_rate(settings.optimizer, step, 9) for step in range(9) for _ in range(2)]
     for found, wanted in zip(recorder.gradients, expected, strict=True):  # none is left over from the step before
@@ -122,7 +144,7 @@ def gradient_of(squares_scale: float, limit: float) -> tuple[Tensor, float]:
     model = linear()
     recorder = Recorder(model)
     settings = config(max_grad_norm=limit)
-    figures = train_step(model, recorder, squares(model, squares_scale), micro_batches(6), 1, settings)
+    figures = one_step(model, recorder, squares(model, squares_scale), micro_batches(6), 1, settings)
     return recorder.gradients[0], float(figures["grad_norm"])
 
 
@@ -138,7 +160,7 @@ def test_precision_is_that_of_matrix_products(precision: str, dtype: torch.dtype
         seen.append(out.dtype)
         return out.float().square().mean(), {}
 
-    accumulate_gradients(loss, micro_batches(6, 6), 0, config(precision=precision))
+    gradients_of_step(model, loss, micro_batches(6, 6), 0, config(precision=precision))
     assert seen == [dtype, dtype]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
@@ -158,7 +180,7 @@ def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again(
         settings = config()
         settings.seed = seed
         for step in range(8):
-            accumulate_gradients(loss, micro_batches(6, 6, 6, 6), step, settings)
+            gradients_of_step(linear(), loss, micro_batches(6, 6, 6, 6), step, settings)
         return found
 
     first, other = draws(seed=7), draws(seed=8)
@@ -194,14 +216,14 @@ def test_a_step_that_is_not_finite_changes_nothing(spoil: Callable[[Tensor], Ten
     model = linear()
     settings = config(weight_decay=0.5, max_grad_norm=limit)
     optimizer = make_optimizer(model, settings.optimizer)
-    first = train_step(model, optimizer, squares(model), micro_batches(6), 3, settings)
+    first = one_step(model, optimizer, squares(model), micro_batches(6), 3, settings)
     before = state_of(model, optimizer)
-    skipped = train_step(model, optimizer, spoiled(model, spoil), micro_batches(6), 4, settings)
+    skipped = one_step(model, optimizer, spoiled(model, spoil), micro_batches(6), 4, settings)
     assert (bool(first["finite"]), bool(skipped["finite"])) == (True, False)
     after = state_of(model, optimizer)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(p.grad is None for p in model.parameters())
-    train_step(model, optimizer, squares(model), micro_batches(6), 5, settings)
+    one_step(model, optimizer, squares(model), micro_batches(6), 5, settings)
     assert not torch.equal(model.weight, before["weight"])
 
 
@@ -224,7 +246,7 @@ def test_a_step_does_not_wait_for_the_device() -> None:
     optimizer, figures = make_optimizer(model, settings.optimizer), StepFigures(limit=0)
     with Waits() as waits:
         for step in range(3):
-            figures.add(step, train_step(model, optimizer, squares(model), micro_batches(6, 6), step, settings))
+            figures.add(step, one_step(model, optimizer, squares(model), micro_batches(6, 6), step, settings))
     assert waits.seen == []
     with Waits() as waits:
         float(figures.take()[0]["loss"])

@@ -101,7 +101,7 @@ def test_it_learns_which_caption_belongs_to_a_picture(pictures: Path, tmp_path: 
     assert loop.history[0] > 2.5  # log 16, as long as all are alike
     assert loop.history[-1] < 1
     with torch.no_grad():
-        figures, _ = loop.validate(120)
+        figures, _ = loop.validate(loop.model, 120)
     assert figures == {"caption_found": 1.0, "picture_found": 1.0}
     assert checkpoints(tmp_path)[-1].name == "step-000120"
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. steps=1000 optimizer.lr=3e-4")
 ]
-Run = Annotated[Path, typer.Option("--run", help="Folder for checkpoints, logs and pictures.")]
+# torchrun takes --run for an option of its own, even behind the name of the program.
+Run = Annotated[Path, typer.Option("--run", "--run-folder", help="Folder for checkpoints, logs and pictures.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run folder.")]
 
 

@@ -11,6 +11,7 @@ from showo.data.micro_batch import RowBatch
 from showo.data.rows import Format, PictureIds, RowParts
 from showo.data.sample import Sample
 from showo.data.tally import Tally
+from showo.errors import ConfigError
 from showo.seeds import seeded_random
 from showo.tokens import Vocabulary
 
@@ -49,19 +50,43 @@ class MicroBatches:
     """make(position) for `showo.data.loader.Loader`: position s * accumulate + m is micro-batch m of step s.
 
     A step takes the next `rows_per_step` rows of every stream, and each of its micro-batches an equal part of them.
+    The rows are dealt to the ranks like cards, micro-batch after micro-batch and stream after stream, so that no rank
+    ever has more than one row more than another; this is what `rank` of `ranks` gets.
+
+    Raises ConfigError where a micro-batch has fewer rows than there are ranks.
     """
 
-    def __init__(self, streams: Sequence[RowStream], vocabulary: Vocabulary, codes: int, accumulate: int) -> None:
+    def __init__(
+        self,
+        streams: Sequence[RowStream],
+        vocabulary: Vocabulary,
+        codes: int,
+        accumulate: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.streams, self.vocabulary, self.codes, self.accumulate = streams, vocabulary, codes, accumulate
+        self.rank, self.ranks = rank, ranks
+        self._rows = sum(stream.rows_per_step for stream in streams) // accumulate
+        if ranks > max(self._rows, 1):  # nothing may be held out
+            raise ConfigError(
+                f"a micro-batch has {self._rows} rows for {ranks} ranks: more rows, or a smaller accumulate"
+            )
 
     def __call__(self, position: int) -> RowBatch:
+        return self.of(self.numbers(position))
+
+    def numbers(self, position: int) -> dict[str, range]:
+        """Of this rank's rows of a micro-batch, stream by stream."""
         step, micro = divmod(position, self.accumulate)
-        numbers = {}
+        found, dealt = {}, position * self._rows
         for stream in self.streams:
             count = stream.rows_per_step // self.accumulate
             first = step * stream.rows_per_step + micro * count
-            numbers[stream.name] = range(first, first + count)
-        return self.of(numbers)
+            found[stream.name] = range(first, first + count)[(self.rank - dealt) % self.ranks :: self.ranks]
+            dealt += count
+        return found
 
     def of(self, numbers: Mapping[str, range]) -> RowBatch:
         """The rows of these numbers, stream by stream, packed."""

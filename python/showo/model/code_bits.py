@@ -42,7 +42,7 @@ class CodeBits(nn.Module):
 
     def forward(self, table: Tensor) -> Tensor:
         end = self.first + self.count
-        codes = torch.addmm(table[self.first : end], self.signs, self.weight)
+        codes = torch.addmm(table[self.first : end], self.signs.to(table.dtype), self.weight)
         return torch.cat([table[: self.first], codes, table[end:]])
 
 

@@ -65,8 +65,11 @@ class Losses:
         return self.means_over(self.counts)
 
     def means_over(self, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """This batch's share of each part's mean over `counts` targets; 0 where there are none."""
-        return {name: value / (counts[name] or 1.0) for name, value in self.sums.items()}
+        """This batch's share of the mean over `counts` targets of each part that counts have: 0 where there are none,
+        and where this batch has no such part.
+        """
+        nothing = next(iter(self.sums.values())).new_zeros(())
+        return {name: self.sums.get(name, nothing) / (count or 1.0) for name, count in counts.items()}
 
     @property
     def total(self) -> Tensor:

@@ -262,7 +262,8 @@ class Showo(PretrainedMixin, nn.Module):
         """CLIP-ViT features [B, P, clip_width] as embeddings [B, P, hidden]."""
         if not self.config.w_clip_vit:
             raise ValueError("project_clip: this model has no CLIP-ViT projector (config.w_clip_vit is false)")
-        return self.mm_projector(features)
+        (first, *_) = self.mm_projector.parameters()
+        return self.mm_projector(features.to(first.dtype))
 
     def insert_features(self, embeddings: Tensor, features: FeatureSpans) -> Tensor:
         """embeddings [B, S, hidden] with the projected features at their places."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from showo.model.weights import open_tensors
 from showo.train.checksums import check_checksums, write_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
+from showo.train.parallel import Parallel
 
 _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = (
     "log_every", "validate_every", "validation_samples", "validation_prompts", "checkpoint_every", "keep_checkpoints",
     "max_seconds", "max_skipped_steps", "validate_ema", "broken_share", "workers", "prefetch", "wandb", "data_root",
-    "sources",
+    "sources", "parallel", "fsdp",
 )  # fmt: skip
 EMA_NAME = "ema"
 _SHOWN = 8  # at most so many differing settings are listed
@@ -52,7 +54,7 @@ def checkpoints(run: Path) -> list[Path]:
 def save_checkpoint(
     run: Path,
     step: int,
-    model: Any,
+    parallel: Parallel,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
     config: LoopConfig,
@@ -60,30 +62,26 @@ def save_checkpoint(
 ) -> Path:
     """Writes the folder step-N as `atomic_folder` does, so that a folder of that name is always whole.
 
-    Raises OutputError where the disk is full, or refuses for another reason.
+    All ranks call this together; rank 0 writes. Raises OutputError where the disk is full, or refuses for another
+    reason.
     """
     final = run / "checkpoints" / step_name(step)
     try:
-        with atomic_folder(final) as folder:
-            model.save_pretrained(folder)
-            state = {
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "config": to_yaml(config),
-                "weights": _not_in(folder, model),
-            }
+        with atomic_folder(final) if parallel.ranks.first else nullcontext() as folder:
+            state = {"optimizer": parallel.optimizer_state(optimizer), "step": step, "config": to_yaml(config)}
+            with parallel.whole() as model:
+                state["weights"] = _save_model(model, folder)
             if average is not None:
-                with average.in_place():
-                    model.save_pretrained(folder / EMA_NAME)
-                    state["ema_weights"] = _not_in(folder / EMA_NAME, model)
-            # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
-            with open(folder / "training.pt", "wb") as file:
-                torch.save(state, file)
-            if attach is not None:
-                attach(folder)
-                if average is not None:
-                    attach(folder / EMA_NAME)
-            write_checksums(folder)
+                with average.in_place(), parallel.whole() as model:
+                    state["ema_weights"] = _save_model(model, folder and folder / EMA_NAME)
+            if folder is not None:
+                # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
+                with open(folder / "training.pt", "wb") as file:
+                    torch.save(state, file)
+                if attach is not None:
+                    for path in (folder, folder / EMA_NAME) if average is not None else (folder,):
+                        attach(path)
+                write_checksums(folder)
     except (OSError, OutputError, SafetensorError, RuntimeError) as error:
         reason = _refusal(error)
         if reason is None:
@@ -92,17 +90,26 @@ def save_checkpoint(
     return final
 
 
+def _save_model(model: Any, folder: Path | None) -> dict[str, Tensor]:
+    """Writes a model on the rank that has it. Returns the weights that are not written."""
+    if model is None or folder is None:
+        return {}
+    model.save_pretrained(folder)
+    return _not_in(folder, model)
+
+
 def _not_in(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The weights that the folder's model file does not hold under their names: what it holds may be computed from
-    them, or it is a part of the model.
+    """Copies of the weights that the folder's model file does not hold under their names: what it holds may be computed
+    from them, or it is a part of the model.
     """
     saved = {name for name, _ in open_tensors(folder)}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in saved}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items() if name not in saved}
 
 
-def _weights(folder: Path, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the folder's model file holds, and the others."""
-    return {**{name: read() for name, (_, read) in open_tensors(folder)}, **others}
+def _weights(folder: Path, others: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """The weights of these names, which the folder's model file holds, or the others do."""
+    stored = {name: read for name, (_, read) in open_tensors(folder)}
+    return {name: others[name] if name in others else stored[name]() for name in names}
 
 
 def _refusal(error: BaseException | None) -> str | None:
@@ -118,7 +125,7 @@ def _refusal(error: BaseException | None) -> str | None:
 
 def load_checkpoint(
     run: Path,
-    model: Any,
+    parallel: Parallel,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
     config: LoopConfig,
@@ -126,22 +133,39 @@ def load_checkpoint(
 ) -> int | None:
     """Loads the newest whole checkpoint into model, optimizer and average; returns its step, None without one.
 
-    Newer ones that are damaged are set aside, under a name with ".damaged"; `tell` gets a line about each. Raises
-    CheckpointError if all are damaged, or if the run was made with another configuration: it would not be the same run.
+    All ranks call this together; rank 0 reads. Newer ones that are damaged are set aside, under a name with
+    ".damaged"; `tell` gets a line about each. Raises CheckpointError if all are damaged, or if the run was made with
+    another configuration: it would not be the same run.
     """
+    names = list(parallel.model.state_dict())
+    found = _newest_whole(run, names, average is not None, config, tell) if parallel.ranks.first else None
+    step = parallel.ranks.from_first(None if found is None else int(found["step"]))
+    if step is None:
+        return None
+    state = found or {"weights": {}, "ema_weights": {}, "optimizer": {}}
+    if average is not None:
+        parallel.load_weights(state["ema_weights"])
+        average.restart()
+    parallel.load_weights(state["weights"])
+    parallel.load_optimizer(optimizer, state["optimizer"])
+    return step
+
+
+def _newest_whole(
+    run: Path, names: list[str], averaged: bool, config: LoopConfig, tell: Callable[[str], object]
+) -> dict[str, Any] | None:
+    """The state of the newest whole checkpoint, with the weights of these names, and their averages if asked for."""
     damaged: list[tuple[Path, CheckpointError]] = []
     for path in reversed(checkpoints(run)):
         try:
             state = _read_state(path)
             differing = _differences(state["config"], config)
             if not differing:
-                weights = _weights(path, state["weights"])
-                model.load_state_dict({name: weights[name] for name in model.state_dict()})
-                if average is not None:
-                    average.load(_weights(path / EMA_NAME, state["ema_weights"]))
-                optimizer.load_state_dict(state["optimizer"])
+                state["weights"] = _weights(path, state["weights"], names)
+                if averaged:
+                    state["ema_weights"] = _weights(path / EMA_NAME, state["ema_weights"], names)
                 _set_aside(damaged, path, tell)
-                return int(state["step"])
+                return state
         except CheckpointError as error:
             damaged.append((path, error))
             continue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from showo.train.parallel import local_part
 
 
 class WeightAverage:
@@ -18,14 +20,14 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._average = {name: p.detach().clone() for name, p in self._learned.items()}
+        self._average = {name: local_part(p.detach()).clone() for name, p in self._learned.items()}
 
     @torch.no_grad()
     def update(self, finite: Tensor) -> None:
         """finite: bool without dimensions, whether the step was done. Does not wait for the device."""
         share = finite.float() * (1 - self.decay)
-        for name, parameter in self._learned.items():
-            self._average[name].lerp_(parameter, share.to(parameter.dtype))
+        for average, weights in self._pairs():
+            average.lerp_(weights, share.to(weights.device, weights.dtype))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -36,11 +38,20 @@ class WeightAverage:
         finally:
             self._exchange()
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes weights of the model's own names as the average."""
-        for name, average in self._average.items():
-            average.copy_(weights[name])
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Takes the weights that the model has now as the average."""
+        for average, weights in self._pairs():
+            average.copy_(weights)
 
-    def _exchange(self) -> None:
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The average of every weight that is learned, and the weight: where ranks have parts of it, this rank's."""
         for name, parameter in self._learned.items():
-            parameter.data, self._average[name] = self._average[name], parameter.data
+            yield self._average[name], local_part(parameter.detach())
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for average, weights in self._pairs():
+            before = weights.clone()
+            weights.copy_(average)
+            average.copy_(before)

@@ -25,7 +25,9 @@ from showo.train.augment import augment, recolour, seam
 from showo.train.config import TokenizerTraining
 from showo.train.initial import initial_model
 from showo.train.loop import TrainLoop, train
+from showo.train.parallel import Parallel
 from showo.train.pools import open_samples
+from showo.train.ranks import refuse_ranks
 from showo.train.tokenizer_losses import colour_loss, locality_loss, loss_terms, loss_weights, psnr
 
 _SHOWN = 16  # pictures on the sheet of a validation
@@ -35,6 +37,7 @@ def train_tokenizer(
     config: TokenizerTraining, run: Path, *, resume: bool = False, console: Console | None = None
 ) -> TrainLoop[PictureBatch]:
     """Trains an ImageTokenizer into `run`; returns the finished loop. Raises as `train` and the readers do."""
+    refuse_ranks("showo train-tokenizer")
     return train(lambda: tokenizer_loop(config, run, console), run, resume=resume)
 
 
@@ -60,13 +63,15 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
         terms = {name: share * term for name, term in found.items()}
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
-    def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+    def validate(model: ImageTokenizer, step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
         if held_out is None:
             return {}, {}
         return reconstruction_quality(model, held_out, config.validation_samples, device)
 
     pools = {"pictures": pictures.pool}
-    return TrainLoop(config, model, run, data=data, pools=pools, loss=loss, validate=validate, console=console)
+    return TrainLoop(
+        config, Parallel(model), run, data=data, pools=pools, loss=loss, validate=validate, console=console
+    )
 
 
 def picture_losses(

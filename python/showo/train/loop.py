@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,12 +25,15 @@ from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
+from showo.train.facts import Facts
 from showo.train.figures import Figures, StepFigures, mean_figures
-from showo.train.lock import run_lock
+from showo.train.lock import Owner, run_lock
 from showo.train.log import RunLog
 from showo.train.meter import Meter, peak_memory
 from showo.train.optimizer import learning_rate, make_optimizer
+from showo.train.parallel import Parallel
 from showo.train.progress import TrainProgress
+from showo.train.ranks import Ranks
 from showo.train.step import B, LossFunction, train_step
 from showo.train.stop import StopRequest
 
@@ -50,31 +53,33 @@ class TrainLoop(Generic[B]):
     """Trains on micro-batches until the configured number of steps.
 
     Args:
+        parallel: the model, as the ranks share it; what the loop is given else is of this rank
         data: step s takes the micro-batches s * accumulate and the next ones
         pools: where the samples of each stream are from
         loss: see `LossFunction`
-        validate: step -> (scalars, pictures), called every `validate_every` steps
+        validate: (model, step) -> (scalars, pictures), called every `validate_every` steps
         attach: called with every checkpoint's folder, to write what belongs to the model besides (the text tokenizer)
     """
 
     def __init__(
         self,
         config: LoopConfig,
-        model: Any,
+        parallel: Parallel,
         run: Path,
         *,
         data: Data[B],
         pools: Mapping[str, Pool],
         loss: LossFunction[B],
-        validate: Callable[[int], tuple[Mapping[str, float], Mapping[str, Image.Image]]],
+        validate: Callable[[Any, int], tuple[Mapping[str, float], Mapping[str, Image.Image]]],
         attach: Callable[[Path], object] | None = None,
         console: Console | None = None,
     ) -> None:
-        self.config, self.model, self.run_folder = config, model, run
+        self.config, self.parallel, self.model, self.run_folder = config, parallel, parallel.model, run
+        self.ranks = parallel.ranks
         self.data, self.loss, self.validate, self.attach = data, loss, validate, attach
         self.console = console or Console(stderr=True)
-        self.optimizer = make_optimizer(model, config.optimizer)
-        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.history: list[float] = []  # the loss of every step
         self._faults = {
@@ -86,7 +91,7 @@ class TrainLoop(Generic[B]):
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint of the run folder; False where there is none."""
-        step = load_checkpoint(self.run_folder, self.model, self.optimizer, self.average, self.config, self.tell)
+        step = load_checkpoint(self.run_folder, self.parallel, self.optimizer, self.average, self.config, self.tell)
         if step is None:
             return False
         self.step = step
@@ -94,10 +99,11 @@ class TrainLoop(Generic[B]):
 
     def save(self) -> Path:
         path = save_checkpoint(
-            self.run_folder, self.step, self.model, self.optimizer, self.average, self.config, self.attach
+            self.run_folder, self.step, self.parallel, self.optimizer, self.average, self.config, self.attach
         )
-        prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
-        return path
+        if self.ranks.first:
+            prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
+        return self.ranks.from_first(path)  # it is there when any rank goes on
 
     def tell(self, text: str) -> None:
         """A line for the person who watches, as it is: file names may hold what rich takes for markup."""
@@ -111,22 +117,25 @@ class TrainLoop(Generic[B]):
         if self.step >= config.steps:
             self.tell(f"{self.run_folder} is finished: all {config.steps} steps are done")
             return
-        atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
+        if self.ranks.first:
+            atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
         began = time.monotonic()
         per_step = config.accumulate
         with (
-            RunLog(self.run_folder, self.step, config.wandb, dataclasses.asdict(config)) as log,
+            self._open_log() as log,
             TrainProgress(config, self.console) as bar,
-            StopRequest() as stop,
+            StopRequest(silent=not self.ranks.first) as stop,
             closing(self.data.between(self.step * per_step, config.steps * per_step)) as micro_batches,
         ):
             meter = Meter(lambda: self.data.seconds_waited)
             while self.step < config.steps:
                 self._do_step(list(islice(micro_batches, per_step)), meter)
                 bar.update(self.step)
-                late = 0 < config.max_seconds <= time.monotonic() - began
-                done = late or self.step == config.steps
-                stopping = bool(stop)  # asked once: a signal that comes later waits for the next step
+                # Asked once: a signal that comes later waits for the next step. What one rank is told, all do.
+                asked = self.ranks.all_of((0 < config.max_seconds <= time.monotonic() - began, stop.signal))
+                stop.signal = next((signal for _, signal in asked if signal is not None), None)
+                done = any(late for late, _ in asked) or self.step == config.steps
+                stopping = bool(stop)
                 logging = self.step % config.log_every == 0 or done
                 validating = self.step % config.validate_every == 0 or done
                 saving = self.step % config.checkpoint_every == 0 or done or stopping
@@ -146,16 +155,24 @@ class TrainLoop(Generic[B]):
                     self.tell(f"interrupted at step {self.step}; saved {path}; continue with --resume")
                     stop.act()
 
+    def _open_log(self) -> AbstractContextManager[RunLog | None]:
+        """Rank 0 writes it."""
+        if not self.ranks.first:
+            return nullcontext()
+        return RunLog(self.run_folder, self.step, self.config.wandb, dataclasses.asdict(self.config))
+
     def _do_step(self, micro_batches: list[B], meter: Meter) -> None:
-        figures = train_step(self.model, self.optimizer, self.loss, micro_batches, self.step, self.config)
+        facts = Facts.of(self.ranks.all_of(Facts.of(micro_batches)))
+        figures = train_step(
+            self.parallel, self.optimizer, self.loss, micro_batches, facts.counts, self.step, self.config
+        )
         if self.average is not None:
             self.average.update(figures["finite"])
         self.step += 1
         self._figures.add(self.step, figures)
-        for micro_batch in micro_batches:
-            meter.add(micro_batch.tally)
-            for name, drawn in micro_batch.drawn.items():
-                self._faults[name].add(drawn)
+        meter.add(facts.tally)
+        for name, drawn in facts.drawn.items():
+            self._faults[name].add(drawn)
 
     def _fetch_figures(self) -> None:
         """Waits for the device: the only place of a step that does."""
@@ -163,7 +180,7 @@ class TrainLoop(Generic[B]):
         self.history += [figures["loss"] for figures in steps]
         self._unlogged += steps
 
-    def _log(self, log: RunLog, bar: TrainProgress, meter: Meter) -> None:
+    def _log(self, log: RunLog | None, bar: TrainProgress, meter: Meter) -> None:
         """Means over the steps since the last time; the learning rate is that of the last step."""
         figures = mean_figures(self._unlogged)
         self._unlogged = []
@@ -172,7 +189,8 @@ class TrainLoop(Generic[B]):
         figures["memory_gib"] = peak_memory(torch.device(self.config.device))
         if self._figures.skipped:
             figures["skipped_steps"] = self._figures.skipped
-        log.scalars("train", figures, self.step)
+        if log is not None:
+            log.scalars("train", figures, self.step)
         bar.report(self.step, figures)
 
     def _tell_faults(self) -> None:
@@ -180,12 +198,16 @@ class TrainLoop(Generic[B]):
             if table := faults.table():
                 self.tell(f"{name}: samples that were skipped\n{table}")
 
-    def _validate(self, log: RunLog) -> None:
-        self.model.eval()
+    def _validate(self, log: RunLog | None) -> None:
+        """All ranks call this together; rank 0 validates."""
         averaged = self.average is not None and self.config.validate_ema
-        with torch.no_grad(), self.average.in_place() if averaged else nullcontext():  # type: ignore[union-attr]
-            scalars, pictures = self.validate(self.step)
-        self.model.train()
+        with self.average.in_place() if averaged else nullcontext(), self.parallel.whole() as model:  # type: ignore[union-attr]
+            if model is None or log is None:
+                return
+            model.eval()
+            with torch.no_grad():
+                scalars, pictures = self.validate(model, self.step)
+            self.model.train()
         log.scalars("val", scalars, self.step)
         line = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         if line:
@@ -194,10 +216,12 @@ class TrainLoop(Generic[B]):
             log.picture(name, picture, self.step)
 
 
-def train(build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False) -> TrainLoop[B]:
+def train(
+    build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False, ranks: Ranks | None = None
+) -> TrainLoop[B]:
     """Runs the loop that `build` makes, from its beginning or on from its newest checkpoint, and returns it finished.
 
-    Meanwhile the run folder belongs to this process.
+    Meanwhile the run folder belongs to this process, or to rank 0 of several that train together.
 
     Raises:
         RunInUseError: the folder belongs to another process.
@@ -206,11 +230,9 @@ def train(build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False)
         NotFiniteError: losses, gradients or a drawn picture became NaN or infinite; the message names it likewise.
         DataError: data cannot be read, or a process that reads them has died; likewise.
     """
-    if resume and not checkpoints(run):
-        raise UserError(f"--resume: {run} has no checkpoint")
-    with run_lock(run) as left_behind:
-        if checkpoints(run) and not resume:
-            raise UserError(f"{run} holds a run already; add --resume to continue it, or choose another folder (--run)")
+    ranks = ranks or Ranks()
+    with _own_folder(run, resume) if ranks.first else nullcontext() as left_behind:
+        ranks.from_first(None)  # the others wait for it
         loop = build()
         if left_behind is not None:
             loop.tell(f"{run}: the lock of {left_behind}, which has ended, is taken over")
@@ -225,3 +247,14 @@ def train(build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False)
             last = f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint of this run yet"
             raise type(error)(f"{error}; {last}", *error.args[1:]) from error
     return loop
+
+
+@contextmanager
+def _own_folder(run: Path, resume: bool) -> Iterator[Owner | None]:
+    """The lock of a run folder that can be used, as `run_lock`."""
+    if resume and not checkpoints(run):
+        raise UserError(f"--resume: {run} has no checkpoint")
+    with run_lock(run) as left_behind:
+        if checkpoints(run) and not resume:
+            raise UserError(f"{run} holds a run already; add --resume to continue it, or choose another folder (--run)")
+        yield left_behind

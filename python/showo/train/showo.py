@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from showo.batch import FeatureSpans
 from showo.data.micro_batch import RowBatch
 from showo.devices import find_device
 from showo.dialogue import SYSTEM_PROMPT
@@ -35,7 +36,10 @@ from showo.train.blocks import compile_blocks, recompute_activations
 from showo.train.config import ShowoTraining
 from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
+from showo.train.parallel import Parallel, Replicated
 from showo.train.phi import is_phi, showo_from_phi
+from showo.train.ranks import Ranks, device_of_rank, joined_ranks
+from showo.train.sharded import Sharded
 from showo.train.showo_data import Encoders, ShowoData
 
 
@@ -56,37 +60,65 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
 def train_showo(
     config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None
 ) -> TrainLoop[RowBatch]:
-    """Trains a Showo into `run` and returns the finished loop. Raises as `train` and the readers do."""
-    return train(lambda: showo_loop(config, run, console), run, resume=resume)
+    """Trains a Showo into `run` and returns the finished loop: alone, or as one of the ranks that torchrun has started,
+    of which the first one speaks. Raises as `train`, `joined_ranks` and the readers do.
+    """
+    device = find_device(device_of_rank(config.device))
+    with joined_ranks(device, group=config.parallel == "fsdp") as ranks:
+        if not ranks.first:
+            console = Console(quiet=True, force_terminal=False)
+        return train(lambda: showo_loop(config, run, console, ranks), run, resume=resume, ranks=ranks)
 
 
-def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None) -> TrainLoop[RowBatch]:
+class RowLosses(nn.Module):
+    """What is called in training: a module, whose calls DDP and FSDP attend to.
+
+    sees: whether there are rows of mmu_vit. Then the projector takes part in every call, also where a rank has none of
+    them: all ranks have gradients of the same parameters.
+    """
+
+    def __init__(self, model: Showo, weights: Mapping[str, float], *, sees: bool) -> None:
+        super().__init__()
+        self.model, self.weights, self.sees = model, weights, sees
+
+    def forward(self, rows: RowBatch, smoothing: float = 0.0) -> dict[str, Tensor]:
+        """The sums of `Losses`."""
+        batch = rows.batch
+        if self.sees and batch.features is None:
+            nothing = FeatureSpans.none(self.model.config.clip_width, batch.input_ids.device)
+            batch = replace(batch, features=nothing)
+        with parametrize.cached():  # the tables of `code_bits` are made once
+            return multimodal_loss(self.model, batch, weights=self.weights, label_smoothing=smoothing).sums
+
+
+def showo_loop(
+    config: ShowoTraining, run: Path, console: Console | None = None, ranks: Ranks | None = None
+) -> TrainLoop[RowBatch]:
     """The models, the data and the losses of `train_showo`, ready to run."""
-    device = find_device(config.device)
+    ranks = ranks or Ranks()
+    device = find_device(device_of_rank(config.device))
     console = console or Console(stderr=True)
     image_folder = newest_checkpoint(config.image_tokenizer)
     image_tokenizer = ImageTokenizer.from_pretrained(image_folder)
     text_tokenizer = TextTokenizer.from_file(config.text_tokenizer)
     side = check_fit(config, image_tokenizer, text_tokenizer)
-    model = initial_showo(config, lambda text: console.print(text, markup=False, highlight=False)).to(device)
+    model = initial_showo(config, lambda text: console.print(text, markup=False, highlight=False))
+    parallel = shared(model, config, ranks, device)
     prompting = Prompting.for_model(config.model, eot=text_tokenizer.eos)
     encoders = Encoders(text_tokenizer, image_tokenizer.to(device), side, open_tower(config, text_tokenizer, device))
-    data = ShowoData(config, encoders, device, console)
+    data = ShowoData(config, encoders, device, console, ranks)
     weights = {name: stream.weight for name, stream in config.streams.items()}
-
-    def losses(rows: RowBatch, smoothing: float = 0.0) -> Losses:
-        with parametrize.cached():  # the tables of `code_bits` are made once
-            return multimodal_loss(model, rows.batch, weights=weights, label_smoothing=smoothing)
+    sums = parallel.trained(RowLosses(model, weights, sees=bool(config.mmu_vit.batch)))
 
     def loss(
         rows: RowBatch, counts: Mapping[str, float], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         with drawing_from(generator, device) if config.lora.dropout else nullcontext():
-            found = losses(rows, config.objective.label_smoothing)
+            found = Losses(sums(rows, config.objective.label_smoothing), dict(rows.counts), weights)
         return found.total_over(counts), found.means_over(counts)
 
-    def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
-        means = held_out_losses(losses, data.held_out())
+    def validate(model: Showo, step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+        means = held_out_losses(RowLosses(model, weights, sees=False), data.held_out())
         sheets: dict[str, Image.Image] = {}
         if config.validation_prompts:
             texts = text_tokenizer.encode_batch([clean_text(prompt) for prompt in config.validation_prompts])
@@ -102,7 +134,7 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
 
     return TrainLoop(
         config,
-        model,
+        parallel,
         run,
         data=data,
         pools=data.pools,
@@ -111,6 +143,15 @@ def showo_loop(config: ShowoTraining, run: Path, console: Console | None = None)
         attach=attach,
         console=console,
     )
+
+
+def shared(model: Showo, config: ShowoTraining, ranks: Ranks, device: torch.device) -> Parallel:
+    """The model as the ranks share it. Raises ConfigError where they are not to, or cannot."""
+    if config.parallel == "fsdp":
+        return Sharded(model, ranks, list(model.showo.model.layers), config.fsdp, config.precision, device)
+    if ranks.count > 1 and config.parallel == "none":
+        raise ConfigError(f"parallel must be ddp or fsdp, as torchrun has started {ranks.count} processes, got none")
+    return (Replicated if ranks.count > 1 else Parallel)(model.to(device), ranks)
 
 
 def open_tower(config: ShowoTraining, texts: TextTokenizer, device: torch.device) -> ClipTower | None:
@@ -149,7 +190,12 @@ def initial_showo(config: ShowoTraining, tell: Callable[[str], object]) -> Showo
 
 
 def choose_learned(model: Showo, config: ShowoTraining) -> None:
-    """Gives the model what a training adds to it, and freezes what it says. Raises as `add_code_bits` and `freeze`."""
+    """Gives the model what a training adds to it, and freezes what the training says, and what no row of it uses.
+
+    Raises as `add_code_bits` and `freeze`.
+    """
+    if config.model.w_clip_vit and not config.mmu_vit.batch:
+        model.mm_projector.requires_grad_(False)
     if config.code_bits:
         add_code_bits(model, keep_tables=bool(config.init_from))
     if config.lora.rank:
@@ -157,13 +203,12 @@ def choose_learned(model: Showo, config: ShowoTraining) -> None:
     freeze(model, config.frozen)
 
 
-def held_out_losses(losses: Callable[[RowBatch], Losses], batches: Iterable[RowBatch]) -> dict[str, float]:
+def held_out_losses(sums: RowLosses, batches: Iterable[RowBatch]) -> dict[str, float]:
     """The mean loss of every part over the targets of all batches."""
-    sums: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
     for rows in batches:
-        found = losses(rows)
-        for name, value in found.sums.items():
-            sums[name] = sums[name] + value if name in sums else value
-            counts[name] = counts.get(name, 0.0) + found.counts[name]
-    return {name: float(value) / (counts[name] or 1.0) for name, value in sums.items()}
+        for name, value in sums(rows).items():
+            found[name] = found[name] + value if name in found else value
+            counts[name] = counts.get(name, 0.0) + rows.counts[name]
+    return {name: float(value) / (counts[name] or 1.0) for name, value in found.items()}

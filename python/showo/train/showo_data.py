@@ -19,6 +19,7 @@ from showo.model.image_tokenizer import ImageTokenizer
 from showo.pieces import pieces
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining
+from showo.train.ranks import Ranks
 from showo.train.row_streams import RowStreams, TowerSizes, check_codes
 
 
@@ -42,7 +43,10 @@ class Encoders:
 class ShowoData:
     """Micro-batches of a training and of its validation, on a device that the encoders are on too."""
 
-    def __init__(self, config: ShowoTraining, encoders: Encoders, device: torch.device, console: Console) -> None:
+    def __init__(
+        self, config: ShowoTraining, encoders: Encoders, device: torch.device, console: Console, ranks: Ranks
+    ) -> None:
+        """Of the training, the rows of one of the ranks; of the validation, all. Raises as the readers do."""
         self.config, self.encoders, self.device = config, encoders, device
         streams = RowStreams(config, encoders.texts, encoders.side, TowerSizes.of(encoders.tower))
         training, held_out = streams.open_training(), streams.open_held_out()
@@ -51,7 +55,7 @@ class ShowoData:
         self._encode_first([*training, *held_out], console)
         vocabulary, codes = config.model.vocabulary, config.model.num_vq_tokens
         self._held_out = MicroBatches(held_out, vocabulary, codes, config.accumulate)
-        make = MicroBatches(training, vocabulary, codes, config.accumulate)
+        make = MicroBatches(training, vocabulary, codes, config.accumulate, rank=ranks.rank, ranks=ranks.count)
         self._loader = Loader(make, workers=config.workers, prefetch=config.prefetch)
 
     @property

@@ -3,91 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from showo.data.faults import Drawn
-from showo.data.tally import Tally
 from showo.seeds import seeded_generator
 from showo.train.config import LoopConfig
+from showo.train.facts import MicroBatch
 from showo.train.optimizer import learning_rate
-
-
-class MicroBatch(Protocol):
-    """A part of a step's rows, as large as the device takes at once.
-
-    counts: by stream, what the targets of this part weigh in the mean of that stream's loss: their number, as a rule.
-    tally: what the rows hold, for the log. drawn: by stream, which samples they have, and which were skipped.
-    """
-
-    @property
-    def counts(self) -> Mapping[str, float]: ...
-
-    @property
-    def tally(self) -> Tally: ...
-
-    @property
-    def drawn(self) -> Mapping[str, Sequence[Drawn[None]]]: ...
-
+from showo.train.parallel import Parallel, local_part
 
 B = TypeVar("B", bound=MicroBatch)
 
 # (micro-batch, counts of the whole step, generator) -> (loss to call backward on, figures to log). Both are summands:
-# a loss is a mean over the targets of the whole step, so over its micro-batches they add up to the step's.
+# a loss is a mean over the targets of the whole step, so over its micro-batches and ranks they add up to the step's.
+# The figures have the same names on all ranks, whatever their rows.
 LossFunction = Callable[[B, Mapping[str, float], torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 
 
-def counts_of_step(micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
-    """The counts of a step's micro-batches, added up."""
-    totals: dict[str, float] = {}
-    for micro_batch in micro_batches:
-        for name, count in micro_batch.counts.items():
-            totals[name] = totals.get(name, 0) + count
-    return totals
-
-
 def accumulate_gradients(
-    loss: LossFunction[B], micro_batches: Sequence[B], step: int, config: LoopConfig
+    parallel: Parallel,
+    loss: LossFunction[B],
+    micro_batches: Sequence[B],
+    counts: Mapping[str, float],
+    step: int,
+    config: LoopConfig,
 ) -> dict[str, Tensor]:
-    """Adds the gradients of a step's loss, micro-batch by micro-batch. Returns the loss and the figures of the step.
+    """Adds the gradients of a step's loss, micro-batch by micro-batch, and those of all ranks in the last one.
 
-    Every micro-batch draws from a generator of its own, so that there is no random state to save or to restore.
+    Returns this rank's summands of the loss and of the figures of the step. Every micro-batch of a rank draws from a
+    generator of its own, so that there is no random state to save or to restore.
     """
     sums: dict[str, Tensor] = {}
-    counts = counts_of_step(micro_batches)
-    device, half = torch.device(config.device).type, config.precision == "bf16"
+    rank, count = parallel.ranks.rank, parallel.ranks.count
+    device, half = torch.device(config.device).type, config.precision == "bf16" and parallel.autocast
     for micro, micro_batch in enumerate(micro_batches):
-        generator = seeded_generator(config.seed, step, micro)
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            value, figures = loss(micro_batch, counts, generator)
-        value.backward()
+        generator = seeded_generator(config.seed, step, micro, *([rank] if rank else []))
+        with parallel.adding_up(last=micro == len(micro_batches) - 1):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                value, figures = loss(micro_batch, counts, generator)
+            (value * count if count > 1 else value).backward()  # DDP and FSDP divide by the number of ranks
         for name, figure in {"loss": value, **figures}.items():
             sums[name] = sums[name] + figure.detach() if name in sums else figure.detach()
     return sums
 
 
 def train_step(
-    model: nn.Module,
+    parallel: Parallel,
     optimizer: torch.optim.Optimizer,
     loss: LossFunction[B],
     micro_batches: Sequence[B],
+    counts: Mapping[str, float],
     step: int,
     config: LoopConfig,
 ) -> dict[str, Tensor]:
     """Changes weights and optimizer state by one step. Returns loss, the figures of `loss`, grad_norm and finite.
 
-    Where the loss or the norm of its gradient is not finite, the step is skipped: weights and state stay what they
-    are, and `finite` is false. Nothing here waits for the device: the optimizer (one of torch's fused ones) asks for
-    `found_inf` there.
+    micro_batches: of this rank. counts: of all micro-batches of all ranks together.
+
+    Where the loss or the norm of its gradient is not finite, the step is skipped on all ranks: weights and state stay
+    what they are, and `finite` is false. Nothing here waits for the device: the optimizer (one of torch's fused ones)
+    asks for `found_inf` there.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer, step, config.steps)
-    figures = accumulate_gradients(loss, micro_batches, step, config)
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    figures = accumulate_gradients(parallel, loss, micro_batches, counts, step, config)
+    parameters = [p for p in parallel.model.parameters() if p.grad is not None]
+    figures, norm = _of_all_ranks(parallel, figures, [local_part(p.grad) for p in parameters if p.grad is not None])
     if config.optimizer.max_grad_norm:
         clip_grads_with_norm_(parameters, config.optimizer.max_grad_norm, norm)
     finite = figures["loss"].isfinite() & norm.isfinite()
@@ -96,3 +80,15 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**figures, "grad_norm": norm, "finite": finite}
+
+
+def _of_all_ranks(
+    parallel: Parallel, figures: dict[str, Tensor], gradients: list[Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The figures of the step, and the norm of its whole gradient, of which every rank has a part or a copy."""
+    norm = get_total_norm(gradients)
+    if parallel.ranks.count == 1:
+        return figures, norm
+    square = norm.to(figures["loss"].device).double().square() / parallel.copies
+    summed = parallel.ranks.summed({**figures, "square": square})
+    return summed, summed.pop("square").sqrt()

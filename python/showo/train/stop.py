@@ -18,9 +18,12 @@ class StopRequest:
     at once what it would have done without this class. A signal that was ignored on entry stays ignored, as a shell
     wants for jobs in the background. Python handles signals in its main thread only: in another thread this class
     does nothing.
+
+    silent: nothing is said when a signal comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        self.silent = silent
         self.signal: int | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -41,8 +44,8 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
-        # print is not safe in a handler
-        os.write(2, b"\nstopping after this step, with a checkpoint; again to stop at once\n")
+        if not self.silent:  # print is not safe in a handler
+            os.write(2, b"\nstopping after this step, with a checkpoint; again to stop at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

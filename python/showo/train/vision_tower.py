@@ -21,13 +21,16 @@ from showo.tokens import TextTokenizer
 from showo.train.config import VisionTowerTraining
 from showo.train.initial import fresh_model
 from showo.train.loop import TrainLoop, train
+from showo.train.parallel import Parallel
 from showo.train.pools import open_samples
+from showo.train.ranks import refuse_ranks
 
 
 def train_vision_tower(
     config: VisionTowerTraining, run: Path, *, resume: bool = False, console: Console | None = None
 ) -> TrainLoop[PairBatch]:
     """Trains a vision tower into `run`; returns the finished loop. Raises as `train` and the readers do."""
+    refuse_ranks("showo train-vision-tower")
     return train(lambda: vision_tower_loop(config, run, console), run, resume=resume)
 
 
@@ -41,7 +44,7 @@ def vision_tower_loop(config: VisionTowerTraining, run: Path, console: Console |
     data = Loader(pairs, workers=config.workers, prefetch=config.prefetch)
     held_out = pair_batches("held_out", config, config.held_out, tokenizer) if config.held_out else None
 
-    def compared(batch: PairBatch) -> tuple[Tensor, Tensor]:
+    def compared(model: ContrastiveTowers, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Logits of a batch, and its texts on the device."""
         pixels, texts, lengths = (moved_to(device, each) for each in (batch.pixels, batch.texts, batch.lengths))
         return model(pixels, texts, lengths), texts
@@ -49,16 +52,20 @@ def vision_tower_loop(config: VisionTowerTraining, run: Path, console: Console |
     def loss(
         batch: PairBatch, counts: Mapping[str, float], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return contrastive_loss(*compared(batch)) * (len(batch.pixels) / counts["pictures"]), {}
+        return contrastive_loss(*compared(model, batch)) * (len(batch.pixels) / counts["pictures"]), {}
 
-    def validate(step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
+    def validate(model: ContrastiveTowers, step: int) -> tuple[Mapping[str, float], Mapping[str, Image.Image]]:
         if held_out is None:
             return {}, {}
-        found = [retrieval(*compared(held_out.of(numbers))) for numbers in held_out.first(config.validation_samples)]
+        found = [
+            retrieval(*compared(model, held_out.of(numbers))) for numbers in held_out.first(config.validation_samples)
+        ]
         return {name: float(torch.cat([each[name] for each in found]).mean()) for name in found[0]}, {}
 
     pools = {"pictures": pairs.pool}
-    return TrainLoop(config, model, run, data=data, pools=pools, loss=loss, validate=validate, console=console)
+    return TrainLoop(
+        config, Parallel(model), run, data=data, pools=pools, loss=loss, validate=validate, console=console
+    )
 
 
 def pair_batches(

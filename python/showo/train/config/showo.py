@@ -11,6 +11,7 @@ from showo.engine.sampling import Sampling
 from showo.errors import ConfigError
 from showo.train.config.loop import LoopConfig
 from showo.train.config.lora import LoraOptions
+from showo.train.config.shards import PARALLEL, ShardOptions
 from showo.train.config.streams import Stream, check_sources, refuse_codes
 from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 
@@ -33,6 +34,8 @@ class ShowoTraining(LoopConfig):
     frozen: list[str] = field(default_factory=list)  # patterns of names of parameters that learn nothing
     recompute: str = "none"  # activations that the backward pass computes again: none, selective, full
     compile: str = ""  # a backend of torch.compile, such as inductor, that compiles every block
+    parallel: str = "ddp"  # what several ranks do: each has the model (ddp), or a part of it (fsdp); none: one rank
+    fsdp: ShardOptions = field(default_factory=ShardOptions)
     vision_tower: str = ""  # folder or hub id of the CLIP that rows of mmu_vit see with, or the run that made it
     init_from: str = ""  # a checkpoint folder, a run, or a Phi language model, whose weights start this one
     resolution: int = within(COUNT, 64)
@@ -64,6 +67,10 @@ class ShowoTraining(LoopConfig):
             check_sources(f"{name}.", stream.data, stream.held_out)
         if self.recompute not in RECOMPUTE:
             raise ConfigError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {self.recompute!r}")
+        if self.parallel not in PARALLEL:
+            raise ConfigError(f"parallel must be one of {', '.join(PARALLEL)}, got {self.parallel!r}")
+        if self.parallel != "fsdp" and self.fsdp != ShardOptions():
+            raise ConfigError(f"parallel must be fsdp where fsdp has options, got {self.parallel!r}")
         if self.mmu_vit.batch:
             refuse_codes("mmu_vit.", self.mmu_vit.data, self.mmu_vit.held_out)
         if self.mmu_vit.batch and not self.vision_tower:
