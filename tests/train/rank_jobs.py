@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ def main(folder: Path) -> None:
         seen = do(job)
         (folder / f"{job.name}-{dist.get_rank()}.json").write_text(json.dumps(asdict(seen)))
     dist.barrier()
+    time.sleep(0.2)  # as `joined_ranks` does
     dist.destroy_process_group()
 
 

@@ -239,7 +239,7 @@ def test_each_rank_has_a_gpu_of_its_own_and_the_other_trainings_have_one_process
     for name, value in (("RANK", "13"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "5")):
         monkeypatch.setenv(name, value)
     assert (device_of_rank("cpu"), device_of_rank("cuda")) == ("cpu", "cuda:5")
-    with pytest.raises(ConfigError, match="device must be cuda where there are several ranks, .* got 'cuda:3'"):
+    with pytest.raises(ConfigError, match=r"device must be cuda where there are several ranks, .* got 'cuda:3'"):
         device_of_rank("cuda:3")
     for command in ("train-tokenizer", "train-vision-tower"):
         with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,11 @@ def joined_ranks(device: torch.device, *, group: bool = False) -> Iterator[Ranks
         dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=ranks.rank, world_size=ranks.count)
         try:
             yield ranks
+            dist.barrier()
         finally:
+            # A thread of gloo may still be letting go of its last tensor, for which it needs Python's lock. Were the
+            # group destroyed now, by this thread with that lock in hand, each would wait for the other.
+            time.sleep(0.2)
             dist.destroy_process_group()
 
 
