@@ -1,7 +1,7 @@
 """How right a model's pictures are by the number of steps and by guidance, on a world: a picture and a CSV.
 
     python -m benchmarks.world_curves --world DIR [--model M] [--image-tokenizer T] [--count 200]
-        [--steps 1 2 4 ...] [--guidance 0 0.7 ...] [--at-steps 18] [--at-guidance 0.7] [--out out/world-curves.png]
+        [--steps 1 2 4 ...] [--guidance 0 0.7 ...] [--at-steps 18] [--at-guidance 1] [--out out/world-curves.png]
 
 Steps vary at one guidance (--at-guidance), guidance at one number of steps (--at-steps). Each point is the overall
 score of `showo evaluate world`, text to image, with the same prompts and seeds. The CSV lies beside the picture and

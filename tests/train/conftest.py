@@ -61,7 +61,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[st
 def small_training(folders: dict[str, Path], *overrides: str) -> ShowoTraining:
     words = TextTokenizer.from_file(folders["text"]).text_vocab_size
     sizes = (
-        "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 codebook_size=64 num_vq_tokens=16 max_text_len=20"
+        "hidden_size=32 num_layers=2 num_heads=1 intermediate_size=64 codebook_size=64 num_vq_tokens=16 "
+        "max_text_len=20 mmu_text_len=0"
     )
     shards, held_out = (webdataset(folders["pictures"] / f"{name}-*.tar") for name in ("train", "val"))
     paths = [

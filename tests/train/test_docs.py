@@ -53,8 +53,8 @@ def test_the_commands_lead_to_a_model(
     assert [path.name for path in checkpoints(Path("runs/first"))] == ["step-000003", "step-000006"]
     assert shared.stderr.count("step 6/6 ") == 1  # rank 0 alone speaks
     assert weights("runs/shared").keys() == weights("runs/first").keys()
-    for name, weight in weights("runs/first").items():
-        torch.testing.assert_close(weights("runs/shared")[name], weight, rtol=1e-3, atol=1e-4)
+    one, two = (torch.cat([w.flatten() for w in weights(run).values()]) for run in ("runs/first", "runs/shared"))
+    assert (two - one).norm() < 0.01 * one.norm()  # in bf16; that ranks compute the same is tested in test_parallel
     (resumed,) = (said.err for command, said in printed.items() if "--resume" in command)
     assert "runs/first is finished: all 6 steps are done" in resumed
     (second,) = (said.err for command, said in printed.items() if "init_from" in command)
