@@ -58,15 +58,7 @@ def world(
 
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
-    own = pipe.sampling
-    settings = Settings(
-        own.steps if steps is None else steps,
-        own.guidance if guidance is None else guidance,
-        step_guidance,
-        seed,
-        count,
-        batch,
-    )
+    settings = Settings(*pipe.sampling.filled(steps, guidance), step_guidance, seed, count, batch)
     report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if json_file is not None:

@@ -91,7 +91,7 @@ def generate(
 
     from showo.pictures import save_image
 
-    steps = pipe.sampling.steps if steps is None else steps
+    steps, guidance = pipe.sampling.filled(steps, guidance)
     film: list[list[Image.Image]] = [[] for _ in range(steps)]
     batches = -(-len(prompts) // batch)
     console = Console(stderr=True)

@@ -166,8 +166,7 @@ class ShowoPipeline:
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
         grid = self.grid(size)
-        steps = self.sampling.steps if steps is None else steps
-        guidance = self.sampling.guidance if guidance is None else guidance
+        steps, guidance = self.sampling.filled(steps, guidance)
         check_options(
             self.model, grid[0] * grid[1], self.prompting, steps=steps, guidance=guidance, temperature=temperature
         )

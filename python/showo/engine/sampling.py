@@ -31,6 +31,10 @@ class Sampling:
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"sampling: guidance must be 0 or more and finite, got {self.guidance}")
 
+    def filled(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+        """What a caller has asked for, unchecked; in place of None what is best for the model."""
+        return self.steps if steps is None else steps, self.guidance if guidance is None else guidance
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -1,7 +1,8 @@
 """How the ranks of a training share a model: each has a whole one (DDP), or a part of one (`showo.train.sharded`).
 
 A loss is a mean over the targets of the whole step, and each rank's is a summand of it. So gradients are added up over
-the ranks; as DDP and FSDP take means of them, each rank's is multiplied by the number of ranks (`Parallel.scale`).
+the ranks; as DDP and FSDP take means of them, each rank's is multiplied by the number of ranks
+(`showo.train.step.accumulate_gradients`).
 """
 
 from __future__ import annotations
