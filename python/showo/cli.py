@@ -17,6 +17,7 @@ import typer
 from showo.commands import describe, doctor, evaluate, generate, inspect, make_world, tokenize, train
 from showo.errors import UserError
 from showo.launch import Launch
+from showo.memory import lack_of_memory
 
 app = typer.Typer(
     name="showo",
@@ -51,7 +52,8 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit code: 0; 2 for anything wrong with what was given; 1 for a bug; 130 for Ctrl-C; 143 for SIGTERM in training.
+    Exit code: 0; 2 for anything wrong with what was given, or more than memory has room for; 1 for a bug; 130 for
+    Ctrl-C; 143 for SIGTERM in training.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is printed as \u1234
@@ -65,7 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
                 raise
             print(f"{_speaker()}: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
-        except Exception:
+        except Exception as error:
+            if not _show_traceback and (reason := lack_of_memory(error)):
+                print(f"{_speaker()}: {reason}", file=sys.stderr)
+                sys.exit(2)
             tracebacks.print_exc()
             print(f"{_speaker()}: this is a bug in showo; please report it with the lines above", file=sys.stderr)
             sys.exit(1)

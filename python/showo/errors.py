@@ -57,5 +57,9 @@ class OutputError(UserError):
     """A file or folder that cannot be written; the message names it and the reason."""
 
 
+class OutOfMemoryError(UserError):
+    """Memory of the device or the machine is used up; the message says what was asked for, and what needs less."""
+
+
 class RankError(UserError):
     """One of the processes that train together has lost another one, or waits for it in vain."""

@@ -68,16 +68,16 @@ def do(job: Job) -> Seen:
     seen = Seen()
     train_step = loops.train_step
 
-    def noted(parallel: Any, optimizer: Any, loss: Any, rows: Any, counts: Any, number: int, config: Any) -> Any:
+    def noted(parallel: Any, optimizer: Any, loss: Any, rows: Any, counts: Any, number: int, *more: Any) -> Any:
         drawn = [each.drawn for each in rows]
         names = {name: None for each in drawn for name in each}
         seen.keys.append({n: [[d.source, d.index] for each in drawn for d in each.get(n, ())] for n in names})
         if number in job.spoiled and parallel.ranks.rank == parallel.ranks.count - 1:
             loss = spoiled(loss)
         if number != job.counted:
-            return train_step(parallel, optimizer, loss, rows, counts, number, config)
+            return train_step(parallel, optimizer, loss, rows, counts, number, *more)
         with torch.autograd.profiler.profile(use_kineto=False) as profile:
-            figures = train_step(parallel, optimizer, loss, rows, counts, number, config)
+            figures = train_step(parallel, optimizer, loss, rows, counts, number, *more)
         seen.collectives = dict(Counter(e.name for e in profile.function_events if e.name.startswith("c10d::")))
         return figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -79,10 +80,14 @@ def test_more_skipped_steps_in_a_row_than_the_limit_end_a_run(losses: str, ends:
 def test_a_meter_counts_the_time_of_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, waited = [100.0], [7.0]
     monkeypatch.setattr("showo.train.meter.time.monotonic", lambda: clock[0])
-    meter = Meter(lambda: waited[0])
-    for _ in range(2):
+    meter = Meter(lambda: waited[0], torch.device("cpu"))
+    for seconds in (1, 2):
         meter.add(Tally(images=10, tokens=60, padding=20, codes=40, masked=10))
-        clock[0] += 4
+        with meter.clock.part("forward"):
+            clock[0] += seconds
+        with meter.clock.host_part("communication"):
+            clock[0] += 0.5
+        clock[0] += 3.5 - seconds
     waited[0] += 2
     with meter.paused():
         clock[0] += 1000
@@ -92,16 +97,36 @@ def test_a_meter_counts_the_time_of_steps_alone(monkeypatch: pytest.MonkeyPatch)
         "padding_share": 0.25,
         "masking_rate": 0.25,
         "waiting_for_data": 0.25,
+        "seconds_step": 4.0,
+        "seconds_forward": 1.5,
+        "seconds_communication": 0.5,
     }
     clock[0] += 2
     meter.add(Tally(images=1))
-    assert meter.take() == {"images_per_second": 0.5, "waiting_for_data": 0.0}
+    assert meter.take() == {"images_per_second": 0.5, "waiting_for_data": 0.0, "seconds_step": 2.0}
 
 
 def logged(run: Path) -> dict[str, dict[int, float]]:
     """Figures of the log by name and step."""
     found = EventAccumulator(str(run / "logs")).Reload()
     return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+
+
+def lines(run: Path) -> dict[str, dict[int, float]]:
+    """The same, as the lines for programs have them."""
+    found: dict[str, dict[int, float]] = {}
+    for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()):
+        step, _ = line.pop("step"), line.pop("time")
+        for name, value in line.items():
+            found.setdefault(name, {})[step] = value
+    return found
+
+
+def flat(figures: dict[str, dict[int, float]]) -> dict[tuple[str, int], float]:
+    return {(name, step): value for name, values in figures.items() for step, value in values.items()}
+
+
+PARTS = ("data", "forward", "backward", "optimizer", "communication")
 
 
 def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path) -> None:
@@ -116,8 +141,13 @@ def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path)
         weighed = sum(stream.weight * log[f"train/{name}"][step] for name, stream in config.streams.items())
         assert weighed == pytest.approx(log["train/loss"][step], rel=1e-5)
         assert log["train/grad_norm"][step] > 1e-2  # before clipping
+        parts = [log[f"train/seconds_{part}"][step] for part in PARTS]
+        assert min(parts) > 0
+        assert sum(parts) <= log["train/seconds_step"][step]
+        assert log["save/seconds"][step] > 0
     rest = {"lr", "images_per_second", "tokens_per_second", "waiting_for_data", "memory_gib"}
     assert {f"train/{name}" for name in rest} < set(log)
+    assert flat(lines(tmp_path)) == pytest.approx(flat(log))
     assert "train/skipped_steps" not in log
     assert log["train/tokens_per_second"][6] > 0
     assert 0.01 < log["train/memory_gib"][6] < 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from showo.errors import OutputError
+from showo.train.json_log import forget_lines_after
 from showo.train.log import RunLog, forget_after
 
 
@@ -42,12 +45,20 @@ def through_the_files(run: Path) -> list[int]:
     return sorted(event.step for event in events if any(v.tag == "train/loss" for v in event.summary.value))
 
 
+def through_the_lines(run: Path) -> list[int]:
+    """Steps of the lines for programs."""
+    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert all(line["train/loss"] == line["step"] / 8 for line in found)
+    return [line["step"] for line in found]
+
+
 @pytest.mark.parametrize("read", [through_accumulator, lambda run: through_accumulator(run, purge=False)])
 def test_a_resumed_log_holds_every_step_once(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     write(tmp_path, range(1, 9), start=0)
     write(tmp_path, range(5, 13), start=4)  # from a checkpoint of step 4
     assert read(tmp_path) == (list(range(1, 13)), [3, 6, 9, 12])
     assert through_the_files(tmp_path) == list(range(1, 13))
+    assert through_the_lines(tmp_path) == list(range(1, 13))
 
 
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
@@ -67,6 +78,24 @@ def test_damage_of_an_event_file_is_no_obstacle(tmp_path: Path, damage: str) -> 
     assert file.read_bytes() == tails[damage]
     forget_after(tmp_path / "logs", 2)
     assert through_the_files(tmp_path) == [1, 2]
+
+
+def test_a_line_that_is_not_whole_is_cut_off(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 6), start=0)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    write(tmp_path, range(5, 7), start=4)
+    assert through_the_lines(tmp_path) == [1, 2, 3, 4, 5, 6]
+    path.write_text("no JSON\n[1]\n" + path.read_text())
+    forget_lines_after(path, 2)
+    assert [line[:9] for line in path.read_text().splitlines()] == ["no JSON", "[1]", '{"step": ', '{"step": ']
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0) as log:
+        log.scalars("train", {"loss": math.nan, "grad_norm": math.inf, "lr": 0.5}, 1)
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (line["train/loss"], line["train/grad_norm"], line["train/lr"]) == (None, None, 0.5)
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:

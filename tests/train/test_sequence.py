@@ -125,8 +125,8 @@ def train_until(step: int, end: Callable[[], None], config: LoopConfig, run: Pat
     """Trains, and calls `end` in the step of that number (from 0 on), when the weights have changed."""
     train_step = loops.train_step
 
-    def step_and_end(parallel: Any, optimizer: Any, loss: Any, rows: Any, counts: Any, number: int, config: Any) -> Any:
-        figures = train_step(parallel, optimizer, loss, rows, counts, number, config)
+    def step_and_end(parallel: Any, optimizer: Any, loss: Any, rows: Any, counts: Any, number: int, *more: Any) -> Any:
+        figures = train_step(parallel, optimizer, loss, rows, counts, number, *more)
         if number == step:
             end()
         return figures

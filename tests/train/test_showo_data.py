@@ -31,6 +31,7 @@ from showo.prompting import Prompting
 from showo.seeds import seeded_generator
 from showo.tokens import Vocabulary
 from showo.train.checkpoint import checkpoints
+from showo.train.clock import StepClock
 from showo.train.config import ShowoTraining, TokenizerTraining, load_config
 from showo.train.showo import showo_loop, train_showo
 from showo.train.showo_data import ShowoData
@@ -157,11 +158,13 @@ def test_a_step_waits_for_no_device_however_its_pictures_come(folders: Folders, 
     for way in ("encode_first=0", "encode_first=100"):
         config = small_training(folders, "t2i.batch=2", "mmu.batch=2", "optimizer.max_grad_norm=1", way)
         loop = showo_loop(config, tmp_path, Console(quiet=True))
+        clock = StepClock(loop.model.device)
         ready = list(loop.data._loader.between(0, 2))  # type: ignore[attr-defined]
         with Waits() as waits:
             for step, rows in enumerate(ready):
                 micro_batch = loop.data._complete(rows)  # type: ignore[attr-defined]
-                train_step(loop.parallel, loop.optimizer, loop.loss, [micro_batch], micro_batch.counts, step, config)
+                counts = micro_batch.counts
+                train_step(loop.parallel, loop.optimizer, loop.loss, [micro_batch], counts, step, config, clock)
         assert waits.seen == []
 
 

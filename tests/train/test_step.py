@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo.data.faults import Drawn
 from showo.data.tally import Tally
+from showo.train.clock import StepClock
 from showo.train.config import LoopConfig, OptimizerConfig
 from showo.train.facts import Facts
 from showo.train.figures import StepFigures
@@ -20,6 +21,7 @@ from showo.train.optimizer import learning_rate, make_optimizer
 from showo.train.parallel import Parallel
 from showo.train.step import LossFunction, accumulate_gradients, train_step
 
+CLOCK = StepClock(torch.device("cpu"))
 INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -59,7 +61,7 @@ def squares(model: nn.Module, scale: float = 1.0) -> LossFunction[Rows]:
 def gradients_of_step(
     model: nn.Module, loss: LossFunction[Rows], rows: list[Rows], step: int, settings: LoopConfig
 ) -> dict[str, Tensor]:
-    return accumulate_gradients(Parallel(model), loss, rows, Facts.of(rows).counts, step, settings)
+    return accumulate_gradients(Parallel(model), loss, rows, Facts.of(rows).counts, step, settings, CLOCK)
 
 
 def one_step(
@@ -70,7 +72,7 @@ def one_step(
     step: int,
     settings: LoopConfig,
 ) -> dict[str, Tensor]:
-    return train_step(Parallel(model), optimizer, loss, rows, Facts.of(rows).counts, step, settings)
+    return train_step(Parallel(model), optimizer, loss, rows, Facts.of(rows).counts, step, settings, CLOCK)
 
 
 class Recorder(torch.optim.SGD):
@@ -252,3 +254,28 @@ def test_a_step_does_not_wait_for_the_device() -> None:
         float(figures.take()[0]["loss"])
         bool(INPUTS[0, 0] > 0)
     assert waits.seen == ["_local_scalar_dense"]  # it does see what waits
+
+
+def test_the_parts_of_a_step_are_called_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("showo.train.clock.time.monotonic", lambda: now[0])
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+
+    model, clock = linear(), StepClock(torch.device("cpu"))
+    plain = squares(model)
+
+    def loss(*arguments: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        later(3)
+        value, figures = plain(*arguments)
+        value.register_hook(lambda _: later(5))
+        return value, figures
+
+    optimizer = make_optimizer(model, OptimizerConfig())
+    optimizer.register_step_pre_hook(lambda *_: later(7))
+    rows = micro_batches(2, 4)
+    for step in (0, 1):
+        train_step(Parallel(model), optimizer, loss, rows, Facts.of(rows).counts, step, LoopConfig(steps=2), clock)
+    assert clock.take() == {"forward": 12.0, "backward": 20.0, "optimizer": 14.0, "communication": 0.0}
+    assert clock.take() == {}

@@ -63,6 +63,10 @@ def train(
     run: Run = Path("runs/showo"),
     resume: Resume = False,
     threads: common.Threads = None,
+    profile: Annotated[
+        int | None,
+        typer.Option("--profile", min=1, help="Write a profile of so many steps, after the first ones, to the run."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Open the data and print the plan and a row of each stream; train nothing."),
@@ -101,7 +105,7 @@ def train(
 
     check_folder("--run", run)
     common.begin(threads)
-    run_training(settings, run, resume=resume)
+    run_training(settings, run, resume=resume, profile=profile or 0)
 
 
 def _print_plan(settings: ShowoTraining, gpu: str, gpus: int, mfu: float) -> None:

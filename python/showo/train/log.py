@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: figures and pictures, for TensorBoard and Weights & Biases."""
+"""What a run writes down as it goes: figures and pictures, for programs, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from torch.utils.tensorboard import SummaryWriter
 from showo.errors import OutputError
 from showo.files import atomic_write_text
 from showo.pictures import save_image
+from showo.train.json_log import JsonLog
 
 _HEADER = struct.Struct("<QI")  # of a record: the length of its data, and the checksum of the length
 _FOOTER_BYTES = 4  # the checksum of the data
 
 
 class RunLog:
-    """Context manager that writes into RUN/logs and RUN/pictures; raises OutputError where that fails.
+    """Context manager that writes RUN/log.jsonl, RUN/logs and RUN/pictures; raises OutputError where that fails.
 
     step: the step after which the run goes on. What an earlier process has logged of later steps, which will be done
     again, is taken out of its files.
@@ -37,16 +38,19 @@ class RunLog:
         self.run = run
         self.wandb = open_wandb(project, run, settings or {}) if project else None
         with self._writing():
+            self.lines = JsonLog(run / "log.jsonl", step)
             forget_after(run / "logs", step)
             # The purge step is for a TensorBoard that is running, and has read the events that are cut off.
             self.writer = SummaryWriter(str(run / "logs"), purge_step=step + 1 if step else None)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        named = {f"{group}/{name}": value for name, value in values.items()}
         with self._writing():
-            for name, value in values.items():
-                self.writer.add_scalar(f"{group}/{name}", value, step)
+            self.lines.write(step, named)
+            for name, value in named.items():
+                self.writer.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+            self.wandb.log(named, step=step)
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         with self._writing():
@@ -67,6 +71,7 @@ class RunLog:
             if self.wandb is not None:
                 self.wandb.finish(exit_code=0 if value is None else 1)
             with self._writing():
+                self.lines.close()
                 self.writer.close()
         except OutputError:
             if value is None:  # else that error says more

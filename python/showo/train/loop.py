@@ -20,7 +20,7 @@ from rich.console import Console
 
 from showo.data.faults import FaultLog, Pool
 from showo.data.loader import naming_dead_workers
-from showo.errors import DataError, NotFiniteError, OutputError, UserError
+from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
@@ -31,7 +31,9 @@ from showo.train.lock import Owner, run_lock
 from showo.train.log import RunLog
 from showo.train.meter import Meter, peak_memory
 from showo.train.optimizer import learning_rate, make_optimizer
+from showo.train.out_of_memory import explained_lack_of_memory
 from showo.train.parallel import Parallel
+from showo.train.profile import profiled_steps
 from showo.train.progress import TrainProgress
 from showo.train.ranks import Ranks
 from showo.train.step import B, LossFunction, train_step
@@ -109,11 +111,13 @@ class TrainLoop(Generic[B]):
         """A line for the person who watches, as it is: file names may hold what rich takes for markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def run(self) -> None:
+    def run(self, profile: int = 0) -> None:
         """Trains to the end (or for max_seconds), then saves. SIGINT (Ctrl-C) and SIGTERM end it after the step they
         fall into, saved too, with KeyboardInterrupt and SystemExit(143).
+
+        profile: of so many steps rank 0 writes a profile. Raises UserError where fewer are left (`profiled_steps`).
         """
-        config = self.config
+        config, device = self.config, torch.device(self.config.device)
         if self.step >= config.steps:
             self.tell(f"{self.run_folder} is finished: all {config.steps} steps are done")
             return
@@ -124,15 +128,20 @@ class TrainLoop(Generic[B]):
         with (
             self._open_log() as log,
             TrainProgress(config, self.console) as bar,
+            self._profiled(profile) as profile_step,
             StopRequest(silent=not self.ranks.first) as stop,
             closing(self.data.between(self.step * per_step, config.steps * per_step)) as micro_batches,
         ):
-            meter = Meter(lambda: self.data.seconds_waited)
+            meter = Meter(lambda: self.data.seconds_waited, device)
             while self.step < config.steps:
-                self._do_step(list(islice(micro_batches, per_step)), meter)
+                with meter.clock.part("data"):
+                    rows = list(islice(micro_batches, per_step))
+                self._do_step(rows, meter)
+                profile_step()
                 bar.update(self.step)
                 # Asked once: a signal that comes later waits for the next step. What one rank is told, all do.
-                asked = self.ranks.all_of((0 < config.max_seconds <= time.monotonic() - began, stop.signal))
+                with meter.clock.host_part("communication"):
+                    asked = self.ranks.all_of((0 < config.max_seconds <= time.monotonic() - began, stop.signal))
                 stop.signal = next((signal for _, signal in asked if signal is not None), None)
                 done = any(late for late, _ in asked) or self.step == config.steps
                 stopping = bool(stop)
@@ -147,7 +156,7 @@ class TrainLoop(Generic[B]):
                     if validating:
                         self._validate(log)
                     if saving:
-                        path = self.save()
+                        path = self._save_in_time(log)
                 if done:
                     self._tell_faults()
                     break
@@ -161,10 +170,26 @@ class TrainLoop(Generic[B]):
             return nullcontext()
         return RunLog(self.run_folder, self.step, self.config.wandb, dataclasses.asdict(self.config))
 
+    def _profiled(self, steps: int) -> AbstractContextManager[Callable[[], object]]:
+        """Gives what is to be called after every step."""
+        if not steps or not self.ranks.first:
+            return nullcontext(lambda: None)
+        left = self.config.steps - self.step
+        return profiled_steps(steps, self.run_folder, self.step, left, torch.device(self.config.device), self.tell)
+
+    def _save_in_time(self, log: RunLog | None) -> Path:
+        """Saves, and logs for how long no step was done."""
+        began = time.monotonic()
+        path = self.save()
+        if log is not None:
+            log.scalars("save", {"seconds": time.monotonic() - began}, self.step)
+        return path
+
     def _do_step(self, micro_batches: list[B], meter: Meter) -> None:
-        facts = Facts.of(self.ranks.all_of(Facts.of(micro_batches)))
+        with meter.clock.host_part("communication"):
+            facts = Facts.of(self.ranks.all_of(Facts.of(micro_batches)))
         figures = train_step(
-            self.parallel, self.optimizer, self.loss, micro_batches, facts.counts, self.step, self.config
+            self.parallel, self.optimizer, self.loss, micro_batches, facts.counts, self.step, self.config, meter.clock
         )
         if self.average is not None:
             self.average.update(figures["finite"])
@@ -217,11 +242,17 @@ class TrainLoop(Generic[B]):
 
 
 def train(
-    build: Callable[[], TrainLoop[B]], run: Path, *, resume: bool = False, ranks: Ranks | None = None
+    build: Callable[[], TrainLoop[B]],
+    run: Path,
+    *,
+    resume: bool = False,
+    ranks: Ranks | None = None,
+    profile: int = 0,
 ) -> TrainLoop[B]:
     """Runs the loop that `build` makes, from its beginning or on from its newest checkpoint, and returns it finished.
 
-    Meanwhile the run folder belongs to this process, or to rank 0 of several that train together.
+    Meanwhile the run folder belongs to this process, or to rank 0 of several that train together. profile: as
+    `TrainLoop.run`.
 
     Raises:
         RunInUseError: the folder belongs to another process.
@@ -229,6 +260,7 @@ def train(
         OutputError: the disk is full, or refuses for another reason; the message names the last whole checkpoint.
         NotFiniteError: losses, gradients or a drawn picture became NaN or infinite; the message names it likewise.
         DataError: data cannot be read, or a process that reads them has died; likewise.
+        OutOfMemoryError: memory does not suffice; the message says what needs less, and names the checkpoint likewise.
     """
     ranks = ranks or Ranks()
     with _own_folder(run, resume) if ranks.first else nullcontext() as left_behind:
@@ -240,9 +272,9 @@ def train(
             loop.resume()
         loop.model.train()
         try:
-            with naming_dead_workers():
-                loop.run()
-        except (OutputError, NotFiniteError, DataError) as error:
+            with naming_dead_workers(), explained_lack_of_memory(run, loop.config, ranks):
+                loop.run(profile)
+        except (OutputError, NotFiniteError, DataError, OutOfMemoryError) as error:
             whole = checkpoints(run)
             last = f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint of this run yet"
             raise type(error)(f"{error}; {last}", *error.args[1:]) from error

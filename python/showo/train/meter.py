@@ -11,20 +11,27 @@ from contextlib import contextmanager
 import torch
 
 from showo.data.tally import Tally
+from showo.train.clock import StepClock
+
+SECONDS = "seconds_"  # how the names of the figures begin that say where the time of a step goes
 
 
 class Meter:
     """Counts what rows hold, and the time of the steps alone.
 
     waited: seconds, since some beginning, in which a step could not begin since its data were not there.
+    clock: of the parts of steps.
     """
 
-    def __init__(self, waited: Callable[[], float]) -> None:
+    def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
         self._waited = waited
+        self.clock = StepClock(device)
         self._restart()
 
     def add(self, tally: Tally) -> None:
+        """A step."""
         self._tally += tally
+        self._steps += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -34,7 +41,8 @@ class Meter:
         self._began += time.monotonic() - began
 
     def take(self) -> dict[str, float]:
-        """Rates and shares since the last call."""
+        """Rates and shares since the last call, and means of seconds over the steps. Waits for the device."""
+        parts = self.clock.take()
         seconds = max(time.monotonic() - self._began, 1e-9)
         tally, waited = self._tally, self._waited() - self._waited_before
         found = {"images_per_second": tally.images / seconds}
@@ -44,11 +52,13 @@ class Meter:
         if tally.codes:
             found["masking_rate"] = tally.masked / tally.codes
         found["waiting_for_data"] = min(1.0, waited / seconds)
+        for name, spent in {"step": seconds, **parts}.items():
+            found[f"{SECONDS}{name}"] = spent / max(1, self._steps)
         self._restart()
         return found
 
     def _restart(self) -> None:
-        self._tally = Tally()
+        self._tally, self._steps = Tally(), 0
         self._began, self._waited_before = time.monotonic(), self._waited()
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from showo.train.config import LoopConfig
+from showo.train.meter import SECONDS
 
 _ON_BAR = ("loss", "lr", "images_per_second", "tokens_per_second")  # which have room beside a bar
 
@@ -41,9 +42,10 @@ class TrainProgress:
         self.bar.update(self.task, completed=step)
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
-        shown = [name for name in scalars if name in _ON_BAR or not self.console.is_terminal]
+        beside_bar = self.console.is_terminal
+        shown = [name for name in scalars if (name in _ON_BAR if beside_bar else not name.startswith(SECONDS))]
         figures = "  ".join(f"{name.replace('_per_second', '/s')} {scalars[name]:.4g}" for name in shown)
-        if self.console.is_terminal:
+        if beside_bar:
             self.bar.update(self.task, text=figures)
         else:
             self.console.print(f"step {step}/{self.config.steps}  {figures}", soft_wrap=True)

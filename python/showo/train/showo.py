@@ -58,16 +58,16 @@ def check_fit(config: ShowoTraining, images: ImageTokenizer, texts: TextTokenize
 
 
 def train_showo(
-    config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None
+    config: ShowoTraining, run: Path, *, resume: bool = False, console: Console | None = None, profile: int = 0
 ) -> TrainLoop[RowBatch]:
     """Trains a Showo into `run` and returns the finished loop: alone, or as one of the ranks that torchrun has started,
-    of which the first one speaks. Raises as `train`, `joined_ranks` and the readers do.
+    of which the first one speaks. profile: as `TrainLoop.run`. Raises as `train`, `joined_ranks` and the readers do.
     """
     device = find_device(device_of_rank(config.device))
     with joined_ranks(device, group=config.parallel == "fsdp") as ranks:
         if not ranks.first:
             console = Console(quiet=True, force_terminal=False)
-        return train(lambda: showo_loop(config, run, console, ranks), run, resume=resume, ranks=ranks)
+        return train(lambda: showo_loop(config, run, console, ranks), run, resume=resume, ranks=ranks, profile=profile)
 
 
 class RowLosses(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from showo.seeds import seeded_generator
+from showo.train.clock import StepClock
 from showo.train.config import LoopConfig
 from showo.train.facts import MicroBatch
 from showo.train.optimizer import learning_rate
@@ -30,6 +31,7 @@ def accumulate_gradients(
     counts: Mapping[str, float],
     step: int,
     config: LoopConfig,
+    clock: StepClock,
 ) -> dict[str, Tensor]:
     """Adds the gradients of a step's loss, micro-batch by micro-batch, and those of all ranks in the last one.
 
@@ -42,9 +44,10 @@ def accumulate_gradients(
     for micro, micro_batch in enumerate(micro_batches):
         generator = seeded_generator(config.seed, step, micro, *([rank] if rank else []))
         with parallel.adding_up(last=micro == len(micro_batches) - 1):
-            with torch.autocast(device, torch.bfloat16, enabled=half):
+            with clock.part("forward"), torch.autocast(device, torch.bfloat16, enabled=half):
                 value, figures = loss(micro_batch, counts, generator)
-            (value * count if count > 1 else value).backward()  # DDP and FSDP divide by the number of ranks
+            with clock.part("backward"):
+                (value * count if count > 1 else value).backward()  # DDP and FSDP divide by the number of ranks
         for name, figure in {"loss": value, **figures}.items():
             sums[name] = sums[name] + figure.detach() if name in sums else figure.detach()
     return sums
@@ -58,10 +61,13 @@ def train_step(
     counts: Mapping[str, float],
     step: int,
     config: LoopConfig,
+    clock: StepClock,
 ) -> dict[str, Tensor]:
     """Changes weights and optimizer state by one step. Returns loss, the figures of `loss`, grad_norm and finite.
 
-    micro_batches: of this rank. counts: of all micro-batches of all ranks together.
+    micro_batches: of this rank. counts: of all micro-batches of all ranks together. clock: takes the time of the parts
+    `forward`, `backward` (in which gradients of several ranks travel), `communication` (what travels besides) and
+    `optimizer`.
 
     Where the loss or the norm of its gradient is not finite, the step is skipped on all ranks: weights and state stay
     what they are, and `finite` is false. Nothing here waits for the device: the optimizer (one of torch's fused ones)
@@ -69,24 +75,25 @@ def train_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer, step, config.steps)
-    figures = accumulate_gradients(parallel, loss, micro_batches, counts, step, config)
+    figures = accumulate_gradients(parallel, loss, micro_batches, counts, step, config, clock)
     parameters = [p for p in parallel.model.parameters() if p.grad is not None]
-    figures, norm = _of_all_ranks(parallel, figures, [local_part(p.grad) for p in parameters if p.grad is not None])
-    if config.optimizer.max_grad_norm:
-        clip_grads_with_norm_(parameters, config.optimizer.max_grad_norm, norm)
-    finite = figures["loss"].isfinite() & norm.isfinite()
-    # As torch's GradScaler does it: optimizers whose step has no argument for these two read them as attributes.
-    optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    with clock.part("optimizer"):
+        norm = get_total_norm([local_part(p.grad) for p in parameters if p.grad is not None])
+    with clock.part("communication"):
+        figures, norm = _of_all_ranks(parallel, figures, norm)
+    with clock.part("optimizer"):
+        if config.optimizer.max_grad_norm:
+            clip_grads_with_norm_(parameters, config.optimizer.max_grad_norm, norm)
+        finite = figures["loss"].isfinite() & norm.isfinite()
+        # As torch's GradScaler does it: optimizers whose step has no argument for these two read them as attributes.
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return {**figures, "grad_norm": norm, "finite": finite}
 
 
-def _of_all_ranks(
-    parallel: Parallel, figures: dict[str, Tensor], gradients: list[Tensor]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The figures of the step, and the norm of its whole gradient, of which every rank has a part or a copy."""
-    norm = get_total_norm(gradients)
+def _of_all_ranks(parallel: Parallel, figures: dict[str, Tensor], norm: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The figures of the step, and the norm of its whole gradient. norm: of what this rank has of it, or its copy."""
     if parallel.ranks.count == 1:
         return figures, norm
     square = norm.to(figures["loss"].device).double().square() / parallel.copies
