@@ -279,3 +279,33 @@ def test_the_parts_of_a_step_are_called_what_they_are(monkeypatch: pytest.Monkey
         train_step(Parallel(model), optimizer, loss, rows, Facts.of(rows).counts, step, LoopConfig(steps=2), clock)
     assert clock.take() == {"forward": 12.0, "backward": 20.0, "optimizer": 14.0, "communication": 0.0}
     assert clock.take() == {}
+
+
+def test_the_parts_of_a_step_on_a_gpu_are_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that nobody waits for before the parts are taken."""
+    now, waited = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "the stream of cuda:1"
+            self.milliseconds = now[0]
+
+        def synchronize(self) -> None:
+            waited.append(self.milliseconds)
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.milliseconds - self.milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    clock = StepClock(torch.device("cuda:1"))
+    for milliseconds in (30, 50):
+        with clock.part("forward"):
+            now[0] += milliseconds
+        now[0] += 1000
+    assert waited == []
+    assert clock.take() == {"forward": pytest.approx(0.08)}
+    assert waited == [30, 1080]
