@@ -133,6 +133,21 @@ def test_showo_uses_public_names_of_showo_ext(path):
             assert parts[1:2] != ["ops"], f"{name(path)} imports {module}; the function is showo_ext.{parts[-1]}"
 
 
+LAYERS = ({"model"}, {"engine"}, {"data"}, {"train", "evaluate"}, {"commands"})  # each may know those before it
+
+
+@pytest.mark.parametrize("path", sources("python/showo", ".py"), ids=name)
+def test_folders_of_showo_import_no_layer_above_or_beside_them(path):
+    own = path.relative_to(ROOT / "python" / "showo").parts[0] if path.is_relative_to(ROOT / "python") else ""
+    beside = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+    if own not in beside:  # a module of the package itself, such as a program
+        return
+    for module in imports(path):
+        imported = [*module.split("."), ""][1] if module.startswith("showo.") else own
+        if imported != own:
+            assert beside.get(imported, -1) < beside[own], f"{name(path)} imports {module}"
+
+
 @pytest.mark.parametrize("folder", ["showo_ext", "python/showo", "csrc"])
 def test_no_environment_variable_changes_behaviour(folder):
     for path in sources(folder, ".py", *NATIVE_SUFFIXES):

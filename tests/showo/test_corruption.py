@@ -13,8 +13,8 @@ from torch import Tensor
 from showo.batch import IGNORE
 from showo.data.corruption import Corrupted, Corruption, ObjectiveConfig, Region, corrupt, draw_corruption
 from showo.errors import ConfigError
+from showo.intervals import check_intervals
 from showo.tokens import Vocabulary
-from showo.train.intervals import check_intervals
 
 VOCAB = Vocabulary(40, 64)
 GRID = (4, 6)

@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 
 from showo.errors import CheckpointError, OutputError, RunInUseError, UserError
+from showo.lock import run_lock
 from showo.train.checkpoint import checkpoints
 from showo.train.checksums import write_checksums
 from showo.train.image_tokenizer import train_tokenizer
-from showo.train.lock import run_lock
 from showo.train.loop import TrainLoop
 from tests.train.test_image_tokenizer import small_training
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from showo.batch import IGNORE
 from showo.engine.schedule import mask_schedule
 from showo.errors import ConfigError, UserError
+from showo.intervals import SHARE, SHARE_BELOW_ONE, within
 from showo.tokens import Vocabulary
-from showo.train.intervals import SHARE, SHARE_BELOW_ONE, within
 from showo_ext import corrupt_tokens
 
 

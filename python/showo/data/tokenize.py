@@ -25,9 +25,9 @@ from showo.data.sample import CaptionedPicture, Source
 from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError, OutputError, SampleError
+from showo.lock import run_lock
 from showo.pieces import pieces
 from showo.progress import counting_bar
-from showo.train.lock import run_lock
 
 LAYOUTS = ("webdataset", "imagenet")  # of pictures with captions
 _PREFETCH = 2  # chunks, of each worker

@@ -22,12 +22,12 @@ from showo.data.faults import FaultLog, Pool
 from showo.data.loader import naming_dead_workers
 from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
+from showo.lock import Owner, run_lock
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.facts import Facts
 from showo.train.figures import Figures, StepFigures, mean_figures
-from showo.train.lock import Owner, run_lock
 from showo.train.log import RunLog
 from showo.train.meter import Meter, peak_memory
 from showo.train.optimizer import learning_rate, make_optimizer

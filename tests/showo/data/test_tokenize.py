@@ -24,9 +24,9 @@ from showo.data.sources.config import SourceConfig
 from showo.data.tar import write_tar
 from showo.data.tokenize import Tokenized, Tokenizing, open_captioned
 from showo.errors import DataError, OutputError, RunInUseError
+from showo.lock import run_lock
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.pictures import fit, to_tensor
-from showo.train.lock import run_lock
 from tests.showo.command import failure, run
 from tests.showo.data.layouts import png, source, write_json
 from tests.train.test_resume import largest_file

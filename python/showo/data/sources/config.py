@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from showo.errors import ConfigError
-from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, within
+from showo.intervals import COUNT, NOT_NEGATIVE, POSITIVE, within
 
 LAYOUTS = {
     "webdataset": "WebDataset",

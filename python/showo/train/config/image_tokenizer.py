@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
+from showo.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 from showo.model.image_tokenizer import ImageTokenizerConfig
 from showo.train.config.loop import LoopConfig
 from showo.train.config.streams import check_sources, refuse_codes
-from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 
 
 @dataclass

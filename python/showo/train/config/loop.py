@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
-from showo.train.intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
+from showo.intervals import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, check_intervals, within
 
 
 @dataclass

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from showo.errors import ConfigError
+from showo.intervals import NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, within
 from showo.model.lora import TARGETS
-from showo.train.intervals import NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, within
 
 
 @dataclass

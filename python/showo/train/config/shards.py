@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from showo.train.intervals import NOT_NEGATIVE, within
+from showo.intervals import NOT_NEGATIVE, within
 
 PARALLEL = ("none", "ddp", "fsdp")
 

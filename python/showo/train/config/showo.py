@@ -9,11 +9,11 @@ from showo.data.corruption import ObjectiveConfig
 from showo.data.streams import STREAMS
 from showo.engine.sampling import Sampling
 from showo.errors import ConfigError
+from showo.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 from showo.train.config.loop import LoopConfig
 from showo.train.config.lora import LoraOptions
 from showo.train.config.shards import PARALLEL, ShardOptions
 from showo.train.config.streams import Stream, check_sources, refuse_codes
-from showo.train.intervals import COUNT, NOT_NEGATIVE, SHARE, within
 
 RECOMPUTE = ("none", "selective", "full")
 

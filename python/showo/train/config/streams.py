@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
-from showo.train.intervals import NOT_NEGATIVE, within
+from showo.intervals import NOT_NEGATIVE, within
 
 
 def check_sources(prefix: str, data: Sequence[SourceConfig], held_out: Sequence[SourceConfig]) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from showo.errors import OutputError, RunInUseError
-from showo.train.lock import LOCK_NAME, Owner, run_lock
+from showo.lock import LOCK_NAME, Owner, run_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from showo.train.lock import run_lock
+from showo.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     if os.fork() == 0:  # as data workers are made
         print(os.getpid(), flush=True)
