@@ -118,6 +118,10 @@ def test_full_rows_are_the_longest_of_each_format(folders: Folders) -> None:
     }
     assert (rows["lvg"].encoded, rows["lvg"].image) == (5, 5 * 256)
     assert rows["lvg"].targets < 5 * (127 + 2) + 256 + 5  # only the last picture is hidden, but for a code of each
+    videos = [each for name in ("t2v", "v2v") for each in (f"{name}.batch=1", f"{name}.data=${{lvg.data}}")]
+    t2v, v2v = DryRun(load_config(ShowoTraining, "mixed", [*videos, "lvg.batch=0"])).streams[-2:]
+    assert (t2v.row.places, t2v.row.encoded) == (129 + 7 * 256 + 2, 7)  # as many frames as 2048 places hold
+    assert (v2v.row.places, v2v.row.encoded) == (1 + 258 + 128 + 6 * 256 + 2, 7)
     clip = DryRun(load_config(ShowoTraining, "tuning2-clip-vit"))
     (seen,) = (stream.row for stream in clip.streams if stream.name == "mmu_vit")
     assert (seen.places, seen.features, seen.seen, seen.encoded) == (3 + 28 + 576 + 228, 576, 1, 0)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from showo.data.draw_row import draw_row
 from showo.data.make_assets import encode_png
+from showo.data.streams import STREAMS
 from showo.data.tar import write_tar
 from showo.model.image_tokenizer import ImageTokenizer
 from showo.tokens import TextTokenizer
@@ -49,7 +50,9 @@ def lines_of(printed: str, stream: str) -> list[list[str]]:
 
 def test_rows_are_those_of_training(folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of every format the first row of the first step, with the codes that the image tokenizer draws for pictures."""
-    config = small_training(folders, "lvg.batch=2", f"lvg.data={write_sequences(tmp_path)}", "question_share=0.5")
+    steps = write_sequences(tmp_path)
+    videos = [each for name in ("lvg", "t2v", "v2v") for each in (f"{name}.batch=2", f"{name}.data={steps}")]
+    config = small_training(folders, *videos, "question_share=0.5")
     path, sheet = yaml_of(config, tmp_path), tmp_path / "sheet.png"
     assert run("inspect", "--config", path, "-o", sheet, "--pictures", 3, "--columns", 4) == 0
     printed = capsys.readouterr().out
@@ -58,14 +61,14 @@ def test_rows_are_those_of_training(folders: Folders, tmp_path: Path, capsys: py
         rows = next(showo_loop(config, tmp_path / "run", Console(quiet=True)).data.between(0, 1))
     first_rows = [section for section in printed.split("\n\n") if "the first row" in section]
     sections = dict(section.split(": the first row, of ", 1) for section in first_rows)
-    assert sections.keys() == {"t2i", "lm", "mmu", "lvg"}
+    assert sections.keys() == {"t2i", "lm", "mmu", "lvg", "t2v", "v2v"}
     step = draw_row(rows.batch, texts, config.model.vocabulary)
     for name, section in sections.items():
         heading, _, *table = section.splitlines()
         assert heading.endswith(f" in {config.streams[name].data[0].describe()}")
         for place in table:
             assert place.split() in [line.split() for line in step.splitlines()], (name, place)
-    assert f"{sheet}: 12 pictures" in printed  # 3 of t2i and of mmu each, 2 of each of 3 sequences
+    assert f"{sheet}: 24 pictures" in printed  # 3 of t2i and of mmu each, in three formats 2 of each of 3 sequences
     with Image.open(sheet) as drawn:
         assert drawn.width > 4 * 32
 
@@ -98,8 +101,8 @@ def test_data_by_themselves(folders: Folders, tmp_path: Path, capsys: pytest.Cap
     data = [f"{folders['pictures']}/train-*.tar", tmp_path / "steps.jsonl"]
     assert run("inspect", *data, "-o", tmp_path / "sheet.png", "--pictures", 2) == 0
     printed = capsys.readouterr().out
-    assert [line[0] for name in ("t2i", "lm", "mmu", "lvg") for line in lines_of(printed, name)] == [
-        *("t2i", "mmu", "lvg"),
+    assert [line[0] for name in STREAMS for line in lines_of(printed, name)] == [
+        *("t2i", "mmu", "lvg", "t2v", "v2v"),
     ]
     path = yaml_of(small_training(folders), tmp_path)
     assert run("inspect", data[0], "--config", path, "model.max_text_len=21", "-o", tmp_path / "sheet.png") == 0

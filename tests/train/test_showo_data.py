@@ -214,14 +214,14 @@ def test_steps_mix_rows_of_sequences_and_conversations(folders: Folders, tmp_pat
     config = small_training(
         folders,
         "model.max_positions=400",
-        "lvg.batch=2",
-        f"lvg.data=[{{layout: sequences, files: [{steps}]}}]",
+        *(f"{name}.batch=2" for name in ("lvg", "t2v", "v2v")),
+        *(f"{name}.data=[{{layout: sequences, files: [{steps}]}}]" for name in ("lvg", "t2v", "v2v")),
         f"mmu.data=[{{layout: llava, files: [{questions}]}}, {webdataset(folders['pictures'] / 'train-*.tar')[1:]}",
         "steps=4",
     )
     loop = train(config, tmp_path / "run")
     rows = next(loop.data.between(0, 1))
-    assert set(rows.batch.parts) == {"t2i", "lm", "mmu", "lvg"}
+    assert set(rows.batch.parts) == {"t2i", "lm", "mmu", "lvg", "t2v", "v2v"}
     _, means = loop.loss(rows, rows.counts, seeded_generator(0))
     assert all(bool(mean.isfinite()) for mean in means.values())
     for stream, wrong in (("lm", f"[{{layout: llava, files: [{questions}]}}]"), ("lvg", webdataset("x.tar"))):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,13 +33,23 @@ class RowParts:
     """What a row takes from its sample.
 
     texts: ids without marks, in the order of the row. answer: of a row of understanding, what follows the pictures.
-    pictures: of each the codes, int64 [N], or the pixels, uint8 [3, side, side]. corruptions: what is hidden of each.
+    pictures: of each the codes, int64 [N], or the pixels, uint8 [3, side, side].
+    corruptions: what is hidden of the pictures that are to be drawn, which are the last ones.
     """
 
     texts: tuple[TextIds, ...] = ()
     pictures: tuple[np.ndarray, ...] = ()
     corruptions: tuple[Corruption, ...] = ()
     answer: TextIds | Dialogue = ()
+
+    @property
+    def given(self) -> tuple[np.ndarray, ...]:
+        """The pictures that are not to be drawn."""
+        return self.pictures[: len(self.pictures) - len(self.corruptions)]
+
+    @property
+    def to_draw(self) -> tuple[np.ndarray, ...]:
+        return self.pictures[len(self.given) :]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,14 @@ class Format(Protocol):
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
         """Padded rows."""
         ...
+
+
+class CorruptedRows(NamedTuple):
+    """As `Corrupted`, of every row [pictures, N]."""
+
+    inputs: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    weights: Sequence[Tensor] | None
 
 
 class PictureIds:
@@ -154,20 +172,32 @@ class Making:
     def grid(self) -> tuple[int, int]:
         return self.pictures.side, self.pictures.side
 
-    def draw_corruption(self, number: int, draw: Random) -> Corruption:
-        ratio = self.objective.held_out_ratio(number) if self.held_out else None
+    def draw_corruption(self, number: int, draw: Random, *, ratio: float | None = None) -> Corruption:
+        """Of a picture of row `number`. ratio: the share, where it is not to be drawn."""
+        if ratio is None and self.held_out:
+            ratio = self.objective.held_out_ratio(number)
         return draw_corruption(self.objective, self.grid, draw, ratio=ratio)
 
     def corrupt(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Corrupted, Hidden]:
-        """Of all pictures of all rows, one after the other."""
-        ids = pictures.of([picture for row in rows for picture in row.pictures])
+        """Of all pictures of all rows that are to be drawn, one after the other."""
+        ids = pictures.of([picture for row in rows for picture in row.to_draw])
         corruptions = [corruption for row in rows for corruption in row.corruptions]
         found = corrupt(ids, corruptions, self.objective, self.prompting.vocabulary, self.grid)
         return found, Hidden(found.hidden.numel(), int(found.hidden.sum()))
 
-    def check_length(self, key: str, pictures: int, text_places: int) -> None:
-        """Raises SampleError where a row of so many pictures may take more positions than the model has."""
-        places, limit = 1 + pictures * (self.pictures.side**2 + 2) + text_places, self.prompting.max_positions
+    def corrupt_by_row(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[CorruptedRows, Hidden]:
+        """Of rows that may have several pictures."""
+        found, hidden = self.corrupt(rows, pictures)
+        counts = [len(row.to_draw) for row in rows]
+        weights = None if found.weights is None else found.weights.split(counts)
+        return CorruptedRows(found.inputs.split(counts), found.targets.split(counts), weights), hidden
+
+    def check_length(self, key: str, pictures: int, beside: int) -> None:
+        """Raises SampleError where a row of so many pictures may take more positions than the model has.
+
+        beside: places that the row has at most beside the pictures' codes.
+        """
+        places, limit = pictures * self.pictures.side**2 + beside, self.prompting.max_positions
         if limit is not None and places > limit:
             raise SampleError(f"{key}: {pictures} pictures may take {places} positions, more than {limit}", "too long")
 
@@ -236,7 +266,7 @@ class Understanding:
         return self.making.prompting.mmu(ids, [row.answer for row in rows]), Hidden()
 
     def check_pictures(self, key: str, count: int) -> None:
-        self.making.check_length(key, count, self.making.prompting.mmu_text_len)
+        self.making.check_length(key, count, 1 + 2 * count + self.making.prompting.mmu_text_len)
 
     def read(self, picture: Picture) -> np.ndarray:
         return self.making.pictures(picture)
@@ -293,8 +323,8 @@ class PicturesAndTexts:
 
     def parts(self, sample: Sample, number: int, draw: Random) -> RowParts:
         assert isinstance(sample, PictureSequence)
-        making = self.making
-        making.check_length(sample.key, len(sample.frames), len(sample.frames) * (making.prompting.max_text_len + 1))
+        making, count = self.making, len(sample.frames)
+        making.check_length(sample.key, count, 1 + count * (making.prompting.max_text_len + 2))
         frames, whole = self._frames(sample, draw)
         nothing = (Corruption(0.0, draw.getrandbits(63)) for _ in frames[:whole])
         return RowParts(
@@ -321,15 +351,9 @@ class PicturesAndTexts:
         return sample.frames[: whole + 1], whole
 
     def batch(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[Batch, Hidden]:
-        found, hidden = self.making.corrupt(rows, pictures)
-        frames = [len(row.pictures) for row in rows]
-        weights = None if found.weights is None else found.weights.split(frames)
-        batch = self.making.prompting.lvg(
-            [row.texts for row in rows],
-            found.inputs.split(frames),
-            found.targets.split(frames),
-            image_weights=weights,
-        )
+        found, hidden = self.making.corrupt_by_row(rows, pictures)
+        texts = [row.texts for row in rows]
+        batch = self.making.prompting.lvg(texts, found.inputs, found.targets, image_weights=found.weights)
         return batch, hidden
 
 

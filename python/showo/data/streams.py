@@ -16,7 +16,7 @@ from showo.seeds import seeded_random
 from showo.tokens import Vocabulary
 
 # The order of their rows in a batch. What a stream draws hangs on its number here: new ones go to the end.
-STREAMS = ("t2i", "lm", "mmu", "lvg", "mmu_vit")
+STREAMS = ("t2i", "lm", "mmu", "lvg", "mmu_vit", "t2v", "v2v")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 
 from showo.batch import Batch
 from showo.data.corruption import Corrupted, corrupt, draw_corruption
+from showo.data.rows import CorruptedRows
 from showo.dialogue import Dialogue
 from showo.prompting import Prompting
 from showo.seeds import seeded_random
@@ -18,7 +19,7 @@ SYSTEM_PLACES = 28  # of `showo.dialogue.SYSTEM_PROMPT` with the text tokenizer 
 def full_rows(config: ShowoTraining, name: str, tower: TowerSizes, count: int) -> tuple[Batch, int]:
     """Padded rows of a stream whose texts fill their places, and how many pictures each has.
 
-    Rows of pictures and texts in turn have as many pictures as fit them.
+    Rows of pictures and texts in turn, and of videos, have as many pictures as fit them.
     """
     sizes = config.model
     prompting = Prompting.for_model(sizes, eot=0)
@@ -36,11 +37,26 @@ def full_rows(config: ShowoTraining, name: str, tower: TowerSizes, count: int) -
     if name == "t2i":
         hidden = _hidden(config, count)
         return prompting.t2i([caption] * count, hidden.inputs, hidden.targets, image_weights=hidden.weights), 1
-    pictures = (sizes.max_positions - 1) // (sizes.num_vq_tokens + 2 + sizes.max_text_len + 1)
-    hidden = _hidden(config, count * pictures, whole=pictures - 1 if config.objective.keep_earlier else 0)
-    weights = None if hidden.weights is None else hidden.weights.split(pictures)
-    rows = hidden.inputs.split(pictures), hidden.targets.split(pictures)
-    return prompting.lvg([[caption] * pictures] * count, *rows, image_weights=weights), pictures
+    if name == "lvg":
+        pictures = (sizes.max_positions - 1) // (sizes.num_vq_tokens + 2 + sizes.max_text_len)
+        found = _hidden_by_row(config, count, pictures, whole=pictures - 1 if config.objective.keep_earlier else 0)
+        texts = [[caption] * pictures] * count
+        return prompting.lvg(texts, found.inputs, found.targets, image_weights=found.weights), pictures
+    if name == "t2v":
+        frames = (sizes.max_positions - sizes.max_text_len - 3) // sizes.num_vq_tokens
+        found = _hidden_by_row(config, count, frames)
+        return prompting.t2v([caption] * count, found.inputs, found.targets, frame_weights=found.weights), frames
+    frames = max(2, (sizes.max_positions - sizes.max_text_len - 5) // sizes.num_vq_tokens)
+    given = torch.full((count, 1, sizes.num_vq_tokens), sizes.vocabulary.image_offset)
+    found = _hidden_by_row(config, count, frames - 1)
+    drawn = (found.inputs, found.targets)
+    return prompting.v2v(given, [caption] * count, *drawn, frame_weights=found.weights), frames
+
+
+def _hidden_by_row(config: ShowoTraining, rows: int, pictures: int, whole: int = 0) -> CorruptedRows:
+    found = _hidden(config, rows * pictures, whole)
+    weights = None if found.weights is None else found.weights.split(pictures)
+    return CorruptedRows(found.inputs.split(pictures), found.targets.split(pictures), weights)
 
 
 def _hidden(config: ShowoTraining, pictures: int, whole: int = 0) -> Corrupted:

@@ -143,11 +143,12 @@ def _fault_log(stream: RowStream) -> FaultLog:
 
 
 def _said(parts: RowParts, texts: TextTokenizer) -> list[str]:
-    """What a row says to each of its pictures: its own caption, or the text that follows them all."""
+    """What a row says to each of its pictures: its own caption, or the one text of the row."""
     if not parts.pictures:
         return []
     if parts.texts:
-        return [texts.decode(text) or "(caption dropped)" for text in parts.texts]
+        captions = [texts.decode(text) or "(caption dropped)" for text in parts.texts]
+        return captions if len(captions) > 1 else captions * len(parts.pictures)
     answer = parts.answer
     if isinstance(answer, Dialogue):
         said = " ".join(bare_question(texts.decode(q)) + texts.decode(a) for q, a in answer.turns)

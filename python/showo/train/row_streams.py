@@ -19,6 +19,7 @@ from showo.data.rows import (
 )
 from showo.data.sources.codes import Codes
 from showo.data.streams import STREAMS, RowStream
+from showo.data.video_rows import TextToVideo, VideoToVideo
 from showo.errors import ConfigError
 from showo.model.clip import ClipTower
 from showo.model.image_tokenizer import ImageTokenizer
@@ -34,6 +35,8 @@ FORMATS: dict[str, type[Format]] = {
     "mmu": Understanding,
     "lvg": PicturesAndTexts,
     "mmu_vit": FeatureUnderstanding,
+    "t2v": TextToVideo,
+    "v2v": VideoToVideo,
 }
 
 
@@ -83,8 +86,13 @@ class RowStreams:
         prompting = Prompting.for_model(config.model, eot=self.texts.eos)
         making = Making(prompting, self.texts, pictures, config.objective, held_out)
         questions = tuple(config.questions), 0.0 if held_out else config.question_share
+        dropout = 0.0 if held_out else config.condition_dropout
         if name == "t2i":
-            return TextToImage(making, 0.0 if held_out else config.condition_dropout)
+            return TextToImage(making, dropout)
+        if name == "t2v":
+            return TextToVideo(making, dropout)
+        if name == "v2v":
+            return VideoToVideo(making)
         if name == "lm":
             return Texts(making, config.model.sequence_length)
         if name == "lvg":

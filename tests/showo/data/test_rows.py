@@ -32,6 +32,7 @@ from showo.data.rows import (
 from showo.data.sample import CaptionedPicture, Conversation, Document, Frame, Picture, PictureSequence, Sample, Turn
 from showo.data.sources.config import SourceConfig
 from showo.data.streams import MicroBatches, RowStream
+from showo.data.video_rows import TextToVideo, VideoToVideo
 from showo.errors import DataError, SampleError
 from showo.prompting import Prompting
 from showo.tokens import TextTokenizer
@@ -97,7 +98,8 @@ def samples(*, encoded: bool) -> dict[str, list[Any]]:
     frames = [Frame(p, word) for p, word in zip(pictures, WORDS * 2)]
     sequences = [PictureSequence(str(i), tuple(frames[i : i + 2 + i % 2])) for i in range(8)]
     documents = [Document(word, f"{word} and more") for word in WORDS]
-    return {"t2i": pairs, "lm": documents, "mmu": talks, "lvg": sequences}
+    videos = {"lvg": sequences, "t2v": sequences, "v2v": sequences}
+    return {"t2i": pairs, "lm": documents, "mmu": talks, **videos}
 
 
 def formats(making: Making) -> dict[str, Format]:
@@ -106,6 +108,8 @@ def formats(making: Making) -> dict[str, Format]:
         "lm": Texts(making, 20),
         "mmu": Understanding(making, ("Which?",), 0.5),
         "lvg": PicturesAndTexts(making),
+        "t2v": TextToVideo(making, 0.25),
+        "v2v": VideoToVideo(making),
     }
 
 
@@ -176,7 +180,7 @@ def test_a_step_has_the_same_rows_whatever_its_micro_batches(making: Making) -> 
 def test_rows_go_through_all_samples_and_differ_each_time(making: Making) -> None:
     make = micro_batches(making, rows=8)
     epochs = [make(0), make(1)]
-    for name in ("t2i", "lm", "mmu", "lvg"):
+    for name in formats(making):
         for rows in epochs:
             assert sorted(drawn.index for drawn in rows.drawn[name]) == list(range(8))
     assert [d.index for d in epochs[0].drawn["t2i"]] != [d.index for d in epochs[1].drawn["t2i"]]
@@ -197,11 +201,13 @@ def test_t2i_rows_hide_the_drawn_share_and_ask_for_the_truth(making: Making) -> 
         assert torch.equal(torch.where(masked, truth, image), truth)
         assert torch.equal(wanted, torch.where(masked, truth, IGNORE))
         hidden += int(masked.sum())
-    lvg = sum(ids.count(vocabulary.mask_id) for ids, *_ in rows_of(rows.batch, "lvg"))
-    pictures = sum(len(sequence.frames) for sequence in samples(encoded=True)["lvg"])
-    assert (rows.tally.masked, rows.tally.codes) == (hidden + lvg, 16 * (8 + pictures))
+    several = [ids for name in ("lvg", "t2v", "v2v") for ids, *_ in rows_of(rows.batch, name)]
+    frames = sum(len(sequence.frames) for sequence in samples(encoded=True)["lvg"])
+    hidden += sum(ids.count(vocabulary.mask_id) for ids in several)
+    last = [ids[::-1].index(vocabulary.sov) - 1 for ids, *_ in rows_of(rows.batch, "v2v")]
+    assert (rows.tally.masked, rows.tally.codes) == (hidden, 16 * (8 + 2 * frames) + sum(last))
     talked = sum(len(talk.pictures) for talk in samples(encoded=True)["mmu"])
-    assert rows.tally.images == 8 + pictures + talked
+    assert rows.tally.images == 8 + 3 * frames + talked
     assert rows.tally.tokens == rows.batch.input_ids.numel()
 
 
@@ -220,6 +226,40 @@ def test_lvg_rows_end_with_the_picture_that_is_hidden_where_earlier_ones_are_kep
         assert len({corruption.seed for corruption in row.corruptions}) == len(row.corruptions)
         ends.add((len(story.frames), len(row.pictures)))
     assert ends == {(1, 1), (2, 2), (3, 2), (3, 3)}
+
+
+def test_a_video_hides_one_share_of_all_its_frames(making: Making, text: TextTokenizer) -> None:
+    """Those that are given are whole and nothing of them is learned; the captions of what is drawn say what happens."""
+    rows, vocabulary = micro_batches(making, rows=8)(0), making.prompting.vocabulary
+    stories = samples(encoded=True)["v2v"]
+    for name, begin in (("t2v", vocabulary.t2v), ("v2v", vocabulary.v2v)):
+        splits, empty = set(), 0
+        for (ids, targets, _), drawn in zip(rows_of(rows.batch, name), rows.drawn[name], strict=True):
+            frames = stories[drawn.index].frames
+            truth = [frame.picture.codes + vocabulary.image_offset for frame in frames]
+            assert ids[0] == begin
+            *before, wanted = [place for place, id_ in enumerate(ids) if id_ == vocabulary.sov]
+            given = (ids.index(vocabulary.eov) - before[0] - 1) // 16 if before else 0
+            if before:
+                assert ids[before[0] + 1 : before[0] + 1 + 16 * given] == np.concatenate(truth[:given]).tolist()
+                assert {*targets[:wanted]} == {IGNORE}
+            shown = np.array(ids[wanted + 1 : -1]).reshape(-1, 16)
+            asked = np.array(targets[wanted + 1 : -1]).reshape(-1, 16)
+            hidden = shown == vocabulary.mask_id
+            assert len(shown) == len(frames) - given
+            assert len({*hidden.sum(axis=1).tolist()}) == 1
+            assert len(shown) == 1 or (hidden[0] != hidden[1]).any() or hidden.all()
+            assert (np.where(hidden, truth[given:], shown) == truth[given:]).all()
+            assert (asked == np.where(hidden, truth[given:], IGNORE)).all()
+            said = text.decode(id_ for id_ in ids if id_ < vocabulary.text_vocab_size)
+            empty += not said
+            assert said in ("", "; ".join(frame.caption for frame in frames[given:]))
+            splits.add((len(frames), given))
+        assert splits == {"t2v": {(2, 0), (3, 0)}, "v2v": {(2, 1), (3, 1), (3, 2)}}[name]
+        assert (empty > 0) == (name == "t2v")
+    alone = PictureSequence("alone", stories[0].frames[:1])
+    with pytest.raises(SampleError, match="alone: one picture, and rows of v2v need two"):
+        VideoToVideo(making).parts(alone, 0, Random(0))
 
 
 def test_questions_are_given_and_answers_learned(making: Making, text: TextTokenizer) -> None:
@@ -253,8 +293,9 @@ def test_documents_are_read_window_by_window(making: Making) -> None:
 
 def test_rows_that_do_not_fit_are_the_sample_s_fault(making: Making) -> None:
     frames = tuple(Frame(picture(n, encoded=True), "a") for n in range(20))
-    with pytest.raises(SampleError, match=r"long: 20 pictures may take \d+ positions, more than 200"):
-        PicturesAndTexts(making).parts(PictureSequence("long", frames), 0, Random(0))
+    for form in (PicturesAndTexts(making), TextToVideo(making, 0.0), VideoToVideo(making)):
+        with pytest.raises(SampleError, match=r"long: 20 pictures may take \d+ positions, more than 200"):
+            form.parts(PictureSequence("long", frames), 0, Random(0))
     talk = Conversation("many", tuple(frame.picture for frame in frames), (Turn("What?", "red"),))
     with pytest.raises(SampleError, match="many: 20 pictures may take"):
         Understanding(making).parts(talk, 0, Random(0))

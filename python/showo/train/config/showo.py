@@ -45,6 +45,8 @@ class ShowoTraining(LoopConfig):
     mmu: Stream = field(default_factory=Stream)
     lvg: Stream = field(default_factory=Stream)
     mmu_vit: Stream = field(default_factory=Stream)
+    t2v: Stream = field(default_factory=Stream)
+    v2v: Stream = field(default_factory=Stream)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)  # what of a picture is hidden, and learned
     condition_dropout: float = within(SHARE, 0.1)
     questions: list[str] = field(default_factory=list)  # mmu rows may ask one of these before the caption
