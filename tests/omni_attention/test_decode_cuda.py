@@ -72,13 +72,12 @@ def test_every_instantiation(device, dtype, dim, splits):
 
 @pytest.mark.parametrize("columns", [0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 2500])
 def test_edges(device, columns):
-    for rows in (1, 7, 16):
+    for rows, group in (1, 8), (7, 4), (16, 1):
         mask = OmniMask.full(1, rows, kv_length=columns, device=device)
         if columns >= rows:
             mask = OmniMask.causal(1, rows, kv_length=columns, device=device)
-        for group in (1, 4, 8) if columns < 2500 else (4,):
-            check(*operands(mask, 64, BF16, heads=group, seed=rows), mask)
-            check(*operands(mask, 32, torch.float32, heads=group, seed=rows), mask, rms=True)
+        check(*operands(mask, 64, BF16, heads=group, seed=rows), mask)
+        check(*operands(mask, 32, torch.float32, heads=group, seed=rows), mask, rms=True)
 
 
 @dtypes
@@ -127,7 +126,7 @@ def check_random(batch, kv_heads, group, rows, columns, dim, count, dtype, scale
 
 
 def test_random(emulated):
-    settings(deadline=None, max_examples=60)(SWEEP(check_random))()
+    settings(deadline=None, max_examples=25)(SWEEP(check_random))()
 
 
 @pytest.mark.kernels

@@ -69,6 +69,14 @@ def test_far_angles(rng: np.random.Generator) -> None:
         )
 
 
+def test_logarithms_near_zero(rng: np.random.Generator) -> None:
+    """The bound is absolute between 1/2 and 2: near 1 the error may be much larger than the logarithm."""
+    x = rng.uniform(1 - 1e-5, 1 + 1e-5, 4000).astype(np.float32)
+    exact = np.log2(x.astype(np.float64))
+    got = apply("lg2.approx.f32 {d}, {0};", x, out=np.float32)
+    check_error(got, exact, np.full_like(exact, 2.0**-22))
+
+
 @pytest.mark.parametrize("name", ["div.approx", "div.full"])
 def test_division(name: str, rng: np.random.Generator) -> None:
     a, b = ((rng.standard_normal(4000) * 10.0 ** rng.integers(-9, 9, 4000)).astype(np.float32) for _ in range(2))

@@ -31,7 +31,7 @@ def assert_equals_oracle(ids, logprob, known, counts, temperature, noise, got):
         assert got[1][b].tolist() == expected_masked
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 3),
     st.integers(0, 70),

