@@ -1,4 +1,4 @@
-"""An A100-80GB, as far as a model of kernels needs it, and how long counted work takes there at best.
+"""How long the work that an emulator has counted takes on an A100-80GB, by the model of showo.train.plan.kernels.
 
 Sources: NVIDIA A100 whitepaper and CUDA programming guide, "Arithmetic Instructions" and "Technical Specifications per
 Compute Capability", for 8.0.
@@ -11,22 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.roofline import A100_80GB
+from showo.train.plan.kernels import ISSUE, L2_BYTES, SECTOR, WAVEFRONTS, kernel_seconds
 
-MULTIPROCESSORS = 108
-CLOCK = 1.41e9  # Hz, boost
-ISSUE = 4.0  # warp-instructions per cycle and multiprocessor
-WAVEFRONTS = 1.0  # of shared memory, per cycle and multiprocessor
 LANES = {"fp32": 64, "integer": 64, "half": 256, "special": 16, "convert": 16, "fp64": 32}  # results a cycle and mp
-L2_BYTES = 5120 * CLOCK  # bytes/s
-ATOMIC_BYTES = L2_BYTES / 2  # assumed: a reduction reads and writes its sector in the L2 cache
-LAUNCH = 2e-6  # seconds between the ends of two dependent kernels of a CUDA graph, assumed
-
-# What of these peaks well-tuned kernels reach. TENSOR: FlashAttention-2 in bf16 with heads of 64 runs forward and
-# backward at 153 TFLOP/s at length 1,024 (its published table), where its counted instructions (1,015,776 a head) and
-# products (229,376) alone, one after the other, would take 4.68 us a head and do take 6.14.
-TENSOR_SLOWDOWN = 6.14 / 4.68
-MEMORY_SHARE = 0.85  # of 2.0 TB/s: what copies reach
-L2_SHARE = 0.7
+L2_RATE = L2_BYTES * A100_80GB.clock  # bytes/s
+ATOMIC_RATE = L2_RATE / 2  # assumed: a reduction reads and writes its sector in the L2 cache
 
 
 @dataclass(frozen=True)
@@ -74,18 +63,15 @@ def predict(record: Any) -> Prediction:
     """From the counters of one launch (tests.ptx.device.Counters)."""
     blocks = math.prod(record.grid)
     # The busiest multiprocessor has ceil(blocks / 108) blocks to run, the average one fewer.
-    uneven = math.ceil(blocks / MULTIPROCESSORS) * MULTIPROCESSORS / blocks
-    per_cycle = uneven / (MULTIPROCESSORS * CLOCK)
+    uneven = math.ceil(blocks / A100_80GB.multiprocessors) * A100_80GB.multiprocessors / blocks
+    per_cycle = uneven / (A100_80GB.multiprocessors * A100_80GB.clock)
     threads_of = {name: 32 * warps for name, (warps, _) in record.classes.items()}
     terms = {
         "tensor": record.mma_flops / A100_80GB.bf16 * uneven,
         "issue": record.warp_instructions / ISSUE * per_cycle,
         "shared": record.shared_wavefronts[0] / WAVEFRONTS * per_cycle,
-        "L2": record.global_sectors[0] * 32 / L2_BYTES + 4 * threads_of.get("atomic", 0) / ATOMIC_BYTES,
+        "L2": record.global_sectors[0] * SECTOR / L2_RATE + 4 * threads_of.get("atomic", 0) / ATOMIC_RATE,
         "memory": sum(t["read"] + t["written"] for t in record.tensors) / A100_80GB.memory,
         **{name: threads_of.get(name, 0) / lanes * per_cycle for name, lanes in LANES.items()},
     }
-    issue_bound = terms["tensor"] + terms["issue"]  # an mma keeps its warp's slot: hardly any overlap in practice
-    others = max(terms[name] for name in ("shared", *LANES))
-    seconds = max(TENSOR_SLOWDOWN * issue_bound, others, terms["memory"] / MEMORY_SHARE, terms["L2"] / L2_SHARE)
-    return Prediction(terms, seconds + LAUNCH)
+    return Prediction(terms, kernel_seconds(terms))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from showo.gpus import GPUS, Gpu
 
-UNKNOWN = Gpu(math.nan, math.nan, math.nan, math.nan)
+UNKNOWN = Gpu(**dict.fromkeys((f.name for f in fields(Gpu)), math.nan))
 A100_80GB = GPUS["a100-80"]
 
 _BY_NAME = (  # parts of the name that the driver gives, the more special ones first

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import a100
-from benchmarks.roofline import Work
+from benchmarks.roofline import A100_80GB, Work
+from showo.train.plan.kernels import LAUNCH
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def record(**counts):
 
 
 def test_each_resource_at_its_peak() -> None:
-    cycles = int(108 * a100.CLOCK)
+    cycles = int(108 * A100_80GB.clock)
     for binds, counts in {
         "tensor": {"mma_flops": 312e12},
         "issue": {"warp_instructions": 4 * cycles},
@@ -45,7 +46,7 @@ def test_each_resource_at_its_peak() -> None:
         "special": {"classes": {"special": (cycles / 2, 0)}},
         "fp32": {"classes": {"fp32": (cycles * 2, 0)}},
         "memory": {"tensors": [{"read": 1.5e12, "written": 0.5e12}]},
-        "L2": {"global_sectors": (5120 * a100.CLOCK / 32, 0)},
+        "L2": {"global_sectors": (5120 * A100_80GB.clock / 32, 0)},
     }.items():
         prediction = a100.predict(record(**counts))
         assert prediction.binds == binds
@@ -61,7 +62,7 @@ def test_a_wave_that_is_hardly_filled_counts_whole() -> None:
 def test_flash_attention_2_calibrates_the_model() -> None:
     """A head forward and backward at length 1,024: 14 D S^2 FLOPs at the published 153 TFLOP/s."""
     counted = record(warp_instructions=108 * 1_015_776, mma_flops=108 * 229_376 * 4096)
-    seconds = a100.predict(counted).seconds - a100.LAUNCH
+    seconds = a100.predict(counted).seconds - LAUNCH
     assert 108 * 14 * 64 * 1024**2 / seconds == pytest.approx(153e12, rel=0.01)
 
 

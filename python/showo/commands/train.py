@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from showo.commands import common
 from showo.commands.output import check_folder, say
-from showo.errors import UserError
-from showo.gpus import GPUS
-
-if TYPE_CHECKING:
-    from showo.train.config import ShowoTraining
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. steps=1000 optimizer.lr=3e-4")
@@ -69,36 +64,22 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Open the data and print the plan and a row of each stream; train nothing."),
+        typer.Option(
+            "--dry-run", help="Open the data, print what a step costs and a row of each stream; train nothing."
+        ),
     ] = False,
-    gpu: Annotated[
-        str | None,
-        typer.Option("--gpu", help=f"With --dry-run: {', '.join(GPUS)}.", show_default="a100-80, for device=cuda"),
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="With --dry-run: how many share a step.", show_default="1")
-    ] = None,
-    mfu: Annotated[
-        float | None,
-        typer.Option("--mfu", help="With --dry-run: share of their peak that they reach.", show_default="0.4"),
-    ] = None,
 ) -> None:
     """Train Show-o: streams of text to image, text, image to text and more, mixed in every step."""
-    if not dry_run and (gpu, gpus, mfu) != (None, None, None):
-        raise UserError("--gpu, --gpus and --mfu are for --dry-run")
-    if gpu is not None and gpu not in GPUS:
-        raise UserError(f"--gpu must be one of {', '.join(GPUS)}, got {gpu!r}")
-    if mfu is not None and not 0 < mfu <= 1:
-        raise UserError(f"--mfu must be above 0 and at most 1, got {mfu}")
 
     from showo.train.config import ShowoTraining, load_config
 
     settings = load_config(ShowoTraining, config, overrides or [])
     if dry_run:
+        from showo.train.dry_run import DryRun
+        from showo.train.dry_run_report import report
+
         common.begin(threads)
-        if gpu is None and settings.device.startswith("cuda"):
-            gpu = "a100-80"
-        _print_plan(settings, gpu or "", gpus or 1, mfu or 0.4)
+        say("\n\n".join(report(DryRun(settings))))
         return
 
     from showo.train.showo import train_showo as run_training
@@ -106,10 +87,3 @@ def train(
     check_folder("--run", run)
     common.begin(threads)
     run_training(settings, run, resume=resume, profile=profile or 0)
-
-
-def _print_plan(settings: ShowoTraining, gpu: str, gpus: int, mfu: float) -> None:
-    from showo.train.dry_run import DryRun
-    from showo.train.dry_run_report import report
-
-    say("\n\n".join(report(DryRun(settings), gpu=gpu, gpus=gpus, mfu=mfu)))

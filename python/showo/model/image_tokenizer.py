@@ -27,7 +27,7 @@ from showo_ext import lfq_decode, lfq_encode
 
 # More are a slip of the pen, which would fill the memory before anything else is noticed. MAGVIT-v2 has up to 18 bits.
 MAX_BITS, MAX_LEVELS, MAX_BLOCKS = 18, 12, 100
-_ENCODED_AT_ONCE = 64  # pictures
+ENCODED_AT_ONCE = 64  # pictures
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class ImageTokenizer(PretrainedMixin, nn.Module):
         A few pictures at a time, and in the precision of the weights, whatever the caller computes in.
         """
         with torch.autocast(pixels.device.type, enabled=False):
-            return torch.cat([self.encode(from_pixels(some)) for some in pixels.split(_ENCODED_AT_ONCE)])
+            return torch.cat([self.encode(from_pixels(some)) for some in pixels.split(ENCODED_AT_ONCE)])
 
     def encoder_checksum(self) -> str:
         """Of the weights that decide which codes a picture has, as they are now."""

@@ -1,4 +1,4 @@
-"""`showo train --dry-run`: what a training reads, opened and looked at; nothing is trained.
+"""`showo train --dry-run` and `showo plan`: what a training reads, opened and looked at; nothing is trained.
 
 What is not there, such as data of another machine, is named, and planned for as well as it can be: of a stream whose
 data are all there, rows are made and counted; rows of another one are taken to be full of text.
@@ -13,8 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from showo.batch import Batch
 from showo.data.faults import FaultLog
@@ -33,7 +31,7 @@ from showo.train.config.streams import Stream
 from showo.train.full_rows import full_rows
 from showo.train.initial import newest_checkpoint
 from showo.train.inspection import first_row
-from showo.train.plan import Rows
+from showo.train.plan.flops import Rows, count_flops
 from showo.train.row_streams import RowStreams, TowerSizes, check_codes, code_side
 from showo.train.showo import check_fit, choose_learned, open_tower
 
@@ -101,13 +99,17 @@ class DryRun:
         """What the rows of a step hold, stream by stream."""
         return [stream.row.times(stream.rows) for stream in self.streams]
 
+    @property
+    def encoder_sizes(self) -> ImageTokenizerConfig:
+        """Of the image tokenizer, or of the published one, if it is not here."""
+        return self.images.config if self.images else ImageTokenizerConfig()
+
     def picture_flops(self) -> tuple[int | None, int | None]:
         """Of encoding a picture, and of a picture in the vision tower; None where a network is not known.
 
-        An image tokenizer that is not here is taken to be the published one, if that makes as many codes.
+        The published image tokenizer stands for one that is not here, if it makes as many codes.
         """
-        sizes = self.images.config if self.images else ImageTokenizerConfig()
-        side = self.config.resolution
+        sizes, side = self.encoder_sizes, self.config.resolution
         if not self.images and (side // sizes.downsampling) ** 2 != self.config.model.num_vq_tokens:
             encoding = None
         else:
@@ -165,13 +167,6 @@ class DryRun:
             if stream.name == "mmu_vit" or at_once[each.source]
         ]
         return _mean_row(config, stream.name, batch, pictures, len(drawn)), len(drawn)
-
-
-def count_flops(module: nn.Module, *inputs: Tensor) -> int:
-    """Of a forward pass, a product and a sum being two."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops()
 
 
 def _here(source: str) -> Path:

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from showo.errors import ConfigError
-from showo.gpus import GPUS
 from showo.tables import aligned
 from showo.train.dry_run import DryRun, PlannedStream
-from showo.train.plan import Flops, Rows, count_parameters, seconds, state_memory, step_flops, step_memory
+from showo.train.plan.flops import Flops, Rows, count_parameters, step_flops
+from showo.train.plan.memory import activation_memory, logits_memory, state_memory
 
 
-def report(run: DryRun, *, gpu: str, gpus: int, mfu: float) -> Iterator[str]:
-    """The plan, a paragraph at a time. gpu: one of `GPUS`, or "" for no time.
-
-    Raises ConfigError where the rows of a step cannot be shared by so many GPUs.
-    """
-    config = run.config
-    for stream in run.streams:
-        if stream.rows % (config.accumulate * gpus):
-            shares = f"accumulate x --gpus, {config.accumulate * gpus}"
-            raise ConfigError(f"{stream.name}.batch must be a multiple of {shares}, got {stream.rows}")
+def report(run: DryRun) -> Iterator[str]:
+    """What a training reads and computes, a paragraph at a time."""
     if run.missing:
         yield "not here:\n" + "\n".join(run.missing)
     yield _sources(run)
-    yield _rows(run)
+    yield rows_table(run)
     everything, learned = count_parameters(run.model)
     yield f"parameters: {everything:,}, of which {learned:,} learn"
-    flops = _flops(run)
-    yield _flops_table(flops)
-    yield _memory(run, gpu, gpus)
-    yield _time(run, sum(each.total for each in flops.values()), gpu, gpus, mfu)
+    yield flops_table(run)
+    yield _memory(run)
     yield from (stream.drawn for stream in run.streams if stream.drawn)
 
 
@@ -55,7 +44,7 @@ def _sources(run: DryRun) -> str:
     return "\n".join([f"{run.config.steps:,} steps", *aligned(lines, right=range(2, 6)), *missing])
 
 
-def _rows(run: DryRun) -> str:
+def rows_table(run: DryRun) -> str:
     """What the rows of a step hold; padding, which is not computed, apart."""
     lines = [["a step", "rows", "text", "image", "targets", "padding", "from"]]
     for stream, rows in zip(run.streams, run.rows, strict=True):
@@ -86,7 +75,9 @@ def _flops(run: DryRun) -> dict[str, Flops]:
     return found
 
 
-def _flops_table(flops: dict[str, Flops]) -> str:
+def flops_table(run: DryRun) -> str:
+    """Forward and backward, by part; what is computed again is not counted."""
+    flops = _flops(run)
     total = sum(flops.values(), Flops())
     unit, size = _unit(total.total, ("", "k", "M", "G", "T", "P", "E"), 1000)
     lines = [[f"{unit}FLOP a step", "forward", "backward", "together"]]
@@ -95,22 +86,17 @@ def _flops_table(flops: dict[str, Flops]) -> str:
     return "\n".join(aligned(lines, right=range(1, 4)))
 
 
-def _memory(run: DryRun, gpu: str, gpus: int) -> str:
+def _memory(run: DryRun) -> str:
+    """Of a device that has the whole model; `showo plan` knows what several have each."""
     config = run.config
-    share = 1 / (config.accumulate * gpus)
-    where = f"each of {gpus} GPUs" if gpus > 1 else "the device"
-    state = state_memory(run.model, config)
-    steps = step_memory(run.model, config.precision, [rows.times(share) for rows in run.rows])
-    total = sum(state.values()) + steps[config.recompute]
-    sizes = {
-        **state,
-        **{f"activations and logits with recompute={how}, estimated": size for how, size in steps.items()},
-        f"together with recompute={config.recompute}, which this training has": total,
-    }
-    if gpu and total > GPUS[gpu].capacity:
-        sizes[f"more than a {gpu} has"] = GPUS[gpu].capacity
+    rows = [rows.times(1 / config.accumulate) for rows in run.rows]
+    activations = activation_memory(run.model, config.precision, sum(each.places for each in rows))
+    sizes = {**state_memory(run.model, config), "logits, estimated": logits_memory(run.model, rows)}
+    total = sum(sizes.values()) + activations[config.recompute]
+    sizes |= {f"activations with recompute={how}, estimated": size for how, size in activations.items()}
+    sizes[f"together with recompute={config.recompute}, which this training has"] = total
     unit, scale = _unit(total, ("B", "KiB", "MiB", "GiB", "TiB"), 1024)
-    lines = [[f"memory of {where}, which has the whole model", unit]]
+    lines = [["memory of a device that has the whole model", unit]]
     lines += [[kind, f"{size / scale:.2f}"] for kind, size in sizes.items()]
     return "\n".join(aligned(lines, right=[1]))
 
@@ -121,12 +107,3 @@ def _unit(value: float, names: Sequence[str], base: int) -> tuple[str, int]:
     while power + 1 < len(names) and value >= base ** (power + 1):
         power += 1
     return names[power], base**power
-
-
-def _time(run: DryRun, flops: float, gpu: str, gpus: int, mfu: float) -> str:
-    if not gpu:
-        return f"time: the peak of a {run.config.device} is not known; --gpu plans for one of {', '.join(GPUS)}"
-    step = seconds(flops, GPUS[gpu], gpus, run.config.precision, mfu)
-    hours = step * run.config.steps / 3600
-    whole = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:.2g} hours"
-    return f"time: {whole}, {step:.3g} s a step, on {gpus} x {gpu} if MFU is {mfu:.0%}"
