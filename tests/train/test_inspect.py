@@ -150,7 +150,10 @@ def test_broken_samples_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture
         (["text.parquet", "--layout", "webdatset"], "data.layout must be one of webdataset, "),
         (["text.parquet", "--layout", "codes"], "text.parquet: no shard of codes"),
         (["text.parquet", "--class-names", "a"], "--class-names is for imagenet, and DATA are parquet_text"),
-        (["text.parquet", "--images", "a"], "--images is for llava or sequences, and DATA are parquet_text"),
+        (
+            ["text.parquet", "--images", "a"],
+            "--images is for llava or llava_captions or sequences, and DATA are parquet_text",
+        ),
         (["text.parquet", "-o", "sheet.txt"], "--output sheet.txt: the name must end in .png"),
         (["text.parquet", "model.num_vq_tokens=63"], "model.num_vq_tokens must be a square, got 63"),
     ],

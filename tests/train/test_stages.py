@@ -91,6 +91,12 @@ def test_a_stage_has_the_numbers_of_the_paper(name: str) -> None:
         assert folders(stream) == {FOLDERS.get(each, each) for each in sets.split()}
 
 
+def test_the_first_tuning_takes_conversations_as_captions_where_it_sees_features() -> None:
+    layouts = {name: {source.layout for source in bundled(name).mmu_vit.data} for name in SEEN_TEXT}
+    assert layouts == {name: {"llava_captions" if name.startswith("tuning1") else "llava"} for name in SEEN_TEXT}
+    assert [source.layout for source in bundled("tuning1").mmu.data] == ["llava"]
+
+
 @pytest.mark.parametrize("name", ["stage2", "stage3"])
 def test_captions_are_cleaned_as_officially(name: str) -> None:
     """Of recaptioned sets, rows that draw lose stock prefixes or all but a sentence; those that describe do not."""

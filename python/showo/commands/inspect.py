@@ -89,7 +89,7 @@ def _sources(data: list[str], layout: str, captions: list[str], class_names: str
     for option, value, layouts in (
         ("--captions", captions, {"webdataset"}),
         ("--class-names", class_names, {"imagenet"}),
-        ("--images", images, {"llava", "sequences"}),
+        ("--images", images, {"llava", "llava_captions", "sequences"}),
     ):
         if value and not layouts & files.keys():
             raise UserError(f"{option} is for {' or '.join(sorted(layouts))}, and DATA are {' and '.join(files)}")

@@ -76,6 +76,12 @@ def llava(folder: Path) -> Source:
     return source("llava", write_json(folder / "a.json", entries))
 
 
+def llava_captions(folder: Path) -> Source:
+    (folder / "1.png").write_bytes(png())
+    entries = [conversation("one", "<image>\nWhat is it?", "This is a bird.", image="1.png")]
+    return source("llava_captions", write_json(folder / "a.json", entries), clean=["prefixes"])
+
+
 def sequences(folder: Path) -> Source:
     (folder / "images").mkdir()
     (folder / "images" / "1.png").write_bytes(png())
@@ -85,7 +91,7 @@ def sequences(folder: Path) -> Source:
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
-    f.__name__: f for f in (webdataset, imagenet, codes, tar_text, parquet_text, llava, sequences)
+    f.__name__: f for f in (webdataset, imagenet, codes, tar_text, parquet_text, llava, llava_captions, sequences)
 }
 
 
@@ -182,6 +188,21 @@ def test_llava_conversations(tmp_path: Path) -> None:
     assert (none.pictures, none.turns) == ((), (Turn("Hello", "Hi"),))
     assert [picture.open().size for picture in two.pictures] == [(4, 4), (4, 4)]
     assert two.turns[0].question == "Compare."
+
+
+def test_llava_captions(tmp_path: Path) -> None:
+    (sample,) = captioned(llava_captions(tmp_path))
+    assert sample == ("one", ("A bird.",))
+    entries = [
+        conversation("twice", "What?", "A bird.", "Sure?", "Yes.", image="1.png"),
+        conversation("none", "What?", "A bird."),
+        conversation("two", "What?", "A bird.", image=["1.png", "1.png"]),
+        conversation("good", "What?", "A bird.", image="1.png"),
+    ]
+    opened = source("llava_captions", write_json(tmp_path / "b.json", entries))
+    assert reasons(opened) == [*["wrong conversation"] * 3, ""]
+    with pytest.raises(SampleError, match=r"b\.json: twice: expected one .*, got 2 questions about 1 pictures"):
+        opened[0]
 
 
 def test_sequences(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ LAYOUTS = {
     "tar_text": "TarText",
     "parquet_text": "ParquetText",
     "llava": "Llava",
+    "llava_captions": "LlavaCaptions",
     "sequences": "Sequences",
 }  # modules of this package, and their classes
 CLEANINGS = ("persons", "prefixes", "first_sentence")
@@ -25,13 +26,13 @@ CLEANINGS = ("persons", "prefixes", "first_sentence")
 class SourceConfig:
     """One source of samples; docs/data.md shows every layout.
 
-    layout: webdataset, imagenet, codes (captioned pictures), tar_text, parquet_text (documents), llava
+    layout: webdataset, imagenet, codes, llava_captions (captioned pictures), tar_text, parquet_text (documents), llava
         (conversations), or sequences (pictures that follow one another).
     files: paths, or patterns with *, {0000..0009} and {a,b}; "bundled:" begins what the package itself holds.
     weight: share of the samples that are drawn from here, beside the weights of the other sources of a stream.
     captions: webdataset: files of captions by key (json, jsonl, parquet) in place of those in the tars.
     class_names: imagenet: a file of lines "n01440764 tench, Tinca tinca".
-    images: llava, sequences: the folder that the paths of pictures begin in; else the folder of the json itself.
+    images: llava, llava_captions, sequences: the folder that the paths of pictures begin in; else that of the json.
     column: parquet_text: the column of texts; else "content" or "text", whichever is there.
     clean: what is done to captions beyond `clean_text`; see `showo.data.captions`.
     block, window: read `block` samples after one another, and mix those of `window` such blocks, for disks on which
