@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from showo.dialogue import question_text
-from showo.engine.understand import answer, stream
+from showo.engine.understand import _encoded, answer, stream
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo_ext import OmniMask, omni_attention
@@ -42,6 +42,13 @@ def test_cached_equals_recomputed(model: Showo, prompting: Prompting) -> None:
     answers = answer(model, prompting, images, QUESTIONS, max_new_tokens=12)
     for image, question, got in zip(images.tolist(), QUESTIONS, answers):
         assert got == recomputed(model, prompting, image, question, 12)
+
+
+def test_codes_stay_on_their_device(model: Showo, prompting: Prompting) -> None:
+    """A tensor on the meta device has no values that could be looked at."""
+    prompts = _encoded(prompting, pictures(model).to("meta"), QUESTIONS)
+    assert prompts.ids.device.type == "meta"
+    assert prompts.lengths == [3 + 16 + len(prompting.frame(question)) for question in QUESTIONS]
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model: Showo, prompting: Prompting) -> None:

@@ -65,6 +65,18 @@ def test_the_commands_see_through_the_tower(trained: Path, tmp_path: Path, capsy
     assert "size: this model sees all pictures" in failure(capsys, *command, "--size", "32x32")
 
 
+def test_the_length_is_checked_before_pictures_are_seen(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = ShowoPipeline.from_pretrained(trained)
+    monkeypatch.setattr(pipe, "see", None)
+    asked = len(pipe.text_tokenizer.encode(question_text("what? " * 90, "phi1.5")))
+    places = 3 + 16 + len(pipe.text_tokenizer.encode(SYSTEM_PROMPT)) + asked
+    with pytest.raises(UserError, match=f"picture and question take {places} positions; this model has 256"):
+        pipe.describe(IMAGES, ["what?", "what? " * 90])
+    pipe.model.config.__dict__["max_positions"] = 3 + 16  # a caption has no question, and no system prompt
+    with pytest.raises(UserError, match="picture and question take 19 positions; this model has 19"):
+        pipe.check_questions([None])
+
+
 def test_what_is_missing_is_named(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(trained, folder)

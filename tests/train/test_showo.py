@@ -215,6 +215,8 @@ def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
         ({"steps": 0}, "steps must be at least 1"),
         ({"step": 3}, "step"),
         ({"guidance": -1}, "0 or"),
+        ("fast", "sampling must hold steps and guidance, got 'fast'"),
+        (None, "sampling must hold steps and guidance, got None"),
     ):
         (checkpoint / "pipeline.json").write_text(json.dumps({"image_tokenizer": "x", "sampling": wrong}))
         with pytest.raises(CheckpointError, match=rf"pipeline\.json: .*{message}"):

@@ -24,7 +24,7 @@ from showo.engine.generate import Earlier, GenerationStep, check_options, genera
 from showo.engine.pipeline_file import PipelineFile
 from showo.engine.sampling import Sampling
 from showo.engine.schedule import mask_schedule
-from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length
+from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import CheckpointError, UserError
 from showo.files import package_path
@@ -236,8 +236,7 @@ class ShowoPipeline:
         if len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} pictures")
         check_answer_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-        template = "phi1.5" if self.model.config.w_clip_vit else "showo"
-        asked = self.text_tokenizer.encode_batch([question_text(question, template) for question in questions])
+        asked = self._asked(questions)
         look = self._looking(size, asked)
         texts: list[str] = []
         for first in range(0, len(images), batch):
@@ -255,6 +254,14 @@ class ShowoPipeline:
             texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
         return texts
 
+    def check_questions(self, questions: Sequence[str | None]) -> None:
+        """Raises what `describe` raises of these before it sees a picture, of the training size."""
+        self._looking(None, self._asked(questions))
+
+    def _asked(self, questions: Sequence[str | None]) -> list[list[int]]:
+        template = "phi1.5" if self.model.config.w_clip_vit else "showo"
+        return self.text_tokenizer.encode_batch([question_text(question, template) for question in questions])
+
     def _looking(
         self, size: tuple[int, int] | None, asked: Sequence[Sequence[int]]
     ) -> Callable[[Sequence[Image.Image]], Tensor | SeenPictures]:
@@ -263,6 +270,8 @@ class ShowoPipeline:
             if size is not None:
                 raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
             system = self.text_tokenizer.encode(SYSTEM_PROMPT)
+            for question in asked:
+                check_length(self.model, seen_length(self.tower.image_tokens, system, question))
             return lambda images: SeenPictures(self.see(images), system)
         grid = self.grid(size)
         for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for

@@ -41,5 +41,7 @@ class Sampling:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Sampling:
         """The inverse of to_dict. Raises ConfigError, for unknown keys too."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"sampling must hold steps and guidance, got {data!r}")
         reject_unknown(data, [field.name for field in dataclasses.fields(cls)], cls)
         return cls(**data)

@@ -166,6 +166,11 @@ def prompt_length(codes: int, text: TextIds) -> int:
     return 3 + codes + len(text)
 
 
+def seen_length(features: int, system: TextIds, question: TextIds) -> int:
+    """Positions of `mmu system? soi features eoi question`."""
+    return 3 + features + (len(system) + len(question) if len(question) else 0)
+
+
 def check_length(model: Showo, length: int) -> None:
     """UserError where picture and question leave no position for an answer."""
     if length >= model.config.max_positions:
@@ -173,13 +178,15 @@ def check_length(model: Showo, length: int) -> None:
 
 
 def _encoded(prompting: Prompting, image_ids: Tensor, questions: Sequence[TextIds]) -> _Prompts:
-    vocab = prompting.vocabulary
-    rows = [
-        [vocab.mmu, vocab.soi, *codes, vocab.eoi, *prompting.frame(question)]
-        for codes, question in zip(image_ids.tolist(), questions, strict=True)
-    ]
+    """On the device of the codes, which no step waits for. Marks and texts, and so the mask, are known without them."""
+    vocab, codes = prompting.vocabulary, image_ids.shape[1]
+    head = [vocab.mmu, vocab.soi, *[vocab.mask_id] * codes, vocab.eoi]
+    rows = [[*head, *prompting.frame(question)] for question in questions]
     ids = _padded(rows, vocab.pad)
-    return _Prompts(ids, [len(row) for row in rows], OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi))
+    mask = OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi)
+    ids = ids.to(image_ids.device)
+    ids[:, 2 : 2 + codes] = image_ids
+    return _Prompts(ids, [len(row) for row in rows], mask)
 
 
 def _seen(prompting: Prompting, pictures: SeenPictures, questions: Sequence[TextIds]) -> _Prompts:

@@ -6,6 +6,8 @@ of openai/clip-vit-large-patch14-336, 576 of them, 1024 wide. The model's projec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,18 @@ def load_transformers(what: str) -> Any:
     return transformers
 
 
+@contextmanager
+def _no_bar(logging: Any) -> Iterator[None]:
+    """transformers (its module of messages is `logging`) else shows a bar, also on an stderr that is a file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 class PixelNorm(nn.Module):
     """Pixels uint8 [n, 3, H, W] as CLIP takes them, float32: mean 0 and standard deviation 1 over its own pictures."""
 
@@ -78,10 +92,13 @@ class ClipTower(nn.Module):
             UserError: `transformers` is not installed.
             CheckpointError: there is no such folder or id, or it does not hold all weights of a vision tower.
         """
-        kind = load_transformers(f"{source}: a CLIP tower").CLIPVisionModel
+        transformers = load_transformers(f"{source}: a CLIP tower")
         folder = resolve_folder(source)
         try:
-            vision, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            with _no_bar(transformers.utils.logging):
+                vision, info = transformers.CLIPVisionModel.from_pretrained(
+                    folder, local_files_only=True, output_loading_info=True
+                )
         except Exception as error:  # of many kinds: no config, no weights, damaged ones, other shapes
             raise CheckpointError(f"{folder} holds no CLIP vision tower: {str(error).splitlines()[0]}") from error
         if missing := sorted(info["missing_keys"]):  # transformers would fill them at random, with a warning

@@ -34,6 +34,7 @@ from showo.text import clean_text
 from showo.tokens import TextTokenizer
 from showo.train.blocks import compile_blocks, recompute_activations
 from showo.train.config import ShowoTraining
+from showo.train.facts import Facts
 from showo.train.initial import freeze, initial_model, newest_checkpoint
 from showo.train.loop import TrainLoop, train
 from showo.train.parallel import Parallel, Replicated
@@ -206,9 +207,9 @@ def choose_learned(model: Showo, config: ShowoTraining) -> None:
 def held_out_losses(sums: RowLosses, batches: Iterable[RowBatch]) -> dict[str, float]:
     """The mean loss of every part over the targets of all batches."""
     found: dict[str, Tensor] = {}
-    counts: dict[str, float] = {}
+    facts = Facts.of([])
     for rows in batches:
+        facts = Facts.of([facts, rows])
         for name, value in sums(rows).items():
             found[name] = found[name] + value if name in found else value
-            counts[name] = counts.get(name, 0.0) + rows.counts[name]
-    return {name: float(value) / (counts[name] or 1.0) for name, value in found.items()}
+    return {name: float(value) / (facts.counts[name] or 1.0) for name, value in found.items()}

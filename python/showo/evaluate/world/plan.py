@@ -52,6 +52,7 @@ def plan(pipe: ShowoPipeline, folder: Path, settings: Settings) -> list[Task]:
         prompts = read_prompts(folder, column)[:count]
         check_room(pipe, [prompt.text for prompt in prompts])
         asked, shown = questions(world, split, count), scenes(world, split, count)
+        pipe.check_questions([None, *(question.text for _, question in asked)])
         tasks += [
             Task("text to image", column, len(prompts), partial(draw_prompts, pipe, prompts, settings)),
             Task("questions", column, len(asked), partial(answer_questions, pipe, asked, batch)),
