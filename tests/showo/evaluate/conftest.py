@@ -28,8 +28,11 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def world_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prompts(world, tmp_path_factory.mktemp("world"))
+
+
+def write_prompts(world: World, folder: Path) -> Path:
     """What the evaluation reads of a world's files; all else follows from world.json."""
-    folder = tmp_path_factory.mktemp("world")
     (folder / WORLD_FILE).write_text(json.dumps(world.to_json()))
     (folder / "prompts").mkdir()
     for name, split in (("seen", "train"), ("held-out", "held-out")):

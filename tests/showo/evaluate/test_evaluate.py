@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from showo.data.world.objects import COLOURS, SHAPES, Object
+from showo.data.world.objects import COLOURS, EMOJI, SHAPES, Object
 from showo.data.world.scene import Demand, Scene, Wanted
 from showo.data.world.world import World
 from showo.engine.pipeline import ShowoPipeline
@@ -25,6 +25,7 @@ from showo.evaluate.world.plan import check_sequences, plan
 from showo.evaluate.world.report import Report
 from showo.evaluate.world.settings import Settings
 from showo.evaluate.world.stepping import sequences
+from tests.showo.evaluate.conftest import write_prompts
 from tests.showo.evaluate.truth import Keeper, Truth
 
 SETTINGS = Settings(count=40, batch=7)
@@ -69,6 +70,18 @@ def test_the_truth_is_right_in_every_row(small_pipe: ShowoPipeline, world: World
         "full",
     }
     assert set(groups(drawn["held-out"])) == set(groups(drawn["seen"])) - {"single"}
+
+
+def test_emoji_among_the_objects_are_judged_too(small_pipe: ShowoPipeline, tmp_path: Path) -> None:
+    world = World(seed=4, scenes=100, emoji=0.4)
+    folder = write_prompts(world, tmp_path)
+    report = judge(Truth(small_pipe, world, folder), folder)
+    assert wrong(report) == set()
+    said = {part: " ".join(case.asked + case.got for case in columns["seen"]) for part, columns in report.cases.items()}
+    assert all(any(name in text for name in EMOJI) for text in said.values())
+    emoji = Scene((Object("bell", None, 12, 12),))
+    assert find_fault(Demand("single", (Wanted("bell"),)), emoji) is None
+    assert find_fault(Demand("single", (Wanted("triangle"),)), emoji) == "shape"
 
 
 def first_changed(scene: Scene, **changes: object) -> Scene:

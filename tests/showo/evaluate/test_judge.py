@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from showo.data.world.draw import draw_object, draw_scene
 from showo.data.world.holdout import Holdout
-from showo.data.world.objects import COLOURS, SHAPES, SIDE, Object
+from showo.data.world.objects import COLOURS, EMOJI, SHAPES, SIDE, Object
 from showo.data.world.sampling import draw_example
 from showo.data.world.scene import Scene
 from showo.errors import UserError
@@ -24,6 +24,8 @@ SCENES = [draw_example(seeded_random(2, i), HOLDOUT, "train").scene for i in ran
     draw_example(seeded_random(3, i), HOLDOUT, "held-out").scene for i in range(200)
 ]
 
+WITH_EMOJI = [draw_example(seeded_random(5, i), HOLDOUT, "train", emoji=0.5).scene for i in range(200)]
+
 
 def right(pictures: list[Image.Image], scenes: list[Scene] = SCENES) -> float:
     return float(np.mean([shows(find_objects(picture), scene) for picture, scene in zip(pictures, scenes)]))
@@ -31,6 +33,8 @@ def right(pictures: list[Image.Image], scenes: list[Scene] = SCENES) -> float:
 
 def test_drawn_scenes_are_judged_right() -> None:
     assert right([draw_scene(scene) for scene in SCENES]) >= 0.995
+    assert {thing.shape for scene in WITH_EMOJI for thing in scene.objects} == {*SHAPES, *EMOJI}
+    assert right([draw_scene(scene) for scene in WITH_EMOJI], WITH_EMOJI) >= 0.995
 
 
 def test_the_scene_that_is_found_is_the_one_that_was_drawn() -> None:
@@ -79,6 +83,10 @@ def greyed(picture: Image.Image) -> Image.Image:
 @pytest.mark.parametrize("distort", [noisy, compressed, halved, blurred, greyed], ids=lambda f: f.__name__)
 def test_a_tokenizer_may_distort(distort: Callable[[Image.Image], Image.Image]) -> None:
     assert right([distort(draw_scene(scene)) for scene in SCENES]) >= 0.99
+    # Halved, the handle of the umbrella, a pixel thin, is lost.
+    assert right([distort(draw_scene(scene)) for scene in WITH_EMOJI], WITH_EMOJI) >= (
+        0.95 if distort is halved else 0.99
+    )
 
 
 # ---- garbage -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from showo.data.world.captions import enumerated, noun
 from showo.data.world.draw import draw_scene
-from showo.data.world.objects import APART, COLOURS, LATTICE, Object
+from showo.data.world.objects import APART, COLOURS, EMOJI, LATTICE, Object
 from showo.data.world.scene import Demand, Scene, Wanted
 from showo.data.world.steps import Step
 from showo.data.world.world import World
@@ -54,7 +54,7 @@ def satisfying(demand: Demand) -> Scene:
     while True:
         things: list[Object] = []
         for wanted in [each for each in demand.wanted for _ in range(each.count)]:
-            colour = wanted.colour or generator.choice(list(COLOURS))
+            colour = None if wanted.shape in EMOJI else wanted.colour or generator.choice(list(COLOURS))
             spots = [Object(wanted.shape, colour, x, y) for x in LATTICE for y in LATTICE]
             spots = [spot for spot in spots if wanted.fits(spot) and not any(touch(spot, thing) for thing in things)]
             things += generator.sample(spots, min(1, len(spots)))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from showo.data.world.objects import EMOJI, Object
 from showo.data.world.scene import Demand, Scene
 from showo.engine.pipeline import ShowoPipeline
 from showo.errors import DataError
@@ -84,10 +85,12 @@ def find_fault(demand: Demand, scene: Scene | None) -> str | None:
 def in_words(things: Scene | Sequence[FoundObject]) -> str:
     """ "red star (12, 40), blue ? (44, 20)": a question mark for what is no shape or colour of the world."""
     objects = things.objects if isinstance(things, Scene) else things
-    return (
-        ", ".join(f"{thing.colour or '?'} {thing.shape or '?'} ({thing.x}, {thing.y})" for thing in objects)
-        or "nothing"
-    )
+    return ", ".join(f"{_name(thing)} ({thing.x}, {thing.y})" for thing in objects) or "nothing"
+
+
+def _name(thing: Object | FoundObject) -> str:
+    """Colour and shape, or which emoji it is."""
+    return thing.shape if thing.shape in EMOJI else f"{thing.colour or '?'} {thing.shape or '?'}"
 
 
 def objects_of(scene: Scene) -> str:

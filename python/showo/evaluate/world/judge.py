@@ -4,7 +4,8 @@
 
 The picture is smoothed a little and cut into blobs, which are connected. A blob has the colour that most of its inside
 is near to. How much of that colour every pixel in and around the blob holds is its outline; the outline is laid over
-those of all shapes in all places nearby, and the best correlation says shape and place. A blob that resembles no shape
+those of all shapes in all places nearby, and the best correlation says shape and place. An emoji is found likewise, by
+how dark every pixel is in each channel: it has no colour. A blob that resembles nothing of the world
 well enough is cut apart by colour, for two objects may touch. What then still resembles no shape, or has none of the
 world's colours, is no object: it is reported without shape or colour, so that garbage is never called a star.
 """
@@ -12,14 +13,15 @@ world's colours, is no object: it is reported without shape or colour, so that g
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from showo.data.world.draw import draw_object
-from showo.data.world.objects import COLOURS, SHAPES, SIDE, Object
+from showo.data.world.objects import COLOURS, EMOJI, SHAPES, SIDE, Object
 from showo.data.world.scene import Scene
 from showo.errors import UserError
 from showo.evaluate.world.segments import WHITE, Bools, Floats, components, grown, inner, mixtures, smoothed
@@ -33,6 +35,8 @@ MOST, FARTHEST, PALEST = 0.75, 60.0, 0.7
 # The least correlation with a shape. Drawn objects reach 1.0, blurred ones (a Gaussian of 1.5 pixels) 0.97, halves of
 # two different shapes put together 0.91 in the median, random blobs 0.84.
 LEAST_LIKENESS = 0.94
+# Likewise with an emoji. Drawn ones reach 1.0, blurred ones 0.90 (umbrella) to 0.99, other emoji and drawn shapes 0.92.
+LEAST_EMOJI_LIKENESS = 0.9
 WINDOW = 32  # pixels: side of the square in which outlines are compared; the largest object and the shifts fit in
 REACH = 2  # pixels: how far an object's centre may lie from the middle of its blob's bounding box
 NEAR = 3  # pixels: how far a found object may lie from its true place; the world's places are 4 pixels apart
@@ -40,9 +44,9 @@ NEAR = 3  # pixels: how far a found object may lie from its true place; the worl
 
 @dataclass(frozen=True)
 class FoundObject:
-    """Something on a picture. shape or colour is None where it is none of the world's. x, y: the centre in pixels.
+    """Something on a picture. shape or colour is None where it is none of the world's; an emoji has no colour.
 
-    likeness: correlation of its outline with that of the most similar shape, 1 at most.
+    x, y: the centre in pixels. likeness: correlation with the most similar shape or emoji, 1 at most.
     """
 
     shape: str | None
@@ -74,7 +78,7 @@ def as_scene(found: Iterable[FoundObject]) -> Scene | None:
     """The scene that was found; None where something is no object of the world."""
     objects = []
     for thing in found:
-        if thing.shape is None or thing.colour is None:
+        if thing.shape is None or (thing.colour is None) != (thing.shape in EMOJI):
             return None
         objects.append(Object(thing.shape, thing.colour, thing.x, thing.y))
     return Scene(tuple(objects))
@@ -116,15 +120,16 @@ def _recognised(pixels: Floats, mask: Bools) -> FoundObject:
     missed = np.quantile(mixtures(pixels[inner(mask)], _colours(), PALEST)[1], MOST, axis=0)
     colour = int(missed.argmin())
     row, column = _middle(mask)
-    shapes, shifts, templates = _templates()
-    likeness = templates @ _outline(pixels, mask, _colours()[colour], row, column)
-    best = int(likeness.argmax())
+    shape, down, right, likeness = _likest(_shape_templates(), _outline(pixels, mask, _colours()[colour], row, column))
+    emoji, *place, emoji_likeness = _likest(_emoji_templates(), _darkness(pixels, mask, row, column))
+    if emoji_likeness >= max(LEAST_EMOJI_LIKENESS, likeness):
+        return FoundObject(emoji, None, column + place[1], row + place[0], emoji_likeness)
     return FoundObject(
-        shape=shapes[best] if likeness[best] >= LEAST_LIKENESS else None,
+        shape=shape if likeness >= LEAST_LIKENESS else None,
         colour=tuple(COLOURS)[colour] if missed[colour] <= FARTHEST else None,
-        x=column + shifts[best][1],
-        y=row + shifts[best][0],
-        likeness=float(likeness[best]),
+        x=column + right,
+        y=row + down,
+        likeness=likeness,
     )
 
 
@@ -135,17 +140,25 @@ def _middle(mask: Bools) -> tuple[int, int]:
 
 
 def _outline(pixels: Floats, mask: Bools, colour: Floats, row: int, column: int) -> Floats:
-    """How much of a colour, against white, the pixels of a blob and its rim hold, in a window around (row, column).
+    """How much of a colour, against white, the pixels around (row, column) hold: [WINDOW * WINDOW], of mean 0."""
+    share = _window(mixtures(pixels, colour[None])[0], mask, row, column)
+    return _of_length_1(share - share.mean())
 
-    Returns float32 [WINDOW * WINDOW] of mean 0 and length 1.
-    """
-    top, left = row - WINDOW // 2, column - WINDOW // 2
-    inside = np.s_[max(top, 0) : top + WINDOW, max(left, 0) : left + WINDOW]
-    share = mixtures(pixels[inside], colour[None])[0][..., 0] * grown(mask)[inside]
-    window = np.zeros((WINDOW, WINDOW), np.float32)
-    window[max(-top, 0) :, max(-left, 0) :][: share.shape[0], : share.shape[1]] = share
-    outline = window.ravel() - window.mean()
-    return outline / max(float(np.linalg.norm(outline)), 1e-6)
+
+def _darkness(pixels: Floats, mask: Bools, row: int, column: int) -> Floats:
+    """How far from white the pixels around (row, column) are, channel by channel: [WINDOW * WINDOW * 3]."""
+    return _of_length_1(_window(WHITE - pixels, mask, row, column))
+
+
+def _window(values: Floats, mask: Bools, row: int, column: int) -> Floats:
+    """values [SIDE, SIDE, n] of a blob and its rim, 0 elsewhere, in a window around (row, column), flat."""
+    far = WINDOW // 2
+    around = np.pad(values * grown(mask)[..., None], ((far, far), (far, far), (0, 0)))
+    return around[row : row + WINDOW, column : column + WINDOW].ravel()
+
+
+def _of_length_1(values: Floats) -> Floats:
+    return values / max(float(np.linalg.norm(values)), 1e-6)
 
 
 @functools.cache
@@ -153,17 +166,40 @@ def _colours() -> Floats:
     return np.array(list(COLOURS.values()), np.float32)
 
 
+class Templates(NamedTuple):
+    """Of every thing at every shift: its name, rows and columns from the window's middle, and what it looks like."""
+
+    names: list[str]
+    shifts: list[tuple[int, int]]
+    looks: Floats  # [n, numbers of a look], each of length 1
+
+
+def _likest(templates: Templates, look: Floats) -> tuple[str, int, int, float]:
+    """Name, shift down and right, and correlation of the template that is most alike."""
+    likeness = templates.looks @ look
+    best = int(likeness.argmax())
+    return (templates.names[best], *templates.shifts[best], float(likeness[best]))
+
+
 @functools.cache
-def _templates() -> tuple[list[str], list[tuple[int, int]], Floats]:
-    """Shape, centre (rows and columns from the window's middle) and outline [n, WINDOW * WINDOW] of every template."""
-    middle, black = SIDE // 2, np.array(COLOURS["black"], np.float32)
-    shapes, shifts, outlines = [], [], []
-    for shape in SHAPES:
-        pixels = smoothed(np.asarray(draw_object(Object(shape, "black", middle, middle)), np.float32))
+def _shape_templates() -> Templates:
+    black = np.array(COLOURS["black"], np.float32)
+    return _templates(SHAPES, "black", lambda pixels, mask, row, column: _outline(pixels, mask, black, row, column))
+
+
+@functools.cache
+def _emoji_templates() -> Templates:
+    return _templates(EMOJI, None, _darkness)
+
+
+def _templates(
+    names: Sequence[str], colour: str | None, look: Callable[[Floats, Bools, int, int], Floats]
+) -> Templates:
+    middle, reach = SIDE // 2, range(-REACH, REACH + 1)
+    shifts = [(down, right) for down in reach for right in reach]
+    looks = []
+    for name in names:
+        pixels = smoothed(np.asarray(draw_object(Object(name, colour, middle, middle)), np.float32))
         (mask,) = components(_darker(pixels, FAINTEST))
-        for down in range(-REACH, REACH + 1):
-            for right in range(-REACH, REACH + 1):
-                shapes.append(shape)
-                shifts.append((down, right))
-                outlines.append(_outline(pixels, mask, black, middle - down, middle - right))
-    return shapes, shifts, np.stack(outlines)
+        looks += [look(pixels, mask, middle - down, middle - right) for down, right in shifts]
+    return Templates([name for name in names for _ in shifts], shifts * len(names), np.stack(looks))

@@ -38,8 +38,6 @@ class Task:
 def plan(pipe: ShowoPipeline, folder: Path, settings: Settings) -> list[Task]:
     """All there is to do. Raises UserError where there is no world, or none that fits the model."""
     world = World.load(folder)
-    if world.emoji:
-        raise UserError(f"{folder} has emoji among its objects, which cannot be judged; expected a world without")
     side = pipe.grid()[0] * pipe.image_tokenizer.config.downsampling
     if side != SIDE:
         raise UserError(f"the model draws {side}x{side} pixels, pictures of the world have {SIDE}x{SIDE}")
