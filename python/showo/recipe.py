@@ -1,12 +1,13 @@
 """`make recipe`: the whole tiny recipe, from nothing to a model that is judged on what it was never shown.
 
-    python -m showo.recipe [--scenes 120000] [--device cpu] [KEY=VALUE]...
+    python -m showo.recipe [--scenes 120000] [--cases 800] [--device cpu] [[CONFIG:]KEY=VALUE]...
 
 A world is made, three stages of the image tokenizer and the text tokenizer are trained on it, then every tiny stage of
 Show-o and the variant with CLIP-ViT, and `showo evaluate world --check` prints the table. All is written under runs/ of
 the folder that the command is started in. Each step is a command that can be given by hand, and is shown before it
 runs. What is finished is left alone, what had begun goes on: start the recipe again after any interruption.
-KEY=VALUE goes to every training, such as workers=4 or precision=fp32.
+KEY=VALUE goes to every training, such as workers=4 or precision=fp32, and CONFIG:KEY=VALUE to those whose configuration
+has that name, such as tiny-mixed:steps=9000, or fits that pattern, such as 'tiny-image-tokenizer*:batch=32'.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from showo.data.world.world import MAX_SCENES
@@ -39,6 +41,7 @@ class Training:
 
     def arguments(self, overrides: Sequence[str]) -> list[str] | None:
         """Those of `showo`, or None where all steps are done already."""
+        overrides = [key for fits, key in map(_addressed, overrides) if fnmatchcase(self.config, fits)]
         run = RUNS / self.run
         there = checkpoints(run)
         if there and there[-1].name == step_name(load_config(self.kind, self.config, overrides).steps):
@@ -58,11 +61,19 @@ TRAININGS = (
     Training("train-vision-tower", "tiny-vision-tower", "vision-tower", VisionTowerTraining),
     Training("train", "tiny-clip-vit", "tiny-clip-vit", ShowoTraining),
 )
+
+
+def _addressed(override: str) -> tuple[str, str]:
+    """Which configurations an override is for, and the override itself."""
+    fits, colon, key = override.partition(":")
+    return (fits, key) if colon and "=" not in fits else ("*", override)
+
+
 JUDGED = RUNS / "tiny-mixed"
 
 
-def commands(scenes: int, device: str, overrides: Sequence[str]) -> Iterator[list[str]]:
-    """What is still to be done, as arguments of Python, in order.
+def commands(scenes: int, cases: int, device: str, overrides: Sequence[str]) -> Iterator[list[str]]:
+    """What is still to be done, as arguments of Python, in order. cases: that the model is judged by, of every part.
 
     Each looks at what is there when it is asked for, so the command before must have ended.
     """
@@ -75,6 +86,7 @@ def commands(scenes: int, device: str, overrides: Sequence[str]) -> Iterator[lis
         if arguments is not None:
             yield [*showo, *arguments]
     judged = ["--model", str(checkpoints(JUDGED)[-1]), "--device", device]
+    judged += ["--count", str(cases)]
     written = ["--json", str(RUNS / "report.json"), "--sheet", str(RUNS / "report.png")]
     yield [*showo, "evaluate", "world", "--world", str(WORLD), *judged, "--check", *written]
 
@@ -82,10 +94,11 @@ def commands(scenes: int, device: str, overrides: Sequence[str]) -> Iterator[lis
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=120_000, help=f"captioned scenes of the world, to {MAX_SCENES}")
+    parser.add_argument("--cases", type=int, default=800, help="of every part that the model is judged by, at most")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every training")
+    parser.add_argument("overrides", nargs="*", metavar="[CONFIG:]KEY=VALUE", help="for every training, or for one")
     options = parser.parse_args(argv)
-    for command in commands(options.scenes, options.device, options.overrides):
+    for command in commands(options.scenes, options.cases, options.device, options.overrides):
         print("$ python", shlex.join(command), flush=True)
         code = subprocess.run([sys.executable, *command], check=False).returncode
         if code:

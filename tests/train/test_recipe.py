@@ -35,7 +35,7 @@ def carry_out(command: list[str]) -> None:
 def names(overrides: tuple[str, ...] = (), stop: str = "") -> list[str]:
     """The commands of a recipe that is carried out until `stop`: configurations, or what else they do."""
     found = []
-    for command in recipe.commands(500, "cpu", overrides):
+    for command in recipe.commands(500, 800, "cpu", overrides):
         name = command[command.index("--config") + 1] if "--config" in command else command[-1]
         found.append(name + " again" * ("--resume" in command))
         if name == stop:
@@ -46,7 +46,7 @@ def names(overrides: tuple[str, ...] = (), stop: str = "") -> list[str]:
 
 def test_every_step_once_in_an_order_in_which_each_finds_what_it_reads() -> None:
     done: set[str] = set()
-    for command in recipe.commands(500, "cpu", ()):
+    for command in recipe.commands(500, 800, "cpu", ()):
         if "--config" in command:
             training = next(t for t in recipe.TRAININGS if t.config == command[command.index("--config") + 1])
             config: Any = load_config(training.kind, training.config)
@@ -79,9 +79,17 @@ def test_overrides_go_to_every_training_and_decide_what_is_finished() -> None:
         finish(recipe.RUNS / training.run, 3)
     recipe.TEXT_TOKENIZER.mkdir()
     (recipe.TEXT_TOKENIZER / "tokenizer.json").touch()
-    assert len(list(recipe.commands(500, "cpu", ["steps=3"]))) == 2
-    given = [command[-2:] for command in recipe.commands(500, "cpu", ["steps=4"])][1:-1]
+    assert len(list(recipe.commands(500, 800, "cpu", ["steps=3"]))) == 2
+    given = [command[-2:] for command in recipe.commands(500, 800, "cpu", ["steps=4"])][1:-1]
     assert given == [["device=cpu", "steps=4"]] * len(recipe.TRAININGS)
+
+
+def test_an_override_may_be_for_some_configurations_alone() -> None:
+    given = ["tiny-mixed:steps=3", "tiny-image*:batch=4", "t2i.data=[{layout: webdataset, files: [a.tar]}]"]
+    taken = {t.config: t.arguments(given) for t in recipe.TRAININGS}
+    assert [name for name, arguments in taken.items() if "steps=3" in (arguments or [])] == ["tiny-mixed"]
+    assert sum("batch=4" in (arguments or []) for arguments in taken.values()) == 3
+    assert all(given[2] in (arguments or []) for arguments in taken.values())
 
 
 def test_a_command_that_fails_ends_the_recipe_with_its_code(

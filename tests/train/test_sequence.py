@@ -123,6 +123,12 @@ def kill_this_process() -> None:
 
 def train_until(step: int, end: Callable[[], None], config: LoopConfig, run: Path) -> None:
     """Trains, and calls `end` in the step of that number (from 0 on), when the weights have changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "train_step", training_step_that_ends(step, end))
+        train(config, run)
+
+
+def training_step_that_ends(step: int, end: Callable[[], None]) -> Callable[..., Any]:
     train_step = loops.train_step
 
     def step_and_end(parallel: Any, optimizer: Any, loss: Any, rows: Any, counts: Any, number: int, *more: Any) -> Any:
@@ -131,9 +137,7 @@ def train_until(step: int, end: Callable[[], None], config: LoopConfig, run: Pat
             end()
         return figures
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops, "train_step", step_and_end)
-        train(config, run)
+    return step_and_end
 
 
 def some_step(stage: str) -> int:

@@ -12,11 +12,9 @@ Every part carries size and modification time of its file. A part that does not 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -29,6 +27,7 @@ from rich.progress import track
 from showo.data.array_file import DamagedError, read_arrays, write_arrays
 from showo.errors import DataError
 from showo.files import make_folder
+from showo.workers import worker_pool
 
 VERSION = 1  # of what scans write: to be raised when one of them changes
 _WORTH_PROCESSES = 1 << 30  # bytes of files; fewer are read through before other processes have started
@@ -170,8 +169,7 @@ def _scan_all(jobs: Sequence[_Job], processes: int | None) -> None:
     if processes <= 1:
         _show_progress(map(_scan_one, jobs), len(jobs))
         return
-    # Spawned, not forked: a fork copies the locks of torch's threads in whatever state they are.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes) as pool:
         _show_progress(pool.map(_scan_one, jobs), len(jobs))
 
 

@@ -11,7 +11,7 @@ captions, dialogues and instructions, whose words then are single tokens. The sa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -61,11 +61,11 @@ def world_texts(world: Path) -> Iterator[str]:
                     yield from (frame.caption for frame in sample.frames)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world", type=Path, help="folder of a world, whose words are learned too")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     captions = [sample.caption for sample in read_pictures("bundled:emoji/train-*.tar")]
     if arguments.world is not None:
         captions += world_texts(arguments.world)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from showo.errors import OutputError
 from showo.files import BUNDLED, new_folder
 from showo.pictures import encode_png
 from showo.pieces import pieces
+from showo.workers import worker_pool
 
 SCENES_PER_SHARD = 5000
 TEXTS_PER_ROW_GROUP = 1000
@@ -67,8 +67,7 @@ def write_world(world: World, folder: Path, advance: Advance, workers: int = 0) 
     if not workers:
         _write_all(_Workshop(world, advance, None), folder)
         return
-    # Spawned, not forked: a fork copies the locks of torch's threads in whatever state they are.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         _write_all(_Workshop(world, advance, pool), folder)
 
 
