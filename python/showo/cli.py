@@ -15,9 +15,10 @@ from typing import Annotated, TextIO
 import typer
 
 from showo.commands import describe, doctor, evaluate, generate, inspect, make_world, plan, tokenize, train
-from showo.errors import UserError
-from showo.launch import Launch
+from showo.errors import RankError, UserError
+from showo.launch import Launch, command_with
 from showo.memory import lack_of_memory
+from showo.train.stop import Stopped
 
 app = typer.Typer(
     name="showo",
@@ -53,8 +54,8 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit code: 0; 2 for anything wrong with what was given, or more than memory has room for; 1 for a bug; 130 for
-    Ctrl-C; 143 for SIGTERM in training.
+    Exit code: 0, also where Ctrl-C or SIGTERM has ended a training, which is saved; 2 for anything wrong with what was
+    given, or more than memory has room for; 1 for a bug; 130 for Ctrl-C in anything else.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is printed as \u1234
@@ -63,17 +64,23 @@ def main(arguments: list[str] | None = None) -> None:
         warnings.showwarning = _show_warning
         try:
             app(args=arguments, prog_name="showo")
+        except Stopped:
+            if Launch.of_this_process().rank == 0:
+                print(f"showo: this goes on with: {command_with('--resume')}", file=sys.stderr)
+            raise
         except UserError as error:
             if _show_traceback:
                 raise
-            print(f"{_speaker()}: {_one_line(error)}", file=sys.stderr)
+            if not (isinstance(error, RankError) and error.told):
+                print(f"{_speaker()}: {_one_line(error)}", file=sys.stderr)
             sys.exit(2)
         except Exception as error:
             if not _show_traceback and (reason := lack_of_memory(error)):
                 print(f"{_speaker()}: {reason}", file=sys.stderr)
                 sys.exit(2)
-            tracebacks.print_exc()
-            print(f"{_speaker()}: this is a bug in showo; please report it with the lines above", file=sys.stderr)
+            speaker, trace = _speaker(), tracebacks.format_exc()
+            bug = "this is a bug in showo; please report it with the lines above"
+            print(f"{speaker}: {trace}{speaker}: {bug}", file=sys.stderr)  # at once, as other ranks write too
             sys.exit(1)
 
 

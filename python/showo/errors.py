@@ -62,4 +62,11 @@ class OutOfMemoryError(UserError):
 
 
 class RankError(UserError):
-    """One of the processes that train together has lost another one, or waits for it in vain."""
+    """One of the processes that train together has lost another one, or waits for it in vain.
+
+    told: another one that is left says so already.
+    """
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told

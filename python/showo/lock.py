@@ -45,7 +45,12 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        return cls(socket.gethostname(), os.getpid(), _kernel(), _started(os.getpid()) or 0)
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """A process of this machine."""
+        return cls(socket.gethostname(), pid, _kernel(), _started(pid) or 0)
 
     def is_here(self) -> bool:
         """Whether this process would see the owner if it were alive."""

@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -85,10 +86,20 @@ def commands(scenes: int, cases: int, device: str, overrides: Sequence[str]) -> 
         arguments = training.arguments([f"device={device}", *overrides])
         if arguments is not None:
             yield [*showo, *arguments]
+            if training.arguments(overrides) is not None:
+                return  # it was asked to stop, and has saved what it had
     judged = ["--model", str(checkpoints(JUDGED)[-1]), "--device", device]
     judged += ["--count", str(cases)]
     written = ["--json", str(RUNS / "report.json"), "--sheet", str(RUNS / "report.png")]
     yield [*showo, "evaluate", "world", "--world", str(WORLD), *judged, "--check", *written]
+
+
+def _run(command: Sequence[str]) -> int:
+    """The exit code of a command. A Ctrl-C reaches the command too, which then has something to save."""
+    with subprocess.Popen(command) as process:
+        while True:
+            with suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     for command in commands(options.scenes, options.cases, options.device, options.overrides):
         print("$ python", shlex.join(command), flush=True)
-        code = subprocess.run([sys.executable, *command], check=False).returncode
+        code = _run([sys.executable, *command])
         if code:
             print("showo: the recipe ends here; started again, it goes on with this command", file=sys.stderr)
             raise SystemExit(code if code > 0 else 128 - code)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -20,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from showo.errors import DataError, UserError
 
 T = TypeVar("T")
+
+_ATTEMPTS_AGAIN = 3  # so often workers may die, one after the other, before there is a micro-batch
+_CAUSE = "a lack of memory is the likeliest cause: fewer workers, or a smaller prefetch, need less"
 
 
 class Loader(Generic[T]):
@@ -36,10 +41,27 @@ class Loader(Generic[T]):
         self.seconds_waited = 0.0
 
     def between(self, start: int, end: int) -> Generator[T, None, None]:
-        """Micro-batches start .. end - 1.
+        """Micro-batches start .. end - 1. Those of a worker that dies are made by other ones, with a warning.
 
-        Raises what `make` raises, if it is a UserError, as it was raised; DataError where a worker dies.
+        Raises what `make` raises, if it is a UserError, as it was raised; DataError where workers die again and again
+        before the same micro-batch is there.
         """
+        deaths = 0
+        while start < end:
+            try:
+                for item in self._made(start, end):
+                    yield item
+                    start, deaths = start + 1, 0
+            except _WorkersDied as death:
+                deaths += 1
+                if deaths > _ATTEMPTS_AGAIN:
+                    raise DataError(
+                        f"data: {death}, {deaths} times before micro-batch {start} was there; {_CAUSE}"
+                    ) from None
+                warnings.warn(f"data: {death}; its work is done again; {_CAUSE}", stacklevel=2)
+
+    def _made(self, start: int, end: int) -> Generator[T, None, None]:
+        """Micro-batches start .. end - 1; raises _WorkersDied, and what `make` raises."""
         loader: DataLoader[Any] = DataLoader(
             _Guarded(self.make),
             batch_size=None,
@@ -51,49 +73,61 @@ class Loader(Generic[T]):
             generator=torch.Generator(),  # else torch draws from the caller's random state
         )
         others = active_children()
-        items = iter(loader)
+        with _no_interruption_by_deaths():
+            items = iter(loader)
         workers = [process for process in active_children() if process not in others]
         try:
             for _ in range(start, end):
                 began = time.monotonic()
-                with naming_dead_workers():
+                with _noticing_deaths():
                     item = next(items)
                 self.seconds_waited += time.monotonic() - began
                 if isinstance(item, UserError):
                     raise item
                 yield item
         finally:
-            del items  # ends the workers, which the traceback of an error would keep
             for worker in workers:
                 _end(worker)
+            del items  # with its queues, which the traceback of an error would keep
+
+
+class _WorkersDied(Exception):
+    """Says which worker has died, and how."""
 
 
 def _end(worker: BaseProcess) -> None:
-    """Makes sure that a worker is gone: it ignores SIGTERM, with which Python ends what is left when it exits itself,
-    and then waits for it. torch may fail to end the others where one has died.
-    """
-    with suppress(RuntimeError):  # torch's, that a worker has died
-        if worker.is_alive():
-            worker.kill()
-        worker.join()
+    """Makes sure that a worker is gone: it ignores SIGTERM, with which torch and Python would end it."""
+    if worker.is_alive():
+        worker.kill()
+    worker.join()
 
 
 @contextmanager
-def naming_dead_workers() -> Iterator[None]:
-    """DataError in place of torch's RuntimeError about a worker that has died; it may come wherever its parent is."""
+def _no_interruption_by_deaths() -> Iterator[None]:
+    """The iterators that torch makes meanwhile notice that a worker has died only where they wait for it.
+
+    As torch has it, a death (SIGCHLD) raises an error wherever the process is, such as in the middle of a step.
+    """
+    if threading.current_thread() is not threading.main_thread():  # there torch changes nothing
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@contextmanager
+def _noticing_deaths() -> Iterator[None]:
+    """_WorkersDied in place of torch's RuntimeError."""
     try:
         yield
     except RuntimeError as error:
-        found = re.search(
-            r"DataLoader worker \(pids?(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]*))?", str(error)
-        )
+        found = re.search(r"DataLoader worker \(pids?(?:\(s\))? ([\d, ]+)\)", str(error))
         if found is None:
             raise
-        how = f" of signal {found[2].strip()}" if found[2] else ""
-        raise DataError(
-            f"data: worker process {found[1]} has died{how}; a lack of memory is the likeliest cause: fewer workers, "
-            "or a smaller prefetch, need less"
-        ) from error.with_traceback(None)  # its frames hold the other workers
+        raise _WorkersDied(f"worker process {found[1]} has died") from error.with_traceback(None)
 
 
 class _Guarded(Dataset[Any]):

@@ -19,7 +19,6 @@ from PIL import Image
 from rich.console import Console
 
 from showo.data.faults import FaultLog, Pool
-from showo.data.loader import naming_dead_workers
 from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.lock import Owner, run_lock
@@ -36,8 +35,9 @@ from showo.train.parallel import Parallel
 from showo.train.profile import profiled_steps
 from showo.train.progress import TrainProgress
 from showo.train.ranks import Ranks
+from showo.train.restart import is_restart, sign_for_restarts
 from showo.train.step import B, LossFunction, train_step
-from showo.train.stop import StopRequest
+from showo.train.stop import Stopped, StopRequest
 
 B_co = TypeVar("B_co", covariant=True)
 
@@ -113,7 +113,7 @@ class TrainLoop(Generic[B]):
 
     def run(self, profile: int = 0) -> None:
         """Trains to the end (or for max_seconds), then saves. SIGINT (Ctrl-C) and SIGTERM end it after the step they
-        fall into, saved too, with KeyboardInterrupt and SystemExit(143).
+        fall into, saved too, with Stopped.
 
         profile: of so many steps rank 0 writes a profile. Raises UserError where fewer are left (`profiled_steps`).
         """
@@ -132,6 +132,7 @@ class TrainLoop(Generic[B]):
             StopRequest(silent=not self.ranks.first) as stop,
             closing(self.data.between(self.step * per_step, config.steps * per_step)) as micro_batches,
         ):
+            self._expect("the first step", longer=True)  # for which the device and the data get going
             meter = Meter(lambda: self.data.seconds_waited, device)
             while self.step < config.steps:
                 with meter.clock.part("data"):
@@ -152,6 +153,8 @@ class TrainLoop(Generic[B]):
                     self._fetch_figures()
                 if logging:
                     self._log(log, bar, meter)
+                if validating or saving:
+                    self._expect("validation or saving", longer=True)
                 with meter.paused():
                     if validating:
                         self._validate(log)
@@ -161,8 +164,13 @@ class TrainLoop(Generic[B]):
                     self._tell_faults()
                     break
                 if stopping:
-                    self.tell(f"interrupted at step {self.step}; saved {path}; continue with --resume")
-                    stop.act()
+                    self.tell(f"stopped at step {self.step}; saved {path}")
+                    raise Stopped
+                self._expect(f"step {self.step + 1}")
+
+    def _expect(self, what: str, *, longer: bool = False) -> None:
+        """What comes next, which has to end before the time is up that the configuration has for it."""
+        self.ranks.expect(what, self.config.pause_timeout if longer else self.config.step_timeout)
 
     def _open_log(self) -> AbstractContextManager[RunLog | None]:
         """Rank 0 writes it."""
@@ -263,16 +271,16 @@ def train(
         OutOfMemoryError: memory does not suffice; the message says what needs less, and names the checkpoint likewise.
     """
     ranks = ranks or Ranks()
-    with _own_folder(run, resume) if ranks.first else nullcontext() as left_behind:
-        ranks.from_first(None)  # the others wait for it
+    with _own_folder(run, resume) if ranks.first else nullcontext(Start()) as start:
+        going_on = ranks.from_first(start.going_on)
         loop = build()
-        if left_behind is not None:
-            loop.tell(f"{run}: the lock of {left_behind}, which has ended, is taken over")
-        if resume:
+        for line in start.news:
+            loop.tell(f"{run}: {line}")
+        if going_on:
             loop.resume()
         loop.model.train()
         try:
-            with naming_dead_workers(), explained_lack_of_memory(run, loop.config, ranks):
+            with explained_lack_of_memory(run, loop.config, ranks):
                 loop.run(profile)
         except (OutputError, NotFiniteError, DataError, OutOfMemoryError) as error:
             whole = checkpoints(run)
@@ -281,12 +289,30 @@ def train(
     return loop
 
 
+@dataclasses.dataclass
+class Start:
+    """How a training begins: whether from a checkpoint, and what there is to be said about that."""
+
+    going_on: bool = False
+    news: list[str] = dataclasses.field(default_factory=list)
+
+
 @contextmanager
-def _own_folder(run: Path, resume: bool) -> Iterator[Owner | None]:
-    """The lock of a run folder that can be used, as `run_lock`."""
+def _own_folder(run: Path, resume: bool) -> Iterator[Start]:
+    """Holds the lock of a run folder that can be used, as `run_lock`."""
     if resume and not checkpoints(run):
         raise UserError(f"--resume: {run} has no checkpoint")
     with run_lock(run) as left_behind:
-        if checkpoints(run) and not resume:
+        there, restart = bool(checkpoints(run)), is_restart(run)
+        if there and not (resume or restart):
             raise UserError(f"{run} holds a run already; add --resume to continue it, or choose another folder (--run)")
-        yield left_behind
+        sign_for_restarts(run)
+        start = Start(there)
+        if left_behind is not None:
+            start.news.append(f"the lock of {left_behind}, which has ended, is taken over")
+        if restart:
+            start.news.append(
+                "torchrun has started this job again; it goes on from "
+                + ("its newest whole checkpoint" if there else "the beginning, as there is no checkpoint yet")
+            )
+        yield start

@@ -65,7 +65,7 @@ def train_showo(
     of which the first one speaks. profile: as `TrainLoop.run`. Raises as `train`, `joined_ranks` and the readers do.
     """
     device = find_device(device_of_rank(config.device))
-    with joined_ranks(device, group=config.parallel == "fsdp") as ranks:
+    with joined_ranks(device, config.pause_timeout, group=config.parallel == "fsdp") as ranks:
         if not ranks.first:
             console = Console(quiet=True, force_terminal=False)
         return train(lambda: showo_loop(config, run, console, ranks), run, resume=resume, ranks=ranks, profile=profile)

@@ -35,6 +35,8 @@ class LoopConfig:
     `accumulate`: a step's rows go through the model in so many micro-batches, one after the other. `max_seconds` > 0
     ends a run early (with a checkpoint); the schedule still follows `steps`. `max_skipped_steps`: a step whose loss or
     gradient is not finite changes nothing, and so many of them may follow each other before the run ends.
+    `step_timeout`, `pause_timeout`: seconds in which a step, and what comes between steps (start, validation, saving),
+    must have ended where torchrun has started the training; else a rank ends that hangs (`showo.train.watchdog`).
     `workers` processes read data ahead, `prefetch` micro-batches each; 0 reads them when they are needed.
     `data_root` and `sources` do nothing by themselves: `${data_root}` and `${sources.NAME}` stand for them in other
     keys, so that a folder or a data set that several streams read is said, and changed, in one place.
@@ -54,6 +56,8 @@ class LoopConfig:
     checkpoint_every: int = within(COUNT, 500)
     keep_checkpoints: int = within(COUNT, 2)
     max_seconds: float = within(NOT_NEGATIVE, 0.0)
+    step_timeout: int = within(COUNT, 600)
+    pause_timeout: int = within(COUNT, 3600)
     broken_share: float = within(SHARE, 0.01)  # of a source's samples; where more cannot be used, the run ends
     data_root: str = "data"
     sources: dict[str, SourceConfig] = field(default_factory=dict)
