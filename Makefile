@@ -19,7 +19,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
 
-.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-asan lint format clean
+.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ test-fast: dev ## the tests that take seconds
 
 test-kernels: emulator ## the exhaustive sweep over kernels: single tests of it take longer than others may
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) -m kernels -o faulthandler_timeout=7200
+
+test-soak: dev ## a training of two ranks that is killed thirty times at random moments ends with the same bits
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak -o faulthandler_timeout=3600
 
 ASAN = build/asan
 test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehaviorSanitizer (ASAN_TESTS=...)

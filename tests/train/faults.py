@@ -1,8 +1,9 @@
-"""`showo train` with a fault planted in it: a program for tests, alone or under torchrun.
+"""`showo train` with faults planted in it: a program for tests, alone or under torchrun.
 
-    python faults.py WHAT:RANK:STEP ARGUMENTS_OF_SHOWO_TRAIN
+    python faults.py WHAT:RANK:STEP,... ARGUMENTS_OF_SHOWO_TRAIN
 
-The fault comes once, before that step of that rank; what torchrun starts again is spared.
+A fault comes before that step of that rank: the first one in the first start, the next one where torchrun has started
+the ranks again.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ FAULTS = {fault.__name__: fault for fault in (hang, kill, stop, fail)}
 
 
 def plant(what: str, rank: int, step: int) -> None:
-    launch, train_step = Launch.of_this_process(), loops.train_step
+    train_step = loops.train_step
 
     def faulty(*arguments: Any) -> Any:
-        if arguments[5] == step and launch.rank == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if arguments[5] == step and Launch.of_this_process().rank == rank:
             FAULTS[what]()
         return train_step(*arguments)
 
@@ -49,6 +50,7 @@ def plant(what: str, rank: int, step: int) -> None:
 
 
 if __name__ == "__main__":
-    what, rank, step = sys.argv[1].split(":")
+    faults = sys.argv[1].split(",")
+    what, rank, step = faults[int(os.environ["TORCHELASTIC_RESTART_COUNT"])].split(":")
     plant(what, int(rank), int(step))
     main(["train", *sys.argv[2:]])

@@ -22,7 +22,7 @@ from showo.seeds import seeded_generator
 from showo.tokens import TextTokenizer
 from showo.train.checkpoint import checkpoints
 from showo.train.showo import showo_loop
-from showo.train.stop import StopRequest
+from showo.train.stop import Stopped, StopRequest
 from tests.train.conftest import small_training, train
 
 
@@ -143,9 +143,9 @@ def own_handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_handlers")
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_within_a_step_ends_training_after_it(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     config = small_training(folders)
     whole = train(config, tmp_path / "a")
@@ -159,9 +159,9 @@ def test_a_signal_within_a_step_ends_training_after_it(
 
     before = signal.getsignal(number)
     monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
-    with pytest.raises(raised) as info:
+    with pytest.raises(Stopped) as info:
         train(config, tmp_path / "b")
-    assert not isinstance(info.value, SystemExit) or info.value.code == 143
+    assert info.value.code == 0
     assert signal.getsignal(number) is before
     assert [path.name for path in checkpoints(tmp_path / "b")] == ["step-000002"]
     again = train(config, tmp_path / "b", resume=True)
@@ -177,6 +177,18 @@ def test_a_second_signal_does_not_wait() -> None:
         assert stop
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_torchrun_may_pass_on_what_has_come_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(Stopped), StopRequest() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert stop.signal == signal.SIGTERM
+        raise Stopped
+    signal.raise_signal(signal.SIGTERM)  # while the process ends
 
 
 @pytest.mark.usefixtures("own_handlers")

@@ -5,7 +5,6 @@ The state of the data is the number of the next micro-batch and nothing else: a 
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -79,7 +79,7 @@ class Loader(Generic[T]):
         try:
             for _ in range(start, end):
                 began = time.monotonic()
-                with _noticing_deaths():
+                with _noticing_deaths(workers):
                     item = next(items)
                 self.seconds_waited += time.monotonic() - began
                 if isinstance(item, UserError):
@@ -119,15 +119,19 @@ def _no_interruption_by_deaths() -> Iterator[None]:
 
 
 @contextmanager
-def _noticing_deaths() -> Iterator[None]:
-    """_WorkersDied in place of torch's RuntimeError."""
+def _noticing_deaths(workers: list[BaseProcess]) -> Iterator[None]:
+    """_WorkersDied in place of any error that comes of it: torch's own, or that a tensor's way has been cut off."""
     try:
         yield
-    except RuntimeError as error:
-        found = re.search(r"DataLoader worker \(pids?(?:\(s\))? ([\d, ]+)\)", str(error))
-        if found is None:
+    except Exception as error:
+        ended = wait([worker.sentinel for worker in workers], timeout=1)
+        dead = [worker for worker in workers if worker.sentinel in ended]
+        if not dead:
             raise
-        raise _WorkersDied(f"worker process {found[1]} has died") from error.with_traceback(None)
+        for worker in dead:
+            worker.join()
+        named = ", ".join(f"worker process {worker.pid} has died (exit code {worker.exitcode})" for worker in dead)
+        raise _WorkersDied(named) from error.with_traceback(None)
 
 
 class _Guarded(Dataset[Any]):

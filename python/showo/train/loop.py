@@ -21,7 +21,7 @@ from rich.console import Console
 from showo.data.faults import FaultLog, Pool
 from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
-from showo.lock import Owner, run_lock
+from showo.lock import run_lock
 from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from showo.data.loader import Loader, naming_dead_workers
+from showo.data.loader import Loader
 from showo.errors import DataError
 
 
@@ -62,9 +64,51 @@ def killed(position: int) -> int:
     return position
 
 
-def test_a_worker_that_is_killed_is_named() -> None:
-    with pytest.raises(DataError, match=r"worker process \d+.* has died.*memory"), naming_dead_workers():
-        list(Loader(killed, workers=1, prefetch=1).between(0, 3))
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch looks for dead workers ten times a second, not every five seconds."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+@pytest.mark.usefixtures("quick")
+def test_workers_that_die_again_and_again_are_named() -> None:
+    items = Loader(killed, workers=2, prefetch=2).between(0, 3)
+    with (
+        pytest.warns(UserWarning, match=r"worker process \d+ has died .exit code -9.; its work is done again") as said,
+        pytest.raises(
+            DataError,
+            match=r"worker process \d+ has died .exit code -9., 4 times before micro-batch 1 was there.*memory",
+        ),
+    ):
+        list(items)
+    assert len(said) == 3
+
+
+@dataclass(frozen=True)
+class KilledOnce:
+    """Makes what `squared` does; but the worker that first makes one of `positions` dies, after some work."""
+
+    folder: Path
+    positions: tuple[int, ...]
+
+    def __call__(self, position: int) -> torch.Tensor:
+        if position in self.positions and not (trace := self.folder / str(position)).exists():
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return squared(position)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_work_of_a_worker_that_dies_is_done_again(tmp_path: Path, workers: int) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    positions = (3, 4, 8, 12, 16)  # more often than they may before one and the same micro-batch
+    items = Loader(KilledOnce(tmp_path, positions), workers=workers, prefetch=2).between(2, 20)
+    with pytest.warns(UserWarning, match="has died .exit code -9.; its work is done again") as said:
+        found = [item.tolist() for item in items]
+    assert all("has died (exit code" in str(warning.message) for warning in said if "data: " in str(warning.message))
+    assert found == [[position, position**2] for position in range(2, 20)]
+    assert signal.getsignal(signal.SIGCHLD) is before  # no death interrupts what the process is doing
 
 
 def pid_after(position: int) -> int:
@@ -85,6 +129,8 @@ def test_the_random_state_of_the_caller_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.filterwarnings("ignore:data. worker process")
 @pytest.mark.parametrize(("make", "error"), [(squared, None), (broken, DataError), (killed, DataError)])
 def test_nothing_is_left_of_workers_that_are_no_longer_needed(
     make: Callable[[int], Any], error: type[Exception] | None
@@ -100,6 +146,6 @@ def test_nothing_is_left_of_workers_that_are_no_longer_needed(
     if error is None:
         items.close()
     else:
-        with pytest.raises(error), naming_dead_workers():
+        with pytest.raises(error):
             list(items)
     assert set(children.read_text().split()) <= before

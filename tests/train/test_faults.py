@@ -1,0 +1,152 @@
+"""A job of two ranks that loses one, hangs, fails or is told to stop: what is said, and that it goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from showo import launch
+from showo.files import atomic_write_text
+from showo.launch import Launch, command_with
+from showo.train.checkpoint import checkpoints
+from showo.train.config import to_yaml
+from showo.train.restart import is_restart, sign_for_restarts
+from tests.train import faults
+from tests.train.conftest import small_training
+from tests.train.soak import losses
+from tests.train.test_soak import SMALL
+from tests.train.torchrun import environment, torchrun
+
+PLANTED = ["kill:0:1", "hang:1:3", "fail:1:5", "stop:1:7"]
+
+
+@dataclass
+class Job:
+    """A job with one fault after the other. starts: what was said in each of its starts."""
+
+    run: Path
+    starts: list[str]
+    code: int
+
+
+@pytest.fixture(scope="module")
+def job(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("faults")
+    config, run = folder / "small.yaml", folder / "run"
+    atomic_write_text(config, to_yaml(small_training(folders, *SMALL, "steps=10", "step_timeout=2")))
+    arguments = ["--max-restarts", "3", faults.__file__, ",".join(PLANTED), "--config", str(config)]
+    done = torchrun(2, *arguments, "--run-folder", str(run))
+    starts = re.split(r"(?<=\n)(?=.*torchrun has started this job again)", done.stderr)
+    return Job(run, starts, done.returncode)
+
+
+def test_each_failure_is_followed_by_a_start_that_goes_on(job: Job) -> None:
+    assert [len(job.starts), job.code] == [4, 0], job.starts
+    assert "goes on from the beginning, as there is no checkpoint yet" in job.starts[1]
+    assert all("goes on from its newest whole checkpoint" in start for start in job.starts[2:])
+
+
+def test_the_lock_of_a_rank_that_was_killed_is_taken_over(job: Job) -> None:
+    assert re.search(r"run: the lock of process \d+ on .*, which has ended, is taken over", job.starts[0])
+
+
+def test_a_hang_shows_the_stacks_of_every_rank(job: Job) -> None:
+    said = job.starts[1]
+    for rank in (0, 1):
+        assert f"showo: rank {rank}: step 4 has not ended within 2 seconds; this rank ends" in said
+    assert re.search(r"showo: rank 1:   File .*faults\.py\", line \d+, in hang\n", said)
+    assert re.search(r"showo: rank 0:   File .*ranks\.py\", line \d+, in summed\n", said) or "in backward" in said
+
+
+def test_an_exception_carries_the_number_of_its_rank_once(job: Job) -> None:
+    said = job.starts[2]
+    assert said.count("showo: rank 1: Traceback") == 1
+    assert said.count("ArithmeticError: a planted bug") == 1
+    assert said.count("showo: rank 1: this is a bug in showo") == 1
+    assert "showo: rank 0: Traceback" not in said
+
+
+def test_what_one_rank_is_told_all_do_and_the_command_that_is_printed_goes_on(job: Job) -> None:
+    assert "run: stopped at step 8; saved" not in job.starts[3]  # the folder is named once, in the path
+    assert f"stopped at step 8; saved {checkpoints(job.run)[-1]}" in job.starts[3]
+    (command,) = re.findall("showo: this goes on with: (torchrun .*--resume)\n", job.starts[3])
+    done = subprocess.run(shlex.split(command), env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [step for step, _ in losses(job.run)] == list(range(1, 11))
+
+
+def under_torchrun(monkeypatch: pytest.MonkeyPatch, job: str = "none", parent: int = os.getppid()) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("TORCHELASTIC_RUN_ID", job)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+
+
+def test_only_a_job_goes_on_with_what_it_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign_for_restarts(tmp_path)
+    assert not list(tmp_path.iterdir())  # of a process that torchrun has not started
+    under_torchrun(monkeypatch)
+    assert not is_restart(tmp_path)  # such as one that somebody else has made
+    sign_for_restarts(tmp_path)
+    assert is_restart(tmp_path)
+    under_torchrun(monkeypatch, parent=1)
+    assert not is_restart(tmp_path)
+    under_torchrun(monkeypatch, job="a")
+    assert not is_restart(tmp_path)
+    sign_for_restarts(tmp_path)
+    under_torchrun(monkeypatch, job="a", parent=1)  # on another machine, say
+    assert is_restart(tmp_path)
+    under_torchrun(monkeypatch, job="b", parent=1)
+    assert not is_restart(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["/x/python", "/x/bin/showo", "train", "--run", "a b"], "showo train --run 'a b' --resume"),
+        (["/x/python", "-m", "showo.train", "--resume"], "/x/python -m showo.train --resume"),
+    ],
+)
+def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch, words: list[str], shown: str) -> None:
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert command_with("--resume") == shown
+
+
+def test_the_command_of_ranks_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_torchrun(monkeypatch)
+    words = ["/x/python", "/x/torchrun", "--nproc-per-node", "2", "-m", "showo.train"]
+    monkeypatch.setattr(launch, "_words_of", lambda process: words if process == os.getppid() else [])
+    assert command_with("--resume") == "torchrun --nproc-per-node 2 -m showo.train --resume"
+    assert Launch.of_this_process() == Launch(0, 2, 0, "", by_torchrun=True)
+
+
+WATCHED = """
+import ctypes, sys, time
+from showo.train import watchdog
+watchdog._GRACE = 1
+with watchdog.Watchdog(5) as dog:
+    for step in range(3):
+        dog.expect(f"step {step}", 3)
+        time.sleep(1.5)
+    dog.expect("the end", 1)
+    getattr(ctypes, sys.argv[1])(None).sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "said"), [("CDLL", "showo: rank 5: the end has not"), ("PyDLL", "Timeout (0:00:02)")]
+)
+def test_a_watchdog_barks_when_the_time_is_up_also_where_python_cannot_run(library: str, said: str) -> None:
+    """PyDLL keeps Python's lock meanwhile. Steps that end in time end nothing, however many they are."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, library], env=environment(), capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert 'File "<string>", line 10' in done.stderr
