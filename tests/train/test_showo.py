@@ -183,11 +183,16 @@ def test_a_second_signal_does_not_wait() -> None:
 def test_torchrun_may_pass_on_what_has_come_already(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(name, "1")
-    with pytest.raises(Stopped), StopRequest() as stop:
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-            signal.raise_signal(number)
-        assert stop.signal == signal.SIGTERM
-        raise Stopped
+
+    def stopped() -> None:
+        with StopRequest() as stop:
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            assert stop.signal == signal.SIGTERM
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped()
     signal.raise_signal(signal.SIGTERM)  # while the process ends
 
 

@@ -33,8 +33,8 @@ _STEP = re.compile(r"step-(\d+)")
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = (
     "log_every", "validate_every", "validation_samples", "validation_prompts", "checkpoint_every", "keep_checkpoints",
-    "max_seconds", "step_timeout", "pause_timeout", "max_skipped_steps", "validate_ema", "broken_share", "workers", "prefetch", "wandb", "data_root",
-    "sources", "parallel", "fsdp",
+    "max_seconds", "step_timeout", "pause_timeout", "max_skipped_steps", "validate_ema", "broken_share", "workers",
+    "prefetch", "wandb", "data_root", "sources", "parallel", "fsdp",
 )  # fmt: skip
 EMA_NAME = "ema"
 _SHOWN = 8  # at most so many differing settings are listed
