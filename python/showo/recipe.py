@@ -15,10 +15,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -86,20 +87,10 @@ def commands(scenes: int, cases: int, device: str, overrides: Sequence[str]) -> 
         arguments = training.arguments([f"device={device}", *overrides])
         if arguments is not None:
             yield [*showo, *arguments]
-            if training.arguments(overrides) is not None:
-                return  # it was asked to stop, and has saved what it had
     judged = ["--model", str(checkpoints(JUDGED)[-1]), "--device", device]
     judged += ["--count", str(cases)]
     written = ["--json", str(RUNS / "report.json"), "--sheet", str(RUNS / "report.png")]
     yield [*showo, "evaluate", "world", "--world", str(WORLD), *judged, "--check", *written]
-
-
-def _run(command: Sequence[str]) -> int:
-    """The exit code of a command. A Ctrl-C reaches the command too, which then has something to save."""
-    with subprocess.Popen(command) as process:
-        while True:
-            with suppress(KeyboardInterrupt):
-                return process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,10 +102,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     for command in commands(options.scenes, options.cases, options.device, options.overrides):
         print("$ python", shlex.join(command), flush=True)
-        code = _run([sys.executable, *command])
-        if code:
+        with _leaving_interrupts_to_commands():
+            code = subprocess.run([sys.executable, *command], check=False).returncode
+        if code or _was_stopped(command, options.overrides):
             print("showo: the recipe ends here; started again, it goes on with this command", file=sys.stderr)
-            raise SystemExit(code if code > 0 else 128 - code)
+            raise SystemExit(code if code >= 0 else 128 - code)
+
+
+@contextmanager
+def _leaving_interrupts_to_commands() -> Iterator[None]:
+    """A Ctrl-C reaches a command too, which may have something to save, and then ends."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _was_stopped(command: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Whether a command that has ended well is a training with steps left, which a signal has asked to end."""
+    return any(each.config in command and each.arguments(overrides) is not None for each in TRAININGS)
 
 
 if __name__ == "__main__":

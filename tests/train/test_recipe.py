@@ -84,6 +84,16 @@ def test_overrides_go_to_every_training_and_decide_what_is_finished() -> None:
     assert given == [["device=cpu", "steps=4"]] * len(recipe.TRAININGS)
 
 
+def test_a_training_that_was_asked_to_stop_ends_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 0))
+    with pytest.raises(SystemExit) as end:
+        recipe.main([])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("$ python -m showo.cli train-tokenizer ")
+
+
 def test_an_override_may_be_for_some_configurations_alone() -> None:
     given = ["tiny-mixed:steps=3", "tiny-image*:batch=4", "t2i.data=[{layout: webdataset, files: [a.tar]}]"]
     taken = {t.config: t.arguments(given) for t in recipe.TRAININGS}
