@@ -196,7 +196,6 @@ def _chunked_cross_entropy(
 
 def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """The same by torch's operator, which newer releases have (2.13 is the first), and which smooths no labels."""
-    half = hidden.dtype in _HALF
     weight, bias = _head_of_product(hidden, weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = F.linear_cross_entropy(
@@ -204,8 +203,10 @@ def _linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets:
             weight,
             targets,
             linear_bias=bias,
-            # A sum in half precision would round the loss itself to three digits: it is taken in fp32 below.
-            reduction="none" if half else "sum",
+            # Of a sum, the operator would make the head's gradient in the forward pass, and copy it in the backward
+            # pass: the head is large, and its gradient would be there twice. And in half precision a sum would round
+            # the loss itself to three digits.
+            reduction="none",
             options=torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk),
         )
-    return loss.float().sum() if half else loss
+    return loss.float().sum()
