@@ -340,6 +340,18 @@ def test_torchs_own_chunked_loss_gives_the_same(head: Head, dtype: torch.dtype) 
         assert float((value - other).norm() / other.norm()) < 8 * torch.finfo(dtype).eps, what
 
 
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has no linear_cross_entropy")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_forward_pass_keeps_no_gradient_of_the_head(head: Head, dtype: torch.dtype) -> None:
+    """It would be there twice in the backward pass, and a head is large."""
+    hidden, weight, bias, targets = head
+    weight = weight.to(dtype).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        _linear_cross_entropy(hidden.to(dtype), weight, bias.to(dtype), targets, 512)
+    assert [tensor.data_ptr() for tensor in kept if tensor.shape == weight.shape] == [weight.data_ptr()]
+
+
 @pytest.mark.parametrize(("weighed", "smoothing"), [(False, 0.0), (True, 0.0), (False, 0.1), (True, 0.1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_added_to_the_head_change_nothing(
