@@ -55,7 +55,7 @@ def _memory(plans: Sequence[Plan]) -> str:
     lines += [[f"activations, recompute={how}", *(_gib(plan.activations[how]) for plan in plans)] for how in RECOMPUTE]
     lines += [[f"together, recompute={how}", *(_fitting(plan, how) for plan in plans)] for how in RECOMPUTE]
     capacity = plans[0].cluster.gpu.capacity / _GIB
-    note = f"! is more than the {capacity:,.0f} GiB of a {plans[0].cluster.name}; this training has recompute="
+    note = f"! is more than the {capacity:,.0f} GiB of one {plans[0].cluster.name}; this training has recompute="
     return "\n".join([*_table("GiB on each GPU", plans, lines), note + plans[0].run.config.recompute])
 
 
