@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from showo.tokens import Vocabulary
 from showo.train.checkpoint import checkpoints
 from showo.train.clock import StepClock
 from showo.train.config import ShowoTraining, TokenizerTraining, load_config
+from showo.train.image_tokenizer import tokenizer_loop
 from showo.train.showo import showo_loop, train_showo
 from showo.train.showo_data import ShowoData
 from showo.train.step import train_step
@@ -306,6 +308,22 @@ def test_without_held_out_data_there_is_nothing_to_validate(folders: Folders, tm
     config = small_training(folders, "t2i.held_out=[]", "mmu.held_out=[]", "validation_prompts=[]")
     train_showo(config, tmp_path, console=Console(file=out))
     assert "validation" not in out.getvalue()
+
+
+@pytest.mark.parametrize("pattern", ["{folder}/t*n-0000.tar", "{folder}/../{name}/val-0000.tar", "{folder}/link.tar"])
+def test_a_file_is_not_learned_and_held_out(folders: Folders, tmp_path: Path, pattern: str) -> None:
+    """Also where it has another name, or a pattern stands for it; in all trainings."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(folders["pictures"], folder)
+    (folder / "link.tar").symlink_to("train-0000.tar")
+    named = webdataset(folder / "train-*.tar", folder / "val-*.tar")
+    held_out = webdataset(pattern.format(folder=folder, name=folder.name))
+    files = r"held_out\[0\]\.files must be other files than those of data, got .*\.tar"
+    with pytest.raises(ConfigError, match=r"^t2i\." + files):
+        data(small_training(folders, f"t2i.data={named}", f"t2i.held_out={held_out}"), tmp_path)
+    tokenizer = load_config(TokenizerTraining, "tiny-image-tokenizer", [f"data={named}", f"held_out={held_out}"])
+    with pytest.raises(ConfigError, match="^" + files):
+        tokenizer_loop(tokenizer, tmp_path, Console(quiet=True))
 
 
 def test_validation_asks_the_same_of_held_out_rows_every_time(folders: Folders, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from showo.data.rows import read_pixels, stacked
 from showo.data.sample import CaptionedPicture, Source
 from showo.data.sources import open_source
 from showo.data.sources.config import SourceConfig
-from showo.errors import ConfigError, OutputError, SampleError
+from showo.errors import ConfigError, DataError, OutputError, SampleError
 from showo.lock import run_lock
 from showo.pieces import pieces
 from showo.progress import counting_bar
@@ -103,7 +103,7 @@ class Tokenizing:
         """Makes all shards that are not there yet.
 
         Raises:
-            DataError: the source cannot be used, or too many of its samples are broken.
+            DataError: the source cannot be used, or too many of its samples are broken, or all.
             OutputError: the folder holds something else, or cannot be written. Shards that are there stay.
             RunInUseError: another process writes into the folder.
         """
@@ -123,6 +123,10 @@ class Tokenizing:
                     else:
                         self._make(path, samples, chunks, log)
                     progress.advance(bar, len(samples))
+            if log.counts.total() == len(self.source):
+                for path in shards:
+                    path.unlink()
+                raise DataError(f"{self.source.name}: not one of {len(self.source)} samples can be used\n{log.table()}")
         return Tokenized(len(self.source) - log.counts.total(), len(shards), len(missing), log)
 
     def _paths(self) -> list[Path]:
@@ -144,10 +148,10 @@ class Tokenizing:
             here = {**asdict(self.encoding), **asdict(self.origin), "image_tokenizer": there.encoding.image_tokenizer}
             for name, value in {**asdict(there.encoding), **asdict(there.origin)}.items():
                 if value != here[name]:
-                    raise OutputError(
-                        f"{path} was made with another {name}, {value}, not {here[name]}; choose another folder, or "
-                        "delete this one"
-                    )
+                    made = f"with another {name}, {value}, not {here[name]}"
+                    if name == "files":  # checksums
+                        made = "of other files, or of these before they changed"
+                    raise OutputError(f"{path} was made {made}; choose another folder, or delete this one")
             kept[path] = there.faults
         if other := kept.keys() - set(paths):
             raise OutputError(f"{min(other)}: its name is none of {paths[0].name} to {paths[-1].name}; rename it back")

@@ -26,7 +26,7 @@ from showo.train.config import TokenizerTraining
 from showo.train.initial import initial_model
 from showo.train.loop import TrainLoop, train
 from showo.train.parallel import Parallel
-from showo.train.pools import open_samples
+from showo.train.pools import check_apart, open_samples
 from showo.train.ranks import refuse_ranks
 from showo.train.tokenizer_losses import colour_loss, locality_loss, loss_terms, loss_weights, psnr
 
@@ -49,6 +49,7 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
     model.encoder.requires_grad_(config.train_encoder)
     pictures = picture_batches("data", config, config.data)
     data = Loader(pictures, workers=config.workers, prefetch=config.prefetch)
+    check_apart("", config.data, config.held_out)
     held_out = picture_batches("held_out", config, config.held_out) if config.held_out else None
     weights = loss_weights(config)
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from showo.data.faults import Pool, open_pool
+from showo.data.patterns import find_paths
 from showo.data.sample import Sample
 from showo.data.sources.config import SourceConfig
 from showo.errors import ConfigError
+
+
+def check_apart(prefix: str, data: Sequence[SourceConfig], held_out: Sequence[SourceConfig]) -> None:
+    """Raises ConfigError, which names the key, for a file that is learned and held out, whichever patterns name it."""
+    learned = {path.resolve() for source in data for path in find_paths(source.files)}
+    for index, source in enumerate(held_out):
+        for path in find_paths(source.files):
+            if learned & {path.resolve(), *path.resolve().parents}:
+                raise ConfigError(f"{prefix}held_out[{index}].files must be other files than those of data, got {path}")
 
 
 def open_samples(key: str, sources: Sequence[SourceConfig], kinds: tuple[type[Sample], ...], seed: int) -> Pool:

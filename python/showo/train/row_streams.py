@@ -27,7 +27,7 @@ from showo.prompting import Prompting
 from showo.seeds import hashed_words
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining
-from showo.train.pools import open_samples
+from showo.train.pools import check_apart, open_samples
 
 FORMATS: dict[str, type[Format]] = {
     "t2i": TextToImage,
@@ -66,10 +66,12 @@ class RowStreams:
     tower: TowerSizes
 
     def open(self, name: str, *, held_out: bool) -> RowStream:
-        """The rows of a stream, which is to have sources. Raises as `open_samples`."""
+        """The rows of a stream, which is to have sources. Raises as `open_samples` and `check_apart`."""
         stream, form = getattr(self.config, name), self._format(name, held_out)
         seed = int(hashed_words(self.config.seed, STREAMS.index(name))[0])
         sources = stream.held_out if held_out else stream.data
+        if held_out:
+            check_apart(f"{name}.", stream.data, stream.held_out)
         pool = open_samples(f"{name}.{'held_out' if held_out else 'data'}", sources, form.kinds, seed)
         return RowStream(name, form, pool, stream.batch, seed)
 

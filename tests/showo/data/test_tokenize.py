@@ -168,6 +168,14 @@ def test_a_shard_whose_samples_are_all_broken_is_empty(images: ImageTokenizer, t
     assert codes[0].key == KEYS[SHARD]
 
 
+def test_a_source_without_a_usable_sample_is_no_shard(images: ImageTokenizer, tmp_path: Path) -> None:
+    """Of few samples too, whose share says little otherwise."""
+    write_tar(tmp_path / "a.tar", [("1.png", png()), ("2.png", png())])
+    with pytest.raises(DataError, match=r"a\.tar: not one of 2 samples can be used\n.*no caption +2"):
+        tokenize(images, tmp_path / "a.tar", tmp_path / "codes")
+    assert not (tmp_path / "codes").exists()
+
+
 def test_too_many_broken_pictures_end_the_run(images: ImageTokenizer, tmp_path: Path) -> None:
     files = [(f"{number:04}.{kind}", b"x") for number in range(120) for kind in ("png", "txt")]
     write_tar(tmp_path / "a.tar", files)
@@ -199,7 +207,7 @@ def change(path: Path) -> None:
             r"00000-of-00005.parquet was made with another resolution, 16, not 32; choose another fold",
         ),
         ({"tokenizer": "other"}, r"was made with another encoder, [0-9a-f]{64}, not [0-9a-f]{64}"),
-        ({"tar": change}, r"was made with another files, "),
+        ({"tar": change}, r"was made of other files, or of these before they changed; choose"),
         ({"shard": 6}, r"was made with another shard_size, 5, not 6"),
     ],
 )

@@ -30,7 +30,7 @@ class ImageNet:
         if not config.class_names:
             raise ConfigError(f"{self.name}: class_names must be the file of the classes' names, got ''")
         classes = [path for root in roots for path in class_folders(root)]
-        names = read_class_names(find_paths([config.class_names])[0])
+        names = read_class_names(find_paths([config.class_names], "class_names")[0])
         if unnamed := [path for path in classes if path.name not in names]:
             raise DataError(f"{config.class_names}: no name for {unnamed[0].name}, which {unnamed[0].parent} holds")
         self.captions = [usable_captions(names[path.name], config.clean, config.class_names) for path in classes]

@@ -26,7 +26,7 @@ class WebDataset:
     def __init__(self, config: SourceConfig, cache: Path) -> None:
         self.name, self.clean = config.describe(), config.clean
         self.tars = TarSamples(find_paths(config.files), scan_pairs, cache)
-        self.captions = CaptionFiles(find_paths(config.captions), cache) if config.captions else None
+        self.captions = CaptionFiles(find_paths(config.captions, "captions"), cache) if config.captions else None
 
     def __len__(self) -> int:
         return len(self.tars)
