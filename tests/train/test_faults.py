@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,7 @@ from showo.train.config import to_yaml
 from showo.train.restart import is_restart, sign_for_restarts
 from tests.train import faults
 from tests.train.conftest import small_training
-from tests.train.soak import losses
+from tests.train.soak import children, losses, steps_done
 from tests.train.test_soak import SMALL
 from tests.train.torchrun import environment, torchrun
 
@@ -79,6 +83,36 @@ def test_what_one_rank_is_told_all_do_and_the_command_that_is_printed_goes_on(jo
     done = subprocess.run(shlex.split(command), env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [step for step, _ in losses(job.run)] == list(range(1, 11))
+
+
+CLUSTER = re.search(r"```bash\n(torchrun .*?)```", (Path(__file__).parents[2] / "docs/training.md").read_text(), re.DOTALL)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+def test_the_command_for_several_machines_trains_and_goes_on_where_one_has_failed(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Word for word, with torchruns of this machine in place of several; one of them loses its rank to a kill -9."""
+    assert CLUSTER is not None
+    config, run, said = tmp_path / "small.yaml", tmp_path / "run", tmp_path / "said.txt"
+    atomic_write_text(config, to_yaml(small_training(folders, *SMALL, "steps=12", "fsdp.shards=1", "parallel=fsdp")))
+    variables = environment(NODES="2", GPUS="1", HOST=f"localhost:{free_port()}", JOB="a", CONFIG=str(config), RUN=str(run))
+    with said.open("w") as output:
+        start = partial(subprocess.Popen, ["bash", "-c", f"exec {CLUSTER[1]}"], env=variables, stderr=output)
+        machines = [start(), start()]
+        while steps_done(run) < 3:
+            time.sleep(0.05)
+            assert all(machine.poll() is None for machine in machines), said.read_text()
+        os.kill(children(machines[1].pid)[0], signal.SIGKILL)
+        codes = [machine.wait(300) for machine in machines]
+    assert codes == [0, 0], said.read_text()
+    assert said.read_text().count("torchrun has started this job again") == 1, said.read_text()
+    assert [step for step, _ in losses(run)] == list(range(1, 13))
 
 
 def under_torchrun(monkeypatch: pytest.MonkeyPatch, job: str = "none", parent: int = os.getppid()) -> None:
