@@ -97,6 +97,12 @@ HALF = ["precision=bf16", "code_bits=true", "steps=4"]
 KINDS = {"ddp": ["parallel=ddp"], "fsdp": ["parallel=fsdp"], "hybrid": ["parallel=fsdp", "fsdp.shards=2"]}
 
 
+def adapted(trainings: Trainings) -> list[str]:
+    """Adapters that learn in compiled blocks, on what one rank has trained."""
+    start = checkpoints(trainings.folder / "alone")[-1]
+    return ["lora.rank=2", f"init_from={start}", "compile=aot_eager", "recompute=full", "steps=4"]
+
+
 @pytest.fixture(scope="module")
 def two(trainings: Trainings, alone: Seen) -> dict[str, list[Seen]]:
     """Two ranks, in one start of torchrun."""
@@ -107,6 +113,7 @@ def two(trainings: Trainings, alone: Seen) -> dict[str, list[Seen]]:
             jobs.append(trainings.job(name, *overrides, counted=3))
         jobs.append(trainings.job(f"{kind}-spoiled", *KINDS[kind], "steps=4", "max_skipped_steps=1", spoiled=[2]))
         jobs.append(trainings.job(f"{kind}-options", *KINDS[kind], *OPTIONS))
+        jobs.append(trainings.job(f"{kind}-adapted", *KINDS[kind], *adapted(trainings)))
     jobs.append(trainings.job("bf16", *HALF, "parallel=fsdp", "fsdp.offload=true"))
     jobs.append(trainings.job("few", "t2i.batch=1", *(f"{s}.batch=0" for s in STREAMS if s != "t2i")))
     jobs.append(trainings.job("none", "parallel=none"))
@@ -203,6 +210,13 @@ def test_options_mean_the_same_to_ranks(trainings: Trainings, two: dict[str, lis
         check_losses(two[f"{kind}-options"], one.losses)
         for part in ("", "ema"):
             check_weights(trainings.weights(f"{kind}-options", part), trainings.weights("options", part))
+
+
+def test_adapters_in_compiled_blocks_mean_the_same_to_ranks(trainings: Trainings, two: dict[str, list[Seen]]) -> None:
+    one = rank_jobs.do(trainings.job("adapted", *adapted(trainings)))
+    for kind in ("ddp", "fsdp"):
+        check_losses(two[f"{kind}-adapted"], one.losses)
+        check_weights(trainings.weights(f"{kind}-adapted"), trainings.weights("adapted"))
 
 
 def test_half_precision_of_shards_is_near_that_of_autocast(trainings: Trainings, two: dict[str, list[Seen]]) -> None:
