@@ -85,7 +85,9 @@ def test_what_one_rank_is_told_all_do_and_the_command_that_is_printed_goes_on(jo
     assert [step for step, _ in losses(job.run)] == list(range(1, 11))
 
 
-CLUSTER = re.search(r"```bash\n(torchrun .*?)```", (Path(__file__).parents[2] / "docs/training.md").read_text(), re.DOTALL)
+CLUSTER = re.search(
+    r"```bash\n(torchrun .*?)```", (Path(__file__).parents[2] / "docs/training.md").read_text(), re.DOTALL
+)
 
 
 def free_port() -> int:
@@ -101,7 +103,9 @@ def test_the_command_for_several_machines_trains_and_goes_on_where_one_has_faile
     assert CLUSTER is not None
     config, run, said = tmp_path / "small.yaml", tmp_path / "run", tmp_path / "said.txt"
     atomic_write_text(config, to_yaml(small_training(folders, *SMALL, "steps=12", "fsdp.shards=1", "parallel=fsdp")))
-    variables = environment(NODES="2", GPUS="1", HOST=f"localhost:{free_port()}", JOB="a", CONFIG=str(config), RUN=str(run))
+    variables = environment(
+        NODES="2", GPUS="1", HOST=f"localhost:{free_port()}", JOB="a", CONFIG=str(config), RUN=str(run)
+    )
     with said.open("w") as output:
         start = partial(subprocess.Popen, ["bash", "-c", f"exec {CLUSTER[1]}"], env=variables, stderr=output)
         machines = [start(), start()]
