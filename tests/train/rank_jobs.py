@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ import showo.train.loop as loops
 from showo.errors import UserError
 from showo.model.clip import ClipTower
 from showo.train.config import ShowoTraining, load_config
+from showo.train.ranks import leave_group
 from showo.train.showo import train_showo
 
 
@@ -107,8 +107,7 @@ def main(folder: Path) -> None:
         seen = do(job)
         (folder / f"{job.name}-{dist.get_rank()}.json").write_text(json.dumps(asdict(seen)))
     dist.barrier()
-    time.sleep(0.2)  # as `joined_ranks` does
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -163,6 +163,30 @@ def test_the_command_of_ranks_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> N
     assert Launch.of_this_process() == Launch(0, 2, 0, "", by_torchrun=True)
 
 
+LEAVING = """
+import faulthandler, os, sys
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from showo.train.ranks import leave_group
+faulthandler.dump_traceback_later(60, exit=True)
+sys.setswitchinterval(1.0)  # a thread that waits for Python's lock waits long
+rank, store = int(os.environ["RANK"]), dist.TCPStore("localhost", int(sys.argv[1]), 2, os.environ["RANK"] == "0")
+for time in range(10):
+    dist.init_process_group("gloo", store=dist.PrefixStore(str(time), store), rank=rank, world_size=2)
+    model = DistributedDataParallel(torch.nn.Linear(4, 4))
+    model(torch.randn(2, 4)).sum().backward()
+    dist.all_reduce(torch.ones(4))
+    leave_group()
+    del model
+"""
+
+
+def test_ranks_leave_their_group_without_waiting_for_each_other(tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    done = torchrun(2, str(tmp_path / "leaving.py"), str(free_port()))
+    assert done.returncode == 0, done.stderr
+
+
 WATCHED = """
 import ctypes, sys, time
 from showo.train import watchdog

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -138,10 +140,28 @@ def _group(ranks: Ranks, device: torch.device, timeout: timedelta) -> Iterator[N
             yield
             dist.barrier()
         finally:
-            # A thread of gloo may still be letting go of its last tensor, for which it needs Python's lock. Were the
-            # group destroyed now, by this thread with that lock in hand, each would wait for the other.
-            time.sleep(0.2)
-            dist.destroy_process_group()
+            leave_group()
+
+
+_left: list[Any] = []  # groups
+
+
+def leave_group() -> None:
+    """In place of torch.distributed.destroy_process_group, after which this process may wait for ever.
+
+    Who lets go of a group last waits for its threads; and a thread of gloo may wait for Python's lock, to let go of its
+    last tensor. Where that is a variable of Python, the lock is free meanwhile; but DDP, which also has the group,
+    waits with the lock in its hand. So a group is kept here until the program ends and what has used it is gone. Python
+    must not end before: threads that ask for its lock later take the process down (SIGABRT).
+    """
+    _left.append(dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+@atexit.register
+def _let_go() -> None:
+    gc.collect()
+    _left.clear()
 
 
 def _store_of_this_start(ranks: Ranks, timeout: timedelta) -> Store:
