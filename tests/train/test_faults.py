@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.config import to_yaml
 from showo.train.restart import is_restart, sign_for_restarts
 from tests.train import faults
-from tests.train.conftest import small_training
+from tests.train.conftest import small_training, train
 from tests.train.soak import children, losses, steps_done
 from tests.train.test_soak import SMALL
 from tests.train.torchrun import environment, torchrun
@@ -51,16 +52,19 @@ def job(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> J
     return Job(run, starts, done.returncode)
 
 
+@pytest.mark.slow
 def test_each_failure_is_followed_by_a_start_that_goes_on(job: Job) -> None:
     assert [len(job.starts), job.code] == [4, 0], job.starts
     assert "goes on from the beginning, as there is no checkpoint yet" in job.starts[1]
     assert all("goes on from its newest whole checkpoint" in start for start in job.starts[2:])
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_rank_that_was_killed_is_taken_over(job: Job) -> None:
     assert re.search(r"run: the lock of process \d+ on .*, which has ended, is taken over", job.starts[0])
 
 
+@pytest.mark.slow
 def test_a_hang_shows_the_stacks_of_every_rank(job: Job) -> None:
     said = job.starts[1]
     for rank in (0, 1):
@@ -69,6 +73,7 @@ def test_a_hang_shows_the_stacks_of_every_rank(job: Job) -> None:
     assert re.search(r"showo: rank 0:   File .*ranks\.py\", line \d+, in summed\n", said) or "in backward" in said
 
 
+@pytest.mark.slow
 def test_an_exception_carries_the_number_of_its_rank_once(job: Job) -> None:
     said = job.starts[2]
     assert said.count("showo: rank 1: Traceback") == 1
@@ -77,6 +82,7 @@ def test_an_exception_carries_the_number_of_its_rank_once(job: Job) -> None:
     assert "showo: rank 0: Traceback" not in said
 
 
+@pytest.mark.slow
 def test_what_one_rank_is_told_all_do_and_the_command_that_is_printed_goes_on(job: Job) -> None:
     assert f"stopped at step 8; saved {checkpoints(job.run)[-1]}" in job.starts[3]
     (command,) = re.findall("showo: this goes on with: (torchrun .*--resume)\n", job.starts[3])
@@ -96,6 +102,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_command_for_several_machines_trains_and_goes_on_where_one_has_failed(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -181,10 +188,20 @@ for time in range(10):
 """
 
 
+@pytest.mark.slow
 def test_ranks_leave_their_group_without_waiting_for_each_other(tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text(LEAVING)
     done = torchrun(2, str(tmp_path / "leaving.py"), str(free_port()))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days back and forth, from call to call: what is decided by time goes by a clock that nobody sets."""
+    now, jumps = time.time(), itertools.cycle((3e6, -3e6, 0.0))
+    monkeypatch.setattr(time, "time", lambda: now + next(jumps))
+    assert train(small_training(folders, *SMALL, "parallel=none", "max_seconds=1000"), tmp_path).step == 6
 
 
 WATCHED = """
