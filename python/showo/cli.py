@@ -14,7 +14,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from showo.commands import describe, doctor, evaluate, generate, inspect, make_world, plan, tokenize, train
+from showo.commands import describe, doctor, evaluate, export, generate, inspect, make_world, plan, tokenize, train
 from showo.errors import RankError, UserError
 from showo.launch import Launch, command_with
 from showo.memory import lack_of_memory
@@ -35,6 +35,7 @@ app.command("tokenize")(tokenize.tokenize)
 app.command("train-tokenizer")(train.train_tokenizer)
 app.command("train-vision-tower")(train.train_vision_tower)
 app.command("train")(train.train)
+app.command("export")(export.export)
 app.command("plan")(plan.plan)
 app.command("make-world")(make_world.make_world)
 app.add_typer(evaluate.app, name="evaluate")

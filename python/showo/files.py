@@ -95,12 +95,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        _sync_folder(temporary)
-        remove_folder(path)
-        os.rename(temporary, path)
-        _sync(path.parent)
+        replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Give the folder `temporary` the name `path`, beside it, once it is on the disk with all that it holds."""
+    _sync_folder(temporary)
+    remove_folder(path)
+    os.rename(temporary, path)
+    _sync(path.parent)
 
 
 def remove_folder(path: Path) -> None:

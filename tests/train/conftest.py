@@ -8,15 +8,28 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
+from torch import Tensor
 
 from showo.data.make_assets import encode_png
 from showo.data.make_text_tokenizer import train_text_tokenizer
 from showo.data.tar import write_tar
+from showo.model.dcp import open_dcp
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from showo.model.weights import STATE_NAME, open_tensors
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining, load_config
 from showo.train.loop import TrainLoop
 from showo.train.showo import train_showo
+
+
+def saved_weights(folder: Path, *, average: bool = False) -> dict[str, Tensor]:
+    """Of a checkpoint, as a plain model has them."""
+    return {name: read() for name, (_, read) in open_tensors(folder, average=average)}
+
+
+def saved_tensors(folder: Path) -> dict[str, Tensor]:
+    """All of a checkpoint of a training."""
+    return {name: read() for name, (_, read) in open_dcp(folder / STATE_NAME).items()}
 
 
 def webdataset(*patterns: object) -> str:

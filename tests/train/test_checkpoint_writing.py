@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from showo import files
 from showo.errors import OutputError
 from showo.files import atomic_path, atomic_write_text, new_folder
-from showo.train.checkpoint import checkpoints, prune_checkpoints, save_checkpoint
+from showo.train.checkpoint import checkpoints, prune_checkpoints
 from showo.train.config import LoopConfig
 from showo.train.parallel import Parallel
+from showo.train.saving import Saver
+from tests.train.conftest import saved_tensors
 
 Event = tuple[str, Any]
 
@@ -57,13 +58,12 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
 
 def save(run: Path, step: int, attach: Any = None) -> Path:
-    optimizer = torch.optim.SGD([torch.zeros(1)])
-    return save_checkpoint(run, step, Parallel(FakeModel()), optimizer, None, LoopConfig(steps=9), attach)
-
-
-class FakeModel(torch.nn.Module):
-    def save_pretrained(self, folder: Path) -> None:
-        save_file({"weight": torch.rand(16)}, folder / "model.safetensors")
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters())
+    saver = Saver(run, Parallel(model), optimizer, None, LoopConfig(steps=9, keep_checkpoints=9), attach)
+    path = saver.start(step)
+    saver.wait()
+    return path
 
 
 def synced_before(events: list[Event], path: Path, end: int) -> bool:
@@ -80,10 +80,14 @@ def attach_nested(folder: Path) -> None:
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list[Event]) -> None:
     path = save(tmp_path, 3, attach_nested)
     named = events.index(("rename", ("step-000003.tmp", "step-000003")))
-    written = [path / "model.safetensors", path / "training.pt", path / "text" / "tokenizer.json", path / "text", path]
+    names = ["training.json", "text", "text/tokenizer.json", "state", "state/.metadata", "state/__0_0.distcp", "."]
+    written = [path / name for name in (*names, "SHA256SUMS")]
     assert [p.name for p in written if not synced_before(events, p, named)] == []
-    names = os.stat(path.parent).st_ino
-    assert any(kind == "fsync" and facts[0] == names for kind, facts in events[named:])
+    linked = next(i for i, (kind, names) in enumerate(events) if kind == "rename" and names[1] == "latest")
+    assert named < linked
+    folder = os.stat(path.parent).st_ino
+    assert any(kind == "fsync" and facts[0] == folder for kind, facts in events[named:linked])
+    assert any(kind == "fsync" and facts[0] == folder for kind, facts in events[linked:])
 
 
 def test_older_checkpoints_are_deleted_last_and_lose_their_names_first(tmp_path: Path, events: list[Event]) -> None:
@@ -92,8 +96,9 @@ def test_older_checkpoints_are_deleted_last_and_lose_their_names_first(tmp_path:
     prune_checkpoints(tmp_path, keep=1)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-000002"]
     steps = [event for event in events if event[0] != "fsync"]
-    assert steps[-3:] == [
-        ("rename", ("step-000002.tmp", "step-000002")),
+    assert steps[-4] == ("rename", ("step-000002.tmp", "step-000002"))
+    assert steps[-3][1][1] == "latest"
+    assert steps[-2:] == [
         ("rename", ("step-000001", "step-000001.old")),
         ("remove", "step-000001.old"),
     ]
@@ -101,25 +106,25 @@ def test_older_checkpoints_are_deleted_last_and_lose_their_names_first(tmp_path:
 
 def test_a_step_saved_again_replaces_the_whole_folder(tmp_path: Path) -> None:
     before = save(tmp_path, 1, lambda folder: (folder / "extra.json").write_text("{}"))
-    weights = (before / "model.safetensors").read_bytes()
+    weights = saved_tensors(before)["weights.weight"]
     after = save(tmp_path, 1)
     assert after == before
-    assert sorted(p.name for p in after.iterdir()) == ["SHA256SUMS", "model.safetensors", "training.pt"]
-    assert (after / "model.safetensors").read_bytes() != weights
-    assert list(after.parent.iterdir()) == [after]
+    assert sorted(p.name for p in after.iterdir()) == ["SHA256SUMS", "state", "training.json"]
+    assert not torch.equal(saved_tensors(after)["weights.weight"], weights)
+    assert sorted(after.parent.iterdir()) == [after.parent / "latest", after]
 
 
 def test_an_unfinished_checkpoint_has_no_name_and_goes(tmp_path: Path) -> None:
     whole = save(tmp_path, 1)
 
     def fail(folder: Path) -> None:
-        assert (folder / "training.pt").is_file()
+        assert (folder / "training.json").is_file()
         assert checkpoints(tmp_path) == [whole]
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match=r"step 2 could not be saved in .*checkpoints: No space left on device$"):
         save(tmp_path, 2, fail)
-    assert list(whole.parent.iterdir()) == [whole]
+    assert sorted(whole.parent.iterdir()) == [whole.parent / "latest", whole]
 
 
 def test_checkpoints_come_by_their_numbers(tmp_path: Path) -> None:
@@ -131,11 +136,11 @@ def test_checkpoints_come_by_their_numbers(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
     for name in ("step-000005.tmp", "step-000004.old"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        (tmp_path / "checkpoints" / name / "training.pt").touch()
+        (tmp_path / "checkpoints" / name / "training.json").touch()
     assert checkpoints(tmp_path) == []
     whole = save(tmp_path, 6)
     prune_checkpoints(tmp_path, keep=2)
-    assert list(whole.parent.iterdir()) == [whole]
+    assert sorted(whole.parent.iterdir()) == [whole.parent / "latest", whole]
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, events: list[Event]) -> None:

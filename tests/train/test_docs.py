@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from showo.gpus import GPUS
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config
 from tests.showo.command import run
+from tests.train.conftest import saved_weights
 from tests.train.torchrun import torchrun
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ KINDS = {"train": ShowoTraining, "train-tokenizer": TokenizerTraining, "train-vi
 
 
 def weights(run: str) -> dict[str, Tensor]:
-    return load_file(checkpoints(Path(run))[-1] / "model.safetensors")
+    return saved_weights(checkpoints(Path(run))[-1])
 
 
 @pytest.mark.slow

@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from showo.errors import CheckpointError, ConfigError
+from showo.model.export import export
 from showo.model.lora import TARGETS, adapted_layers
 from showo.model.transformer import Showo
+from showo.model.weights import open_tensors
 from showo.seeds import seeded_generator
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining
 from showo.train.loop import TrainLoop
 from showo.train.showo import showo_loop
-from tests.train.conftest import small_training, train
+from tests.train.conftest import saved_tensors, small_training, train
 
 peft = pytest.importorskip("peft")
 
@@ -50,7 +52,15 @@ def adapted(folders: Folders, base: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def plain(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "model.safetensors")
+    return {name: read() for name, (_, read) in open_tensors(folder)}
+
+
+@pytest.fixture(scope="module")
+def exported(adapted: tuple[TrainLoop[Any], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """The weights, and their averages (True), as safetensors."""
+    out = tmp_path_factory.mktemp("exported")
+    folder = checkpoints(adapted[1])[-1]
+    return {average: export(folder, out / str(average), average=average) for average in (False, True)}
 
 
 def test_adapters_alone_learn(adapted: tuple[TrainLoop[Any], Path], base: Path) -> None:
@@ -86,12 +96,12 @@ def test_a_checkpoint_is_a_plain_model_of_the_sums(adapted: tuple[TrainLoop[Any]
         torch.testing.assert_close(Showo.from_pretrained(folder)(ids), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("part", [".", "ema"])
+@pytest.mark.parametrize("average", [False, True])
 def test_peft_loads_the_adapters_and_merges_them(
-    adapted: tuple[TrainLoop[Any], Path], base: Path, tmp_path: Path, part: str
+    exported: dict[bool, Path], base: Path, tmp_path: Path, average: bool
 ) -> None:
     """Those beside the average of the weights are averages too."""
-    folder, start = checkpoints(adapted[1])[-1] / part, checkpoints(base)[-1]
+    folder, start = exported[average], checkpoints(base)[-1]
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (3, 12, str(base))
     assert set(config["target_modules"]) == set(TARGETS)
@@ -104,10 +114,8 @@ def test_peft_loads_the_adapters_and_merges_them(
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_the_average_has_adapters_of_its_own(adapted: tuple[TrainLoop[Any], Path]) -> None:
-    folder = checkpoints(adapted[1])[-1]
-    files = [path / "adapter_model.safetensors" for path in (folder, folder / "ema")]
-    weights, averages = map(load_file, files)
+def test_the_average_has_adapters_of_its_own(exported: dict[bool, Path]) -> None:
+    weights, averages = (load_file(exported[average] / "adapter_model.safetensors") for average in (False, True))
     assert weights.keys() == averages.keys()
     assert not any(torch.equal(value, averages[name]) for name, value in weights.items())
 
@@ -123,8 +131,9 @@ def test_a_run_with_dropout_goes_on_bit_for_bit(
     torch.manual_seed(torch.seed())
     again = train(config, tmp_path, resume=True)
     assert again.history == adapted[0].history[3:]
-    for name in ("model.safetensors", "adapter_model.safetensors", "ema/adapter_model.safetensors"):
-        assert (checkpoints(tmp_path)[-1] / name).read_bytes() == (checkpoints(adapted[1])[-1] / name).read_bytes()
+    found, expected = (saved_tensors(checkpoints(run)[-1]) for run in (tmp_path, adapted[1]))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def gradients(config: ShowoTraining, run: Path, *, training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo.errors import CheckpointError, ConfigError
+from showo.model.export import export
 from showo.model.transformer import Showo
 from showo.seeds import seeded_generator
 from showo.train.checkpoint import checkpoints
@@ -121,7 +122,7 @@ def test_averaged_weights_are_saved_validated_and_resumed(folders: Folders, tmp_
     config = small_training(folders, *common)
     whole = train(config, tmp_path / "a")
     expected = averages(whole)
-    saved = Showo.from_pretrained(checkpoints(tmp_path / "a")[-1] / "ema")
+    saved = Showo.from_pretrained(export(checkpoints(tmp_path / "a")[-1], tmp_path / "average", average=True))
     with whole.average.in_place():  # type: ignore[union-attr]
         head = whole.model.showo.lm_head
         torch.testing.assert_close(saved.showo.lm_head.weight, head.weight, rtol=0, atol=0)
@@ -129,7 +130,7 @@ def test_averaged_weights_are_saved_validated_and_resumed(folders: Folders, tmp_
         by_average = validated(whole)
     by_weights = validated(whole)
     assert by_average != by_weights
-    assert (checkpoints(tmp_path / "a")[-1] / "ema" / "pipeline.json").is_file()  # a checkpoint to generate with
+    assert (tmp_path / "average" / "pipeline.json").is_file()  # a checkpoint to generate with
 
     train(config, tmp_path / "b")
     newest = checkpoints(tmp_path / "b")[-1]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from showo import cli
@@ -21,7 +20,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.config import to_yaml
 from showo.train.ranks import device_of_rank
 from tests.train import rank_jobs
-from tests.train.conftest import small_training, webdataset
+from tests.train.conftest import saved_weights, small_training, webdataset
 from tests.train.rank_jobs import Job, Seen
 from tests.train.test_showo_data import write_sequences
 from tests.train.torchrun import torchrun
@@ -64,9 +63,9 @@ class Trainings:
                 shutil.rmtree(path)
         return run
 
-    def weights(self, name: str, part: str = "") -> dict[str, Tensor]:
+    def weights(self, name: str, *, average: bool = False) -> dict[str, Tensor]:
         """Of the last checkpoint."""
-        return load_file(checkpoints(self.folder / name)[-1] / part / "model.safetensors")
+        return saved_weights(checkpoints(self.folder / name)[-1], average=average)
 
     def by_ranks(self, count: int, jobs: list[Job]) -> dict[str, list[Seen]]:
         """What every rank has seen of each job."""
@@ -208,8 +207,9 @@ def test_options_mean_the_same_to_ranks(trainings: Trainings, two: dict[str, lis
     one = rank_jobs.do(trainings.job("options", *OPTIONS))
     for kind in ("ddp", "fsdp"):
         check_losses(two[f"{kind}-options"], one.losses)
-        for part in ("", "ema"):
-            check_weights(trainings.weights(f"{kind}-options", part), trainings.weights("options", part))
+        for average in (False, True):
+            found, expected = (trainings.weights(name, average=average) for name in (f"{kind}-options", "options"))
+            check_weights(found, expected)
 
 
 def test_adapters_in_compiled_blocks_mean_the_same_to_ranks(trainings: Trainings, two: dict[str, list[Seen]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.checksums import write_checksums
 from showo.train.image_tokenizer import train_tokenizer
 from showo.train.loop import TrainLoop
+from showo.train.saving import Saver
 from tests.train.test_image_tokenizer import small_training
 
 
@@ -61,21 +63,24 @@ def whole_folder_of_another_step(path: Path) -> None:
     shutil.copytree(path.parent.parent / "step-000003", path.parent)
 
 
-def without_checksums_and_empty(path: Path) -> None:
+def vouched_for_and_empty(path: Path) -> None:
     path.write_bytes(b"")
-    write_checksums(path.parent)
+    write_checksums(path.parents[1] if path.parent.name == "state" else path.parent)
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "reason"),
     [
-        ("training.pt", shorten, "training.pt is damaged"),
-        ("training.pt", Path.unlink, "training.pt is missing"),
-        ("training.pt", of_another_step, "training.pt is damaged"),
-        ("training.pt", flip_a_bit, "training.pt is damaged"),
-        ("training.pt", whole_folder_of_another_step, "training.pt is of step 3"),
-        ("training.pt", without_checksums_and_empty, "training.pt cannot be read"),
-        ("model.safetensors", flip_a_bit, "model.safetensors is damaged"),
+        ("training.json", shorten, "training.json is damaged"),
+        ("training.json", Path.unlink, "training.json is missing"),
+        ("training.json", of_another_step, "training.json is damaged"),
+        ("training.json", flip_a_bit, "training.json is damaged"),
+        ("training.json", whole_folder_of_another_step, "training.json is of step 3"),
+        ("training.json", vouched_for_and_empty, "training.json cannot be read"),
+        ("state/__0_0.distcp", flip_a_bit, "__0_0.distcp is damaged"),
+        ("state/.metadata", flip_a_bit, ".metadata is damaged"),
+        ("state/.metadata", Path.unlink, ".metadata is missing"),
+        ("state/.metadata", vouched_for_and_empty, ".metadata does not describe tensors"),
         ("SHA256SUMS", Path.unlink, "has no SHA256SUMS; if you trust it, run there: sha256sum"),
     ],
 )
@@ -90,13 +95,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
     assert len(loop.history) == 3
     assert [path.name for path in checkpoints(run)] == ["step-000003", "step-000006"]
     assert (run / "checkpoints" / "step-000006.damaged").is_dir()
+    assert (run / "checkpoints" / "latest").read_text() == "step-000006\n"  # which was done again
     for key, value in loop.model.state_dict().items():
         assert torch.equal(value, whole[key]), key
 
 
 def test_no_whole_checkpoint_is_an_error_that_touches_nothing(pictures: Path, run: Path) -> None:
     for path in checkpoints(run):
-        (path / "training.pt").write_bytes(b"")
+        (path / "training.json").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint of .* is whole: .*step-000006.*; .*step-000003"):
         train(pictures, run, resume=True)
     assert len(checkpoints(run)) == 2
@@ -121,11 +127,11 @@ def test_differing_settings_are_named(pictures: Path, run: Path) -> None:
 
 
 def test_an_option_that_is_younger_than_the_run_had_its_default(pictures: Path, run: Path) -> None:
-    path = checkpoints(run)[-1] / "training.pt"
-    state = torch.load(path, weights_only=True)
-    lines = state["config"].splitlines()
-    state["config"] = "\n".join(line for line in lines if not line.startswith("recolour:"))
-    torch.save(state, path)
+    path = checkpoints(run)[-1] / "training.json"
+    facts = json.loads(path.read_text())
+    lines = facts["config"].splitlines()
+    facts["config"] = "\n".join(line for line in lines if not line.startswith("recolour:"))
+    path.write_text(json.dumps(facts))
     write_checksums(path.parent)
     assert train(pictures, run, resume=True)[0].step == 6
     with pytest.raises(CheckpointError, match=r"another configuration: recolour 0\.0 -> 0\.5;"):
@@ -169,22 +175,25 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("full", ["config.json", "model.safetensors", "training.pt"])
+@pytest.mark.parametrize("full", ["config.json", "state/__0_0.distcp", "state/.metadata", "SHA256SUMS"])
 def test_a_full_disk_ends_with_the_last_whole_checkpoint(
     pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
     size = (run / "checkpoints" / "step-000006" / full).stat().st_size
-    save = TrainLoop.save
+    start = Saver.start
 
-    def late(loop: TrainLoop) -> Path:
-        with largest_file(size - 1 if loop.step == 2 else 2**30):
-            return save(loop)
+    def to_the_end(saver: Saver, step: int) -> Path:
+        with largest_file(size - 1 if step == 2 else 2**30):
+            path = start(saver, step)
+            saver.wait()
+            return path
 
-    monkeypatch.setattr(TrainLoop, "save", late)
+    monkeypatch.setattr(Saver, "start", to_the_end)
     with pytest.raises(OutputError) as info:
         train(pictures, tmp_path / "full", "checkpoint_every=1", "log_every=99", "validate_every=99")
     folder = tmp_path / "full" / "checkpoints"
     assert f"step 2 could not be saved in {folder}: " in str(info.value)
     assert "too large" in str(info.value)
     assert str(info.value).endswith(f"the last whole checkpoint is {folder / 'step-000001'}")
-    assert [path.name for path in folder.iterdir()] == ["step-000001"]
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-000001"]
+    assert (folder / "latest").read_text() == "step-000001\n"

@@ -11,6 +11,8 @@ import typer
 from showo.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from showo.engine.pipeline import ShowoPipeline
 
 MAX_SIDE = 4096
@@ -93,19 +95,14 @@ def load_pipeline(
     dtype: str,
     vision_tower: str | None = None,
 ) -> ShowoPipeline:
-    import torch
-
     from showo.engine.pipeline import ShowoPipeline
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
     return ShowoPipeline.from_pretrained(
         model,
         image_tokenizer=image_tokenizer,
         text_tokenizer=text_tokenizer,
         vision_tower=vision_tower,
-        dtype=dtypes[dtype],
+        dtype=parse_dtype(dtype),
         device=device,
     )
 
@@ -118,3 +115,13 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise UserError(f"--size must be WIDTHxHEIGHT with sides of 1 to {MAX_SIDE} pixels, got {size!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """Raises UserError for a name that is no dtype of weights."""
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {name!r}")
+    return dtypes[name]

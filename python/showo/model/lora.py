@@ -19,6 +19,7 @@ from showo.files import atomic_path
 
 # Linear layers of a block. Embeddings and head are no modules that are called, which peft would need.
 TARGETS = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's files
 _ADAPTER = "default"  # as peft calls the only one
 
 
@@ -61,7 +62,13 @@ def save_adapters(module: nn.Module, folder: Path) -> None:
 
     found = get_peft_model_state_dict(module, adapter_name=_ADAPTER, save_embedding_layers=False)
     tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in found.items()}
-    with atomic_path(folder / "adapter_model.safetensors") as temporary:
+    with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    config: Any = module.peft_config
-    config[_ADAPTER].save_pretrained(folder)  # adapter_config.json
+    save_adapter_config(module, folder)
+
+
+def save_adapter_config(module: nn.Module, folder: Path) -> None:
+    """Writes adapter_config.json, as peft loads it, for a module that has adapters."""
+    if any(adapted_layers(module)):
+        config: Any = module.peft_config
+        config[_ADAPTER].save_pretrained(folder)

@@ -22,12 +22,15 @@ from torch.nn.utils import parametrize
 from showo.errors import CheckpointError, ConfigError, MissingCheckpointError
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
-from showo.model.lora import adapted_layers, merged_layer, save_adapters
+from showo.model.folding import folded
+from showo.model.lora import adapted_layers, merged_layer, save_adapter_config, save_adapters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CONFIG_NAME = "config.json"
+STATE_NAME = "state"  # folder of a training's checkpoint that holds all tensors of the training, as DCP writes them
+WEIGHTS, AVERAGE = "weights.", "average."  # how the names of weights, and of their averages, begin there
 WEIGHTS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
 # In this order; the last two are how the released folders call theirs.
@@ -64,9 +67,18 @@ class PretrainedMixin:
             tensors[name] = tensor.detach().cpu().contiguous()
         with atomic_path(folder / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-        atomic_write_text(folder / CONFIG_NAME, json.dumps(self.config.to_dict(), indent=2) + "\n")
+        atomic_write_text(folder / CONFIG_NAME, self._config_text())
         save_adapters(self, folder)
         return folder
+
+    def save_config(self, folder: Path) -> None:
+        """Write what a folder of weights needs besides: config.json, and that of adapters, if there are any."""
+        assert isinstance(self, nn.Module)
+        atomic_write_text(folder / CONFIG_NAME, self._config_text())
+        save_adapter_config(self, folder)
+
+    def _config_text(self) -> str:
+        return json.dumps(self.config.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_pretrained(
@@ -224,8 +236,14 @@ def check_names_and_shapes(
         raise CheckpointError(f"{what} does not fit {into}: " + "; ".join(problems))
 
 
-def open_tensors(folder: Path) -> Iterator[tuple[str, Reader]]:
-    """Name, shape and a function that reads the tensor, for every tensor of the folder's checkpoint."""
+def open_tensors(folder: Path, *, average: bool = False) -> Iterator[tuple[str, Reader]]:
+    """Name, shape and a function that reads the tensor, for every tensor of the folder's checkpoint.
+
+    average: of a training's checkpoint, those averages that it has, in place of the weights.
+    """
+    if average or (folder / STATE_NAME).is_dir():
+        yield from folded(trained_weights(folder, average=average), folder)
+        return
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             yield from _open_file(folder / name)
@@ -235,6 +253,20 @@ def open_tensors(folder: Path) -> Iterator[tuple[str, Reader]]:
             yield from _open_shards(index)
             return
     raise CheckpointError(f"{folder} has no weights (looked for {', '.join(WEIGHT_FILES)} and their {INDEX_SUFFIX})")
+
+
+def trained_weights(folder: Path, *, average: bool = False) -> dict[str, Reader]:
+    """The weights of a training's checkpoint as the training has them, or the averages of those that learn.
+
+    Raises CheckpointError where the checkpoint is damaged, or has no averages.
+    """
+    from showo.model.dcp import open_dcp  # torch.distributed takes long to import, and most checkpoints have no need
+
+    found = open_dcp(folder / STATE_NAME)
+    if average and not any(name.startswith(AVERAGE) for name in found):
+        raise CheckpointError(f"{folder} has no averages of weights; a training with ema_decay keeps them")
+    begins = (WEIGHTS, AVERAGE) if average else (WEIGHTS,)
+    return {name.removeprefix(begin): found[name] for begin in begins for name in found if name.startswith(begin)}
 
 
 def _open_shards(index: Path) -> Iterator[tuple[str, Reader]]:

@@ -1,42 +1,49 @@
-"""Training checkpoints: a folder per step, complete or absent.
+"""Training checkpoints: a folder per step, complete or absent. How one is written is in `showo.train.saving`.
 
-RUN/checkpoints/step-000500/   config.json model.safetensors   (loads with from_pretrained)
-                               training.pt                     (optimizer, step, weights that the model
-                                                                file does not hold; weights_only)
-                               ema/                            (config.json and model.safetensors of the average)
-                               SHA256SUMS                      (of all files, checked before a run goes on)
+RUN/checkpoints/step-000500/   config.json ...   (what belongs to the model besides its weights)
+                               state/            (all tensors of the training, as torch.distributed.checkpoint writes
+                                                 them, each once: weights, their averages, the optimizer's state)
+                               training.json     (the step, the configuration, versions)
+                               SHA256SUMS        (of all files, checked before a run goes on)
+RUN/checkpoints/latest         (the name of the newest one)
+
+`from_pretrained` loads such a folder; `showo export` makes one of safetensors of it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from showo.errors import CheckpointError, OutputError
-from showo.files import atomic_folder, remove_folder
-from showo.model.weights import open_tensors
-from showo.train.checksums import check_checksums, write_checksums
+from showo.errors import CheckpointError
+from showo.files import atomic_write_text, remove_folder
+from showo.model.dcp import TensorReader, read_metadata
+from showo.model.weights import AVERAGE, STATE_NAME, WEIGHTS, check_names_and_shapes
+from showo.train.checksums import check_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.parallel import Parallel
 
-_STEP = re.compile(r"step-(\d+)")
+FACTS_NAME = "training.json"
+OPTIMIZER = "optimizer."  # how the names of the optimizer's tensors begin: optimizer.exp_avg.NAME OF THE PARAMETER
+_OLD_NAME = "training.pt"  # of checkpoints that older versions have written
+
+_STEP = re.compile(r"step-\d+")
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = (
-    "log_every", "validate_every", "validation_samples", "validation_prompts", "checkpoint_every", "keep_checkpoints",
-    "max_seconds", "step_timeout", "pause_timeout", "max_skipped_steps", "validate_ema", "broken_share", "workers",
-    "prefetch", "wandb", "data_root", "sources", "parallel", "fsdp",
+    "log_every", "validate_every", "validation_samples", "validation_prompts", "validate_ema", "checkpoint_every",
+    "keep_checkpoints", "keep_every", "max_seconds", "step_timeout", "pause_timeout", "max_skipped_steps",
+    "broken_share", "workers", "prefetch", "wandb", "data_root", "sources", "parallel", "fsdp",
 )  # fmt: skip
-EMA_NAME = "ema"
 _SHOWN = 8  # at most so many differing settings are listed
 
 
@@ -45,82 +52,28 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def name_latest(checkpoint: Path) -> None:
+    """Writes RUN/checkpoints/latest, for other programs: it only ever names a whole checkpoint."""
+    atomic_write_text(checkpoint.with_name("latest"), checkpoint.name + "\n")
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _STEP.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((p for p in (run / "checkpoints").glob("step-*") if _STEP.fullmatch(p.name)), key=step_of)
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    parallel: Parallel,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    config: LoopConfig,
-    attach: Callable[[Path], object] | None,
-) -> Path:
-    """Writes the folder step-N as `atomic_folder` does, so that a folder of that name is always whole.
-
-    All ranks call this together; rank 0 writes. Raises OutputError where the disk is full, or refuses for another
-    reason.
-    """
-    final = run / "checkpoints" / step_name(step)
-    try:
-        with atomic_folder(final) if parallel.ranks.first else nullcontext() as folder:
-            state = {"optimizer": parallel.optimizer_state(optimizer), "step": step, "config": to_yaml(config)}
-            with parallel.whole() as model:
-                state["weights"] = _save_model(model, folder)
-            if average is not None:
-                with average.in_place(), parallel.whole() as model:
-                    state["ema_weights"] = _save_model(model, folder and folder / EMA_NAME)
-            if folder is not None:
-                # Through a Python file, whose errors say what the matter is; torch's own writer speaks of positions.
-                with open(folder / "training.pt", "wb") as file:
-                    torch.save(state, file)
-                if attach is not None:
-                    for path in (folder, folder / EMA_NAME) if average is not None else (folder,):
-                        attach(path)
-                write_checksums(folder)
-    except (OSError, OutputError, SafetensorError, RuntimeError) as error:
-        reason = _refusal(error)
-        if reason is None:
-            raise
-        raise OutputError(f"step {step} could not be saved in {final.parent}: {reason}") from error
-    return final
-
-
-def _save_model(model: Any, folder: Path | None) -> dict[str, Tensor]:
-    """Writes a model on the rank that has it. Returns the weights that are not written."""
-    if model is None or folder is None:
-        return {}
-    model.save_pretrained(folder)
-    return _not_in(folder, model)
-
-
-def _not_in(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the weights that the folder's model file does not hold under their names: what it holds may be computed
-    from them, or it is a part of the model.
-    """
-    saved = {name for name, _ in open_tensors(folder)}
-    return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items() if name not in saved}
-
-
-def _weights(folder: Path, others: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """The weights of these names, which the folder's model file holds, or the others do."""
-    stored = {name: read for name, (_, read) in open_tensors(folder)}
-    return {name: others[name] if name in others else stored[name]() for name in names}
-
-
-def _refusal(error: BaseException | None) -> str | None:
-    """Why the operating system refused to write; None where that is not behind the error."""
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.strerror or str(error)
-        if isinstance(error, (OutputError, SafetensorError)):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> dict[str, Tensor]:
+    """All tensors of a training, themselves, by their names in a checkpoint. Ranks that have parts have parts here."""
+    found: dict[str, Tensor] = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        found.update({AVERAGE + name: tensor for name, tensor in average.tensors.items()})
+    for name, parameter in model.named_parameters():
+        found.update({f"{OPTIMIZER}{key}.{name}": x for key, x in optimizer.state.get(parameter, {}).items()})
+    return found
 
 
 def load_checkpoint(
@@ -133,42 +86,49 @@ def load_checkpoint(
 ) -> int | None:
     """Loads the newest whole checkpoint into model, optimizer and average; returns its step, None without one.
 
-    All ranks call this together; rank 0 reads. Newer ones that are damaged are set aside, under a name with
-    ".damaged"; `tell` gets a line about each. Raises CheckpointError if all are damaged, or if the run was made with
-    another configuration: it would not be the same run.
+    All ranks call this together. Each reads what it has of the tensors, however many ranks have written them; rank 0
+    finds the checkpoint. Newer ones that are damaged are set aside, under a name with ".damaged"; `tell` gets a line
+    about each. Raises CheckpointError if all are damaged, or if the run was made with another configuration: it would
+    not be the same run.
     """
-    names = list(parallel.model.state_dict())
-    found = _newest_whole(run, names, average is not None, config, tell) if parallel.ranks.first else None
-    step = parallel.ranks.from_first(None if found is None else int(found["step"]))
-    if step is None:
+    tensors = tensors_of(parallel.model, optimizer, average)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = _newest_whole(run, shapes, config, tell) if parallel.ranks.first else None
+    found = parallel.ranks.from_first(found)
+    if found is None:
         return None
-    state = found or {"weights": {}, "ema_weights": {}, "optimizer": {}}
-    if average is not None:
-        parallel.load_weights(state["ema_weights"])
-        average.restart()
-    parallel.load_weights(state["weights"])
-    parallel.load_optimizer(optimizer, state["optimizer"])
+    path, step = found
+    stored = read_metadata(path / STATE_NAME).state_dict_metadata
+    states: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for name, parameter in parallel.model.named_parameters():
+        for key in (key for key in _optimizer_keys(stored) if f"{OPTIMIZER}{key}.{name}" in stored):
+            alike = stored[f"{OPTIMIZER}{key}.{name}"].size == parameter.shape  # else a number, such as the step
+            into = torch.zeros_like(parameter) if alike else torch.zeros((), device=parameter.device)
+            states.setdefault(parameter, {})[key] = tensors[f"{OPTIMIZER}{key}.{name}"] = into.detach()
+    dcp.load(tensors, storage_reader=TensorReader(path / STATE_NAME))
+    optimizer.state.update(states)
     return step
 
 
+def _optimizer_keys(stored: Any) -> set[str]:
+    """exp_avg and the like."""
+    return {name.split(".")[1] for name in stored if name.startswith(OPTIMIZER)}
+
+
 def _newest_whole(
-    run: Path, names: list[str], averaged: bool, config: LoopConfig, tell: Callable[[str], object]
-) -> dict[str, Any] | None:
-    """The state of the newest whole checkpoint, with the weights of these names, and their averages if asked for."""
+    run: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig, tell: Callable[[str], object]
+) -> tuple[Path, int] | None:
+    """The newest whole checkpoint, and its step. shapes: of the tensors that it has to hold, among others."""
     damaged: list[tuple[Path, CheckpointError]] = []
     for path in reversed(checkpoints(run)):
         try:
-            state = _read_state(path)
-            differing = _differences(state["config"], config)
-            if not differing:
-                state["weights"] = _weights(path, state["weights"], names)
-                if averaged:
-                    state["ema_weights"] = _weights(path / EMA_NAME, state["ema_weights"], names)
-                _set_aside(damaged, path, tell)
-                return state
+            step, differing = _check(path, shapes, config)
         except CheckpointError as error:
             damaged.append((path, error))
             continue
+        if not differing:
+            _set_aside(damaged, path, tell)
+            return path, step
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise CheckpointError(
             f"resume: {path} was made with another configuration: {', '.join(differing[:_SHOWN])}{more}; resume with "
@@ -182,6 +142,8 @@ def _newest_whole(
 
 def _set_aside(damaged: list[tuple[Path, CheckpointError]], used: Path, tell: Callable[[str], object]) -> None:
     """Takes the name from checkpoints newer than the one in use, lest they are counted as the newest ones later."""
+    if damaged:
+        name_latest(used)
     for path, error in damaged:
         aside = path.with_name(path.name + ".damaged")
         remove_folder(aside)
@@ -189,17 +151,34 @@ def _set_aside(damaged: list[tuple[Path, CheckpointError]], used: Path, tell: Ca
         tell(f"damaged checkpoint: {error}; set aside as {aside.name}, going on from {used.name}")
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _check(path: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig) -> tuple[int, list[str]]:
+    """The step of a checkpoint that is whole, and how its configuration differs. Raises CheckpointError."""
+    if (path / _OLD_NAME).exists():
+        raise CheckpointError(
+            f"{path} is of an older version, which cannot be resumed; begin another run with init_from={path}"
+        )
     check_checksums(path)
-    file = path / "training.pt"
+    facts = read_facts(path)
+    if step_name(facts["step"]) != path.name:
+        raise CheckpointError(f"{path / FACTS_NAME} is of step {facts['step']}")
+    differing = _differences(facts["config"], config)
+    if not differing:
+        stored = read_metadata(path / STATE_NAME).state_dict_metadata
+        found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith(OPTIMIZER)}
+        check_names_and_shapes(shapes, found, what=str(path / STATE_NAME), into="this training")
+    return facts["step"], differing
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What training.json of a checkpoint says. Raises CheckpointError where it says nothing of the kind."""
+    file = path / FACTS_NAME
     try:
-        state = torch.load(file, weights_only=True)
-    except Exception as error:  # of another version of torch; damage has been excluded
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file} cannot be read: {reason}") from error
-    if step_name(state["step"]) != path.name:
-        raise CheckpointError(f"{file} is of step {state['step']}")
-    return state
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(facts["step"], int) and isinstance(facts["config"], str)):
+            raise TypeError("step must be a number, config a text")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    return facts
 
 
 def _differences(old: str, config: LoopConfig) -> list[str]:
@@ -223,10 +202,14 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key, part in tree.items() for name, value in _flat(part, f"{prefix}{key}.").items()}
 
 
-def prune_checkpoints(run: Path, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints, and what a process that was killed has left half done."""
+def prune_checkpoints(run: Path, keep: int, every: int = 0) -> None:
+    """Deletes all but the newest `keep` checkpoints, and what a process that was killed has left half done.
+
+    every: checkpoints of steps that are multiples of it stay; 0: of no step.
+    """
     folder = run / "checkpoints"
-    for path in (*checkpoints(run)[:-keep], *folder.glob("step-*.tmp")):
+    old = [path for path in checkpoints(run)[:-keep] if not every or step_of(path) % every]
+    for path in (*old, *folder.glob("step-*.tmp")):
         remove_folder(path)
     for path in folder.glob("step-*.old"):
         shutil.rmtree(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text
+from showo.model.dcp import METADATA_NAME
 
 SUMS_NAME = "SHA256SUMS"
 _CHUNK = 1024 * 1024
@@ -43,8 +44,13 @@ def check_checksums(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """All files below the folder, but for the checksums and hidden ones, which file systems and desktops add."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """All files below the folder, but for the checksums and hidden ones, which file systems and desktops add.
+
+    The hidden file of DCP is one of the checkpoint's own.
+    """
+    paths = (
+        path for path in folder.rglob("*") if path.is_file() and (path.name[0] != "." or path.name == METADATA_NAME)
+    )
     return sorted({path.relative_to(folder).as_posix() for path in paths} - {SUMS_NAME})
 
 

@@ -15,12 +15,14 @@ class WeightAverage:
     """After every step that was not skipped, average = decay * average + (1 - decay) * weights.
 
     It begins as the weights. Only what is learned has an average of its own: frozen weights are what they are.
+
+    tensors: the averages, by the names of the weights, and shared among ranks as these are.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._average = {name: local_part(p.detach()).clone() for name, p in self._learned.items()}
+        self.tensors = {name: p.detach().clone() for name, p in self._learned.items()}
 
     @torch.no_grad()
     def update(self, finite: Tensor) -> None:
@@ -38,16 +40,10 @@ class WeightAverage:
         finally:
             self._exchange()
 
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Takes the weights that the model has now as the average."""
-        for average, weights in self._pairs():
-            average.copy_(weights)
-
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The average of every weight that is learned, and the weight: where ranks have parts of it, this rank's."""
         for name, parameter in self._learned.items():
-            yield self._average[name], local_part(parameter.detach())
+            yield local_part(self.tensors[name]), local_part(parameter.detach())
 
     @torch.no_grad()
     def _exchange(self) -> None:

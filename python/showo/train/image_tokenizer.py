@@ -71,7 +71,15 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
 
     pools = {"pictures": pictures.pool}
     return TrainLoop(
-        config, Parallel(model), run, data=data, pools=pools, loss=loss, validate=validate, console=console
+        config,
+        Parallel(model),
+        run,
+        data=data,
+        pools=pools,
+        loss=loss,
+        validate=validate,
+        attach=model.save_config,
+        console=console,
     )
 
 

@@ -22,7 +22,7 @@ from showo.data.faults import FaultLog, Pool
 from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.lock import run_lock
-from showo.train.checkpoint import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from showo.train.checkpoint import checkpoints, load_checkpoint
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.facts import Facts
@@ -36,6 +36,7 @@ from showo.train.profile import profiled_steps
 from showo.train.progress import TrainProgress
 from showo.train.ranks import Ranks
 from showo.train.restart import is_restart, sign_for_restarts
+from showo.train.saving import Saver
 from showo.train.step import B, LossFunction, train_step
 from showo.train.stop import Stopped, StopRequest
 
@@ -78,10 +79,11 @@ class TrainLoop(Generic[B]):
     ) -> None:
         self.config, self.parallel, self.model, self.run_folder = config, parallel, parallel.model, run
         self.ranks = parallel.ranks
-        self.data, self.loss, self.validate, self.attach = data, loss, validate, attach
+        self.data, self.loss, self.validate = data, loss, validate
         self.console = console or Console(stderr=True)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.saver = Saver(run, parallel, self.optimizer, self.average, config, attach)
         self.step = 0
         self.history: list[float] = []  # the loss of every step
         self._faults = {
@@ -98,14 +100,6 @@ class TrainLoop(Generic[B]):
             return False
         self.step = step
         return True
-
-    def save(self) -> Path:
-        path = save_checkpoint(
-            self.run_folder, self.step, self.parallel, self.optimizer, self.average, self.config, self.attach
-        )
-        if self.ranks.first:
-            prune_checkpoints(self.run_folder, self.config.keep_checkpoints)
-        return self.ranks.from_first(path)  # it is there when any rank goes on
 
     def tell(self, text: str) -> None:
         """A line for the person who watches, as it is: file names may hold what rich takes for markup."""
@@ -130,6 +124,7 @@ class TrainLoop(Generic[B]):
             TrainProgress(config, self.console) as bar,
             self._profiled(profile) as profile_step,
             StopRequest(silent=not self.ranks.first) as stop,
+            closing(self.saver),
             closing(self.data.between(self.step * per_step, config.steps * per_step)) as micro_batches,
         ):
             self._expect("the first step", longer=True)  # for which the device and the data get going
@@ -159,7 +154,7 @@ class TrainLoop(Generic[B]):
                     if validating:
                         self._validate(log)
                     if saving:
-                        path = self._save_in_time(log)
+                        path = self._save(log, to_the_end=done or stopping)
                 if done:
                     self._tell_faults()
                     break
@@ -185,10 +180,12 @@ class TrainLoop(Generic[B]):
         left = self.config.steps - self.step
         return profiled_steps(steps, self.run_folder, self.step, left, torch.device(self.config.device), self.tell)
 
-    def _save_in_time(self, log: RunLog | None) -> Path:
-        """Saves, and logs for how long no step was done."""
+    def _save(self, log: RunLog | None, *, to_the_end: bool) -> Path:
+        """Begins to save, or saves `to_the_end`, and logs for how long no step was done."""
         began = time.monotonic()
-        path = self.save()
+        path = self.saver.start(self.step)
+        if to_the_end:
+            self.saver.wait()
         if log is not None:
             log.scalars("save", {"seconds": time.monotonic() - began}, self.step)
         return path

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from showo.errors import ConfigError
 from showo.train.config import ShardOptions
-from showo.train.parallel import Replicated, names_in_order
+from showo.train.parallel import Replicated
 from showo.train.ranks import Ranks
 
 _ON_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -77,14 +77,6 @@ class Sharded(Replicated):
             yield self._plain.to(self.device).eval()
         finally:
             self._plain.load_state_dict({name: weight.to("meta") for name, weight in weights.items()}, assign=True)
-
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        state: Any = get_optimizer_state_dict(self.model, optimizer, options=_ON_FIRST)
-        if not state:
-            return {}
-        names = names_in_order(self.model, optimizer)
-        groups, numbers = optimizer.state_dict()["param_groups"], {name: number for number, name in enumerate(names)}
-        return {"state": {numbers[name]: values for name, values in state["state"].items()}, "param_groups": groups}
 
 
 def shard_mesh(count: int, options: ShardOptions, device: torch.device) -> DeviceMesh:

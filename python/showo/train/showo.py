@@ -129,6 +129,7 @@ def showo_loop(
         return means, sheets
 
     def attach(folder: Path) -> None:
+        model.save_config(folder)
         text_tokenizer.save(folder)
         seen_with = newest_checkpoint(config.vision_tower) if config.mmu_vit.batch else ""
         PipelineFile(image_folder, config.sampling, seen_with).write(folder)

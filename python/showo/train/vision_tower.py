@@ -65,7 +65,15 @@ def vision_tower_loop(config: VisionTowerTraining, run: Path, console: Console |
 
     pools = {"pictures": pairs.pool}
     return TrainLoop(
-        config, Parallel(model), run, data=data, pools=pools, loss=loss, validate=validate, console=console
+        config,
+        Parallel(model),
+        run,
+        data=data,
+        pools=pools,
+        loss=loss,
+        validate=validate,
+        attach=model.save_pretrained,  # of the towers, the one that is used afterwards, as transformers reads it
+        console=console,
     )
 
 

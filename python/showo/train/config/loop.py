@@ -55,6 +55,7 @@ class LoopConfig:
     validation_samples: int = within(COUNT, 256)  # of each stream, at most
     checkpoint_every: int = within(COUNT, 500)
     keep_checkpoints: int = within(COUNT, 2)
+    keep_every: int = within(NOT_NEGATIVE, 0)  # checkpoints of steps that are multiples of it stay; 0: of no step
     max_seconds: float = within(NOT_NEGATIVE, 0.0)
     step_timeout: int = within(COUNT, 600)
     pause_timeout: int = within(COUNT, 3600)
