@@ -23,6 +23,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text, remove_folder
@@ -91,6 +92,7 @@ def load_checkpoint(
     about each. Raises CheckpointError if all are damaged, or if the run was made with another configuration: it would
     not be the same run.
     """
+    optimizer.state.clear()
     tensors = tensors_of(parallel.model, optimizer, average)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     found = _newest_whole(run, shapes, config, tell) if parallel.ranks.first else None
@@ -105,7 +107,10 @@ def load_checkpoint(
             alike = stored[f"{OPTIMIZER}{key}.{name}"].size == parameter.shape  # else a number, such as the step
             into = torch.zeros_like(parameter) if alike else torch.zeros((), device=parameter.device)
             states.setdefault(parameter, {})[key] = tensors[f"{OPTIMIZER}{key}.{name}"] = into.detach()
-    dcp.load(tensors, storage_reader=TensorReader(path / STATE_NAME))
+    try:
+        dcp.load(tensors, storage_reader=TensorReader(path / STATE_NAME))
+    except CheckpointException as error:  # no Exception for Python
+        raise CheckpointError(f"{path / STATE_NAME} cannot be loaded: {' '.join(str(error).split())}") from error
     optimizer.state.update(states)
     return step
 
