@@ -29,7 +29,7 @@ def check_checksums(folder: Path) -> None:
         lines = sums.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         noted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except FileNotFoundError:
-        hint = f"if you trust it, run there: sha256sum * > {SUMS_NAME}"
+        hint = f"if you trust it, run there: sha256sum $(find * -type f) > {SUMS_NAME}"
         raise CheckpointError(f"{folder} has no {SUMS_NAME}; {hint}") from None
     except ValueError as error:
         raise CheckpointError(f"{sums} is damaged") from error

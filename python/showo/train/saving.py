@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from showo.errors import OutputError
@@ -28,11 +29,25 @@ from showo.train.checkpoint import FACTS_NAME, name_latest, prune_checkpoints, s
 from showo.train.checksums import write_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
-from showo.train.parallel import Parallel
+from showo.train.parallel import Parallel, local_part
 from showo_ext import __version__
 
 # What DCP says where one process trains, to whom there is nothing to say.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Copies tensors into memory that is kept for the next save: to get new memory takes longer than to copy."""
+
+    _copies: Mapping[str, Tensor] | None = None
+
+    def stage(self, state_dict: dict[str, Any]) -> Any:
+        if self._copies is None or self._copies.keys() != state_dict.keys():
+            self._copies = super().stage(state_dict)
+            return self._copies
+        for name, copy in self._copies.items():
+            local_part(copy).copy_(local_part(state_dict[name].detach()))
+        return self._copies
 
 
 class Saver:
@@ -55,6 +70,7 @@ class Saver:
         self.config, self.attach = config, attach
         self._group = dist.new_group(backend="gloo") if parallel.ranks.count > 1 else None
         self._thread = ThreadPoolExecutor(1)
+        self._writer = _Writer(self.folder)
         self._writing: tuple[int, Future[Any]] | None = None
 
     def start(self, step: int) -> Path:
@@ -67,8 +83,12 @@ class Saver:
         temporary = final.with_name(final.name + ".tmp")
         self._agree(step, self._prepare(temporary, step) if self.parallel.ranks.first else None)
         state: dict[str, Any] = dict(tensors_of(self.parallel.model, self.optimizer, self.average))
-        writer = dcp.FileSystemWriter(temporary / STATE_NAME)
-        written: Future[Any] = dcp.async_save(state, storage_writer=writer, process_group=self._group)  # type: ignore[assignment]
+        written: Future[Any] = dcp.async_save(  # type: ignore[assignment]
+            state,
+            checkpoint_id=temporary / STATE_NAME,
+            storage_writer=self._writer,
+            process_group=self._group,
+        )
         if self.parallel.ranks.first:
             written = self._thread.submit(self._finish, written, temporary, final)
         self._writing = step, written
