@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from showo.errors import CheckpointError, OutputError
 from showo.train import saving
@@ -57,13 +58,13 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Writers wait for it."""
     go_on = threading.Event()
-    write = saving.dcp.FileSystemWriter.write_data
+    write = FileSystemWriter.write_data
 
     def late(*args: Any, **kwargs: Any) -> Any:
         assert go_on.wait(60)
         return write(*args, **kwargs)
 
-    monkeypatch.setattr(saving.dcp.FileSystemWriter, "write_data", late)
+    monkeypatch.setattr(FileSystemWriter, "write_data", late)
     return go_on
 
 
@@ -124,7 +125,7 @@ def test_a_failure_is_heard_of_with_the_next_save(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(saving.dcp.FileSystemWriter, "write_data", full)
+        patched.setattr(FileSystemWriter, "write_data", full)
         training.saver.start(2)
         with pytest.raises(OutputError, match=r"step 2 could not be saved in .*checkpoints: No space left on device"):
             training.saver.start(3)

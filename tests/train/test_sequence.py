@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from showo.data.world.write import write_world
 from showo.files import atomic_write_text
 from showo.model.weights import STATE_NAME, folded_state_dict
 from showo.train import loop as loops
-from showo.train.checkpoint import checkpoints
+from showo.train.checkpoint import checkpoints, step_name
 from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config, to_yaml
 from showo.train.image_tokenizer import tokenizer_loop
 from showo.train.showo import showo_loop
@@ -117,7 +118,10 @@ def raise_ended() -> None:
     raise Ended
 
 
-def kill_this_process() -> None:
+def kill_this_process_when_saved(run: Path, step: int) -> None:
+    """Checkpoints are written beside the steps."""
+    while not (run / "checkpoints" / step_name(step // EVERY * EVERY)).exists():
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -192,9 +196,10 @@ def test_a_stage_that_was_killed_goes_on_bit_for_bit(recipe: Recipe, tmp_path: P
     script = f"""
 from pathlib import Path
 from showo.train.config import ShowoTraining, load_config
-from tests.train.test_sequence import kill_this_process, train_until
+from tests.train.test_sequence import kill_this_process_when_saved, train_until
 config = load_config(ShowoTraining, {str(tmp_path / "config.yaml")!r})
-train_until({step}, kill_this_process, config, Path({str(run)!r}))
+run = Path({str(run)!r})
+train_until({step}, lambda: kill_this_process_when_saved(run, {step}), config, run)
 """
     # The kernels' results do not depend on how many threads compute them; those of torch's matrix products may.
     environment = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
 
 from showo.errors import CheckpointError
@@ -60,6 +60,12 @@ def read_metadata(folder: str | os.PathLike[str]) -> Metadata:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} does not describe tensors: {reason}") from error
     return found
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of all tensors. Raises CheckpointError as `read_metadata`."""
+    entries: Mapping[str, Any] = read_metadata(folder).state_dict_metadata
+    return {name: tuple(entry.size) for name, entry in entries.items()}
 
 
 def _check(found: Any) -> None:

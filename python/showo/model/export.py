@@ -107,7 +107,8 @@ def _write_shards(
 ) -> None:
     """One file of the name, or several with an index, as transformers writes them."""
     shards: list[list[str]] = []
-    total, shard, filled = 0, {}, 0
+    shard: dict[str, Tensor] = {}
+    total, filled = 0, 0
 
     def write() -> None:
         save_file(shard, folder / str(len(shards)), metadata=_METADATA)

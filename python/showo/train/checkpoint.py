@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text, remove_folder
-from showo.model.dcp import TensorReader, read_metadata
+from showo.model.dcp import TensorReader, stored_shapes
 from showo.model.weights import AVERAGE, STATE_NAME, WEIGHTS, check_names_and_shapes
 from showo.train.checksums import check_checksums
 from showo.train.config import LoopConfig, to_yaml
@@ -100,15 +100,17 @@ def load_checkpoint(
     if found is None:
         return None
     path, step = found
-    stored = read_metadata(path / STATE_NAME).state_dict_metadata
-    states: dict[nn.Parameter, dict[str, Tensor]] = {}
+    stored = stored_shapes(path / STATE_NAME)
+    states: dict[Tensor, dict[str, Tensor]] = {}
     for name, parameter in parallel.model.named_parameters():
         for key in (key for key in _optimizer_keys(stored) if f"{OPTIMIZER}{key}.{name}" in stored):
-            alike = stored[f"{OPTIMIZER}{key}.{name}"].size == parameter.shape  # else a number, such as the step
-            into = torch.zeros_like(parameter) if alike else torch.zeros((), device=parameter.device)
+            alike = stored[f"{OPTIMIZER}{key}.{name}"] == tuple(parameter.shape)  # else a number, such as the step
+            into = (
+                torch.zeros_like(parameter) if alike else torch.zeros((), dtype=torch.float32, device=parameter.device)
+            )
             states.setdefault(parameter, {})[key] = tensors[f"{OPTIMIZER}{key}.{name}"] = into.detach()
     try:
-        dcp.load(tensors, storage_reader=TensorReader(path / STATE_NAME))
+        load(tensors, storage_reader=TensorReader(path / STATE_NAME))
     except CheckpointException as error:  # no Exception for Python
         raise CheckpointError(f"{path / STATE_NAME} cannot be loaded: {' '.join(str(error).split())}") from error
     optimizer.state.update(states)
@@ -168,8 +170,8 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig) -
         raise CheckpointError(f"{path / FACTS_NAME} is of step {facts['step']}")
     differing = _differences(facts["config"], config)
     if not differing:
-        stored = read_metadata(path / STATE_NAME).state_dict_metadata
-        found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith(OPTIMIZER)}
+        stored = stored_shapes(path / STATE_NAME)
+        found = {name: shape for name, shape in stored.items() if not name.startswith(OPTIMIZER)}
         check_names_and_shapes(shapes, found, what=str(path / STATE_NAME), into="this training")
     return facts["step"], differing
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from showo.errors import OutputError
 from showo.files import replace_folder
@@ -36,7 +37,7 @@ from showo_ext import __version__
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """Copies tensors into memory that is kept for the next save: to get new memory takes longer than to copy."""
 
     _copies: Mapping[str, Tensor] | None = None
@@ -83,7 +84,7 @@ class Saver:
         temporary = final.with_name(final.name + ".tmp")
         self._agree(step, self._prepare(temporary, step) if self.parallel.ranks.first else None)
         state: dict[str, Any] = dict(tensors_of(self.parallel.model, self.optimizer, self.average))
-        written: Future[Any] = dcp.async_save(  # type: ignore[assignment]
+        written: Future[Any] = async_save(  # type: ignore[assignment]
             state,
             checkpoint_id=temporary / STATE_NAME,
             storage_writer=self._writer,
