@@ -262,7 +262,7 @@ def trained_weights(folder: Path, *, average: bool = False) -> dict[str, Reader]
     """
     from showo.model.dcp import open_dcp  # torch.distributed takes long to import, and most checkpoints have no need
 
-    found = open_dcp(folder / STATE_NAME)
+    found = open_dcp(folder / STATE_NAME) if (folder / STATE_NAME).is_dir() else {}
     if average and not any(name.startswith(AVERAGE) for name in found):
         raise CheckpointError(f"{folder} has no averages of weights; a training with ema_decay keeps them")
     begins = (WEIGHTS, AVERAGE) if average else (WEIGHTS,)
