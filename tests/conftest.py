@@ -14,6 +14,11 @@ def pytest_addoption(parser):
     parser.addoption("--write-kernel-table", action="store_true", help="write docs/kernels.md anew")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory):
     """No test writes into the user's folder of caches, nor reads what is there."""
@@ -38,8 +43,6 @@ def device(request):
     if request.param == "emulated":
         request.getfixturevalue("emulated")
         return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     return "cuda"
 
 
@@ -86,6 +89,4 @@ def any_device(request):
     if request.param == "emulated":
         request.getfixturevalue("emulated")
         return "cpu"
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
     return request.param

@@ -118,11 +118,15 @@ def raise_ended() -> None:
     raise Ended
 
 
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def kill_this_process_when_saved(run: Path, step: int) -> None:
     """Checkpoints are written beside the steps."""
     while not (run / "checkpoints" / step_name(step // EVERY * EVERY)).exists():
         time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill_this_process()
 
 
 def train_until(step: int, end: Callable[[], None], config: LoopConfig, run: Path) -> None:
