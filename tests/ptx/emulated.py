@@ -17,10 +17,12 @@ import importlib.machinery
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.ptx.device import GUARD, LIBRARY, Counters, Finding, library, take_records
 
@@ -71,14 +73,24 @@ class RuntimeCall(NamedTuple):
     stream: int
 
 
+@dataclass
+class Memory:
+    """A storage that the device knows. It does not keep the storage alive: a test may make more than fits in memory."""
+
+    storage: StorageWeakRef
+    address: int  # of its tensor, inside guard zones if there are any
+    bytes: int
+    name: str
+    fresh: bool  # made by `torch.empty`: what still holds the sentinel counts as never written
+    registered: bool = False  # with the emulator
+
+
 class EmulatedDevice:
     """Stands in for the module _C_emulated: registers the tensors of each call, turns findings into exceptions."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._storages: dict[int, torch.UntypedStorage] = {}  # registered ones, kept alive so that no address returns
-        self._fresh: dict[int, tuple[int, int, str]] = {}  # storage address -> (address, bytes, name) inside its guards
-        self._fresh_storages: list[torch.UntypedStorage] = []  # alive, lest another tensor inherit an entry
+        self._memory: dict[int, Memory] = {}  # by the address of the storage
         self._records: list[Counters] = []
         self.stream = 0  # what every launcher is given
         self.calls: list[RuntimeCall] = []  # of all launchers so far
@@ -93,6 +105,7 @@ class EmulatedDevice:
 
     def register_sparse(self, tensor: torch.Tensor) -> None:
         """Makes known a tensor whose strides leave gaps of gigabytes: each row of its last dim is its own piece."""
+        self._forget(self._gone())
         size = tensor.element_size()
         offsets = [0]
         for length, stride in zip(tensor.shape[:-1], tensor.stride()):
@@ -103,8 +116,8 @@ class EmulatedDevice:
         for piece in pieces[1:]:
             library().ptx_add_piece(pieces[0], piece, row)
         storage = tensor.untyped_storage()
-        self._storages[storage.data_ptr()] = storage
-        self._fresh[storage.data_ptr()] = (pieces[0], row, _name(tensor))
+        memory = Memory(StorageWeakRef(storage), pieces[0], row, _name(tensor), fresh=False, registered=True)
+        self._memory[storage.data_ptr()] = memory
 
     def _call(self, launcher: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
@@ -125,17 +138,30 @@ class EmulatedDevice:
 
     def _register(self, pointers: list[int]) -> None:
         """Registers the storages that `pointers` point into, found among all live tensors."""
+        self._forget(self._gone())
         for tensor in [o for o in gc.get_objects() if type(o) in TENSOR_TYPES]:
             if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
                 continue
             storage = tensor.untyped_storage()
             start, size = storage.data_ptr(), storage.nbytes()
-            if start in self._storages or not any(start <= p < start + max(size, 1) for p in pointers):
+            if not any(start <= p < start + max(size, 1) for p in pointers):
                 continue
-            self._storages[start] = storage
-            address, inner, name = self._fresh.get(start, (start, size, _name(tensor)))
-            pristine = start in self._fresh and bool((_bytes(storage) == SENTINEL).all())
-            library().ptx_add_tensor(name.encode(), address, inner, not pristine, 0)
+            if start not in self._memory:
+                self._memory[start] = Memory(StorageWeakRef(storage), start, size, _name(tensor), fresh=False)
+            memory = self._memory[start]
+            if not memory.registered:
+                pristine = memory.fresh and bool((_bytes(storage) == SENTINEL).all())
+                library().ptx_add_tensor(memory.name.encode(), memory.address, memory.bytes, not pristine, 0)
+                memory.registered = True
+
+    def _gone(self) -> list[int]:
+        """Of storages that nobody keeps any more. New ones may come to the same addresses, and inherit nothing."""
+        return [start for start, memory in self._memory.items() if memory.storage.expired()]
+
+    def _forget(self, starts: list[int]) -> None:
+        for memory in map(self._memory.pop, starts):
+            if memory.registered:
+                library().ptx_remove_tensor(memory.address)
 
     def _empty(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """`original`'s result in guarded, never-written memory."""
@@ -152,16 +178,13 @@ class EmulatedDevice:
         store = torch.full(((span + 2 * guard) * like.element_size(),), SENTINEL, dtype=torch.uint8)
         result = store.view(like.dtype).as_strided(like.shape, like.stride(), guard).requires_grad_(like.requires_grad)
         storage = result.untyped_storage()
-        self._fresh[storage.data_ptr()] = (result.data_ptr(), span * like.element_size(), _name(result))
-        self._fresh_storages.append(storage)
-        if storage.data_ptr() in self._storages:
-            raise AssertionError("an address came back while its storage was alive")
+        self._forget(self._gone())
+        address, size = result.data_ptr(), span * like.element_size()
+        self._memory[storage.data_ptr()] = Memory(StorageWeakRef(storage), address, size, _name(result), fresh=True)
         return result
 
     def close(self) -> None:
-        for start in self._storages:
-            library().ptx_remove_tensor(self._fresh.get(start, (start, 0, ""))[0])
-        self._storages.clear()
+        self._forget(list(self._memory))
 
 
 def _name(tensor: torch.Tensor) -> str:

@@ -12,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+
 from tests.ptx import emulated, kernel_table  # noqa: E402
 from tests.ptx.device import Finding  # noqa: E402
 
@@ -253,6 +255,17 @@ def test_memory_of_another_call_is_out_of_reach(device) -> None:
             "lfq_encode", second, z=second, ids=ids, dtype=second.dtype, batch=1, bits=2, height=4, width=4,
             stride_batch=64, stride_bit=distance, stride_row=4, stride_column=1, offset=0,
         )  # fmt: skip
+
+
+def test_tensors_that_are_gone_are_forgotten(device) -> None:
+    """Else a long test fills the memory, and a tensor at the address of another one has the other one's size."""
+    buffer = bytearray(1000)
+    for width in (2, 9):
+        z = torch.frombuffer(buffer, dtype=torch.float32, count=5 * width).view(1, 5, 1, width)
+        ids = showo_ext.lfq_encode(z)
+        storages = [StorageWeakRef(x.untyped_storage()) for x in (z, ids)]
+        del z, ids
+        assert all(storage.expired() for storage in storages)
 
 
 def test_device_attributes_are_those_of_an_a100() -> None:
