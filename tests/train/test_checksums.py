@@ -64,6 +64,13 @@ def test_an_empty_list_vouches_for_nothing(folder: Path) -> None:
         check_checksums(folder)
 
 
+def test_a_list_without_its_end_vouches_for_nothing(folder: Path) -> None:
+    sums = folder / SUMS_NAME
+    sums.write_bytes(sums.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA256SUMS is damaged"):
+        check_checksums(folder)
+
+
 def test_the_usual_command_checks_them_too(folder: Path) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("no sha256sum command")

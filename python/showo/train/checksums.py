@@ -26,8 +26,10 @@ def check_checksums(folder: Path) -> None:
     """Raises CheckpointError, which names the file, where the folder does not hold exactly what was noted."""
     sums = folder / SUMS_NAME
     try:
-        lines = sums.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        *lines, rest = sums.read_text(encoding="utf-8").split("\n")
         noted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        if rest or not noted:
+            raise ValueError("it is cut off")
     except FileNotFoundError:
         hint = f"if you trust it, run there: sha256sum $(find * -type f) > {SUMS_NAME}"
         raise CheckpointError(f"{folder} has no {SUMS_NAME}; {hint}") from None
