@@ -115,6 +115,7 @@ class Saver:
         if self._writing is not None:
             with suppress(Exception, CheckpointException):
                 self._writing[1].result()
+        self._thread.shutdown()
 
     def _prepare(self, temporary: Path, step: int) -> Exception | None:
         """Makes the folder, with everything but the tensors. Returns why that cannot be."""
