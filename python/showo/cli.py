@@ -79,9 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
             if not _show_traceback and (reason := lack_of_memory(error)):
                 print(f"{_speaker()}: {reason}", file=sys.stderr)
                 sys.exit(2)
-            speaker, trace = _speaker(), tracebacks.format_exc()
-            bug = "this is a bug in showo; please report it with the lines above"
-            print(f"{speaker}: {trace}{speaker}: {bug}", file=sys.stderr)  # at once, as other ranks write too
+            said = (
+                f"{tracebacks.format_exc()}{_speaker()}: this is a bug in showo; please report it with the lines above"
+            )
+            if Launch.of_this_process().count > 1:
+                said = f"{_speaker()}: {said}"
+            print(said, file=sys.stderr)  # at once, as other ranks write too
             sys.exit(1)
 
 
