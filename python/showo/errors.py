@@ -70,3 +70,8 @@ class RankError(UserError):
     def __init__(self, message: str, *, told: bool = False) -> None:
         super().__init__(message)
         self.told = told
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -83,25 +83,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; on success it takes the place of `path`, on failure it goes.
-
-    For names that belong to the program: folders named `path`.tmp and `path`.old are deleted.
-    """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        replace_folder(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Give the folder `temporary` the name `path`, beside it, once it is on the disk with all that it holds."""
+    """Give the folder `temporary` the name `path`, beside it, once it is on the disk with all that it holds.
+
+    For names that belong to the program: what has the name `path` before is deleted.
+    """
     _sync_folder(temporary)
     remove_folder(path)
     os.rename(temporary, path)

@@ -65,13 +65,13 @@ TRAININGS = (
 )
 
 
+JUDGED = RUNS / "tiny-mixed"
+
+
 def _addressed(override: str) -> tuple[str, str]:
     """Which configurations an override is for, and the override itself."""
     fits, colon, key = override.partition(":")
     return (fits, key) if colon and "=" not in fits else ("*", override)
-
-
-JUDGED = RUNS / "tiny-mixed"
 
 
 def commands(scenes: int, cases: int, device: str, overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -87,8 +87,7 @@ def commands(scenes: int, cases: int, device: str, overrides: Sequence[str]) -> 
         arguments = training.arguments([f"device={device}", *overrides])
         if arguments is not None:
             yield [*showo, *arguments]
-    judged = ["--model", str(checkpoints(JUDGED)[-1]), "--device", device]
-    judged += ["--count", str(cases)]
+    judged = ["--model", str(checkpoints(JUDGED)[-1]), "--device", device, "--count", str(cases)]
     written = ["--json", str(RUNS / "report.json"), "--sheet", str(RUNS / "report.png")]
     yield [*showo, "evaluate", "world", "--world", str(WORLD), *judged, "--check", *written]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,25 @@ def saved_weights(folder: Path, *, average: bool = False) -> dict[str, Tensor]:
 def saved_tensors(folder: Path) -> dict[str, Tensor]:
     """All of a checkpoint of a training."""
     return {name: read() for name, (_, read) in open_dcp(folder / STATE_NAME).items()}
+
+
+def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether they have the same names, kinds and bits."""
+    return a.keys() == b.keys() and all(x.dtype == b[name].dtype and torch.equal(x, b[name]) for name, x in a.items())
+
+
+def damage(path: Path, kind: int, other: Path, draw: random.Random) -> None:
+    """kind: 0 flips a bit, 1 cuts the file off, 2 deletes it, any other one puts the content of `other` there."""
+    data = bytearray(path.read_bytes())
+    if kind == 0:
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+    elif kind == 1:
+        path.write_bytes(data[: draw.randrange(len(data))])
+    elif kind == 2:
+        path.unlink()
+    else:
+        path.write_bytes(other.read_bytes())
 
 
 def webdataset(*patterns: object) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from showo.errors import CheckpointError
 from showo.train.checksums import SUMS_NAME, check_checksums, write_checksums
+from tests.train.conftest import damage
 
 
 @pytest.fixture
@@ -34,18 +35,8 @@ def test_every_damage_is_seen(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for number in range(200):
         path = random_.choice(files)
-        whole = path.read_bytes()
-        kind = number % 4
-        if kind == 0:
-            damaged = bytearray(whole)
-            damaged[random_.randrange(len(whole))] ^= 1 << random_.randrange(8)
-            path.write_bytes(damaged)
-        elif kind == 1:
-            path.write_bytes(whole[: random_.randrange(len(whole))])
-        elif kind == 2:
-            path.unlink()
-        else:
-            path.write_bytes(random_.choice([other for other in files if other != path]).read_bytes())
+        whole, other = path.read_bytes(), random_.choice([other for other in files if other != path])
+        damage(path, number % 4, other, random_)
         with pytest.raises(CheckpointError, match=r"is damaged|is missing|not among the files|has no SHA256SUMS"):
             check_checksums(folder)
         path.write_bytes(whole)

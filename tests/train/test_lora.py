@@ -23,7 +23,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining
 from showo.train.loop import TrainLoop
 from showo.train.showo import showo_loop
-from tests.train.conftest import saved_tensors, small_training, train
+from tests.train.conftest import same_tensors, saved_tensors, small_training, train
 
 peft = pytest.importorskip("peft")
 
@@ -132,8 +132,7 @@ def test_a_run_with_dropout_goes_on_bit_for_bit(
     again = train(config, tmp_path, resume=True)
     assert again.history == adapted[0].history[3:]
     found, expected = (saved_tensors(checkpoints(run)[-1]) for run in (tmp_path, adapted[1]))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert same_tensors(found, expected)
 
 
 def gradients(config: ShowoTraining, run: Path, *, training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -157,8 +156,7 @@ def test_dropped_out_blocks_are_computed_again_alike(
     twice = adapting(folders, base, "lora.dropout=0.5", f"recompute={how}", f"compile={backend}")
     again, found = gradients(twice, tmp_path)
     assert torch.equal(loss, again)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert same_tensors(found, expected)
     _, without = gradients(adapting(folders, base), tmp_path)
     assert any(not torch.equal(value, without[name]) for name, value in found.items())
 

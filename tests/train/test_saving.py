@@ -22,7 +22,7 @@ from showo.train.ema import WeightAverage
 from showo.train.optimizer import make_optimizer
 from showo.train.parallel import Parallel
 from showo.train.saving import Saver
-from tests.train.conftest import saved_tensors
+from tests.train.conftest import damage, same_tensors, saved_tensors
 
 
 class Training:
@@ -48,10 +48,6 @@ class Training:
     def load(self, said: list[str] | None = None) -> int | None:
         tell = (said if said is not None else []).append
         return load_checkpoint(self.run, self.parallel, self.optimizer, self.average, self.config, tell)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ def test_a_checkpoint_is_the_state_of_its_step(tmp_path: Path, held: threading.E
     assert not (path.parent / "latest").exists()
     held.set()
     training.saver.wait()
-    assert same(saved_tensors(path), expected)
+    assert same_tensors(saved_tensors(path), expected)
     assert (path.parent / "latest").read_text() == "step-000001\n"
 
 
@@ -96,12 +92,12 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     fresh = Training(tmp_path)
     fresh.step()
     assert fresh.load() == 3
-    assert same(fresh.tensors(), training.tensors())
+    assert same_tensors(fresh.tensors(), training.tensors())
     torch.manual_seed(0)
     training.step()
     torch.manual_seed(0)
     fresh.step()
-    assert same(fresh.tensors(), training.tensors())
+    assert same_tensors(fresh.tensors(), training.tensors())
 
 
 def test_one_is_written_at_a_time(tmp_path: Path, held: threading.Event) -> None:
@@ -182,32 +178,20 @@ def test_any_damage_is_found_and_the_checkpoint_before_is_used(tmp_path: Path) -
     names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     for number in range(100):
         name, other = random_.sample(names, 2)
-        damage(newest, before, name, other, number % 5, random_)
+        kind, foreign = number % 5, newest / other
+        if kind == 3 and (before / name).read_bytes() != (newest / name).read_bytes():
+            foreign = before / name
+        damage(newest / name, kind, foreign, random_)
         said: list[str] = []
         training.step()
-        assert training.load(said) == 1, (name, other, number % 5)
-        assert same(training.tensors(), states[1])
+        assert training.load(said) == 1, (name, other, kind)
+        assert same_tensors(training.tensors(), states[1])
         assert "set aside as step-000002.damaged, going on from step-000001" in said[0]
         assert (newest.parent / "latest").read_text() == "step-000001\n"
         shutil.rmtree(newest.with_name("step-000002.damaged"))
         shutil.copytree(whole, newest)
     assert training.load() == 2
-    assert same(training.tensors(), states[2])
-
-
-def damage(folder: Path, before: Path, name: Path, other: Path, kind: int, random_: random.Random) -> None:
-    path, data = folder / name, bytearray((folder / name).read_bytes())
-    if kind == 0:
-        data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
-        path.write_bytes(data)
-    elif kind == 1:
-        path.write_bytes(data[: random_.randrange(len(data))])
-    elif kind == 2:
-        path.unlink()
-    elif kind == 3 and (before / name).read_bytes() != data:
-        path.write_bytes((before / name).read_bytes())
-    else:
-        path.write_bytes((folder / other).read_bytes())
+    assert same_tensors(training.tensors(), states[2])
 
 
 def test_an_older_layout_says_what_to_do(tmp_path: Path) -> None:

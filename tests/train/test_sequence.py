@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from showo.data.world.world import World
 from showo.data.world.write import write_world
@@ -28,7 +27,7 @@ from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, Vis
 from showo.train.image_tokenizer import tokenizer_loop
 from showo.train.showo import showo_loop
 from showo.train.vision_tower import vision_tower_loop
-from tests.train.conftest import saved_tensors, saved_weights
+from tests.train.conftest import same_tensors, saved_tensors, saved_weights
 
 ROOT = Path(__file__).parents[2]
 # What makes the loop of a kind of training, and sizes of a small model.
@@ -160,17 +159,6 @@ def resume(config: LoopConfig, run: Path, step: int) -> None:
     assert len(train(config, run, resume=True).history) == STEPS - saved
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Whether two trees of tensors and other values are the same, bit for bit."""
-    if isinstance(a, Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(value, b[key]) for key, value in a.items())
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def assert_same_runs(a: Path, b: Path) -> None:
     """Of every checkpoint all tensors, and all that lies beside them."""
     for one, other in zip(checkpoints(a), checkpoints(b), strict=True):
@@ -181,7 +169,7 @@ def assert_same_runs(a: Path, b: Path) -> None:
                 assert (one / file).read_bytes() == (other / file).read_bytes(), one / file
         found = saved_tensors(one)
         assert {name.split(".")[0] for name in found} == {"weights", "average", "optimizer"}
-        assert equal(found, saved_tensors(other))
+        assert same_tensors(found, saved_tensors(other))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -227,7 +215,7 @@ def test_a_stage_takes_weights_and_no_optimizer(recipe: Recipe, tmp_path: Path, 
     loop = build(config, tmp_path)
     before = saved_weights(checkpoints(Path(config.init_from))[-1])
     found = {name: value for name, value in folded_state_dict(loop.model).items() if "mm_projector" not in name}
-    assert equal(before, found)
+    assert same_tensors(before, found)
     assert not loop.optimizer.state
     state = saved_tensors(checkpoints(recipe.trained(stage))[-1])
     assert {int(value) for name, value in state.items() if name.startswith("optimizer.step.")} == {STEPS}

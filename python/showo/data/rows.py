@@ -90,6 +90,12 @@ class CorruptedRows(NamedTuple):
     targets: Sequence[Tensor]
     weights: Sequence[Tensor] | None
 
+    @classmethod
+    def of(cls, found: Corrupted, counts: list[int]) -> CorruptedRows:
+        """Of rows with so many pictures each, which lie one after the other."""
+        weights = None if found.weights is None else found.weights.split(counts)
+        return cls(found.inputs.split(counts), found.targets.split(counts), weights)
+
 
 class PictureIds:
     """Ids of pictures' codes within one micro-batch, also of pictures that are to be encoded later.
@@ -188,9 +194,7 @@ class Making:
     def corrupt_by_row(self, rows: Sequence[RowParts], pictures: PictureIds) -> tuple[CorruptedRows, Hidden]:
         """Of rows that may have several pictures."""
         found, hidden = self.corrupt(rows, pictures)
-        counts = [len(row.to_draw) for row in rows]
-        weights = None if found.weights is None else found.weights.split(counts)
-        return CorruptedRows(found.inputs.split(counts), found.targets.split(counts), weights), hidden
+        return CorruptedRows.of(found, [len(row.to_draw) for row in rows]), hidden
 
     def check_length(self, key: str, pictures: int, beside: int) -> None:
         """Raises SampleError where a row of so many pictures may take more positions than the model has.

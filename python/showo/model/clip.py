@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from showo.errors import CheckpointError, UserError
+from showo.errors import CheckpointError, UserError, first_line
 from showo.model.weights import resolve_folder
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ClipTower(nn.Module):
                     folder, local_files_only=True, output_loading_info=True
                 )
         except Exception as error:  # of many kinds: no config, no weights, damaged ones, other shapes
-            raise CheckpointError(f"{folder} holds no CLIP vision tower: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"{folder} holds no CLIP vision tower: {first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):  # transformers would fill them at random, with a warning
             raise CheckpointError(
                 f"{folder} holds no CLIP vision tower: {len(missing)} weights are missing, such as {missing[0]}"

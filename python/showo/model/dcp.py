@@ -10,17 +10,20 @@ import io
 import math
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
 
-from showo.errors import CheckpointError
+from showo.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from showo.model.weights import Reader
 
 METADATA_NAME = ".metadata"
 _DCP = "torch.distributed.checkpoint."
@@ -57,8 +60,7 @@ def read_metadata(folder: str | os.PathLike[str]) -> Metadata:
         found = _Unpickler(io.BytesIO(path.read_bytes())).load()
         _check(found)
     except Exception as error:  # whatever a damaged or malicious pickle can lead to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} does not describe tensors: {reason}") from error
+        raise CheckpointError(f"{path} does not describe tensors: {first_line(error)}") from error
     return found
 
 
@@ -93,7 +95,7 @@ class TensorReader(FileSystemReader):
         return metadata
 
 
-def open_dcp(folder: Path) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
+def open_dcp(folder: Path) -> dict[str, Reader]:
     """Shape and a function that reads the tensor, for every tensor of a DCP checkpoint.
 
     Raises CheckpointError, as that function does, where the checkpoint is damaged.
@@ -117,8 +119,7 @@ def _read(folder: Path, name: str, entry: TensorStorageMetadata, places: Mapping
             out[tuple(ends)].copy_(parts[chunk.offsets].view(chunk.sizes))
         return out
     except Exception as error:  # of files, of torch's reader, of shapes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{folder}: {name} cannot be read: {reason}") from error
+        raise CheckpointError(f"{folder}: {name} cannot be read: {first_line(error)}") from error
 
 
 def _part(folder: Path, info: Any) -> Tensor:

@@ -21,6 +21,7 @@ from showo.model.folding import adapters
 from showo.model.lora import ADAPTER_WEIGHTS
 from showo.model.weights import (
     CONFIG_NAME,
+    FACTS_NAME,
     INDEX_SUFFIX,
     STATE_NAME,
     WEIGHT_FILES,
@@ -33,7 +34,6 @@ from showo.model.weights import (
 from showo.tokens import SPECIAL_TOKENS
 
 OFFICIAL_WEIGHTS_NAME = "pytorch_model.safetensors"
-_OF_A_TRAINING = {"training.json", "training.pt", "SHA256SUMS"}
 _METADATA = {"format": "pt"}
 # What a released config.json does not say, since all released models have the same.
 SIZES = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "qk_layernorm", "clip_width")
@@ -95,10 +95,10 @@ def official_config(config: ShowoConfig, folder: Path) -> dict[str, Any]:
 
 
 def _copy_what_lies_beside(folder: Path, out: Path) -> None:
-    """Configuration, tokenizer and the like: all files but weights, and those of a training alone."""
-    weights = {ADAPTER_WEIGHTS, *WEIGHT_FILES, *(name + INDEX_SUFFIX for name in WEIGHT_FILES)}
+    """Configuration, tokenizer and the like: small files, but for those of a training alone, and indices of weights."""
+    left_out = {FACTS_NAME, *(name + INDEX_SUFFIX for name in WEIGHT_FILES)}
     for path in folder.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt") and path.name not in weights | _OF_A_TRAINING:
+        if path.is_file() and path.suffix in (".json", ".txt") and path.name not in left_out:
             shutil.copyfile(path, out / path.name)
 
 

@@ -54,7 +54,9 @@ def merged_layer(layer: Any) -> dict[str, Tensor]:
 
 
 def save_adapters(module: nn.Module, folder: Path) -> None:
-    """Writes the adapters of a module, if it has any, as `peft.PeftModel.from_pretrained` loads them."""
+    """Writes the adapters of a module, if it has any, as `peft.PeftModel.from_pretrained` loads them with their
+    configuration (`save_adapter_config`).
+    """
     if not any(adapted_layers(module)):
         return
     from peft import get_peft_model_state_dict
@@ -64,7 +66,6 @@ def save_adapters(module: nn.Module, folder: Path) -> None:
     tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     with atomic_path(folder / ADAPTER_WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    save_adapter_config(module, folder)
 
 
 def save_adapter_config(module: nn.Module, folder: Path) -> None:

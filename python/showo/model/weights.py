@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from showo.errors import CheckpointError, ConfigError, MissingCheckpointError
+from showo.errors import CheckpointError, ConfigError, MissingCheckpointError, first_line
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
 from showo.model.folding import folded
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CONFIG_NAME = "config.json"
-STATE_NAME = "state"  # folder of a training's checkpoint that holds all tensors of the training, as DCP writes them
+# Of a training's checkpoint: the folder of all tensors of the training, as DCP writes them, and the file of the rest.
+STATE_NAME, FACTS_NAME = "state", "training.json"
 WEIGHTS, AVERAGE = "weights.", "average."  # how the names of weights, and of their averages, begin there
 WEIGHTS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -67,18 +68,15 @@ class PretrainedMixin:
             tensors[name] = tensor.detach().cpu().contiguous()
         with atomic_path(folder / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-        atomic_write_text(folder / CONFIG_NAME, self._config_text())
+        self.save_config(folder)
         save_adapters(self, folder)
         return folder
 
     def save_config(self, folder: Path) -> None:
         """Write what a folder of weights needs besides: config.json, and that of adapters, if there are any."""
         assert isinstance(self, nn.Module)
-        atomic_write_text(folder / CONFIG_NAME, self._config_text())
+        atomic_write_text(folder / CONFIG_NAME, json.dumps(self.config.to_dict(), indent=2) + "\n")
         save_adapter_config(self, folder)
-
-    def _config_text(self) -> str:
-        return json.dumps(self.config.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_pretrained(
@@ -163,7 +161,7 @@ def resolve_folder(
             snapshot_download(source, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
         )
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         hub = f", and cannot be had from the hub: {reason}" if fetch else ""
         raise MissingCheckpointError(f"no folder {source!r} here; as a hub id it is not in the cache{hub}") from error
 

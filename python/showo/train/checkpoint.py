@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text, remove_folder
 from showo.model.dcp import TensorReader, stored_shapes
-from showo.model.weights import AVERAGE, STATE_NAME, WEIGHTS, check_names_and_shapes
+from showo.model.weights import AVERAGE, FACTS_NAME, STATE_NAME, WEIGHTS, check_names_and_shapes
 from showo.train.checksums import check_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.parallel import Parallel
 
-FACTS_NAME = "training.json"
 OPTIMIZER = "optimizer."  # how the names of the optimizer's tensors begin: optimizer.exp_avg.NAME OF THE PARAMETER
 _OLD_NAME = "training.pt"  # of checkpoints that older versions have written
 
@@ -93,33 +92,32 @@ def load_checkpoint(
     not be the same run.
     """
     optimizer.state.clear()
-    tensors = tensors_of(parallel.model, optimizer, average)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(x.shape) for name, x in tensors_of(parallel.model, optimizer, average).items()}
     found = _newest_whole(run, shapes, config, tell) if parallel.ranks.first else None
     found = parallel.ranks.from_first(found)
     if found is None:
         return None
     path, step = found
-    stored = stored_shapes(path / STATE_NAME)
-    states: dict[Tensor, dict[str, Tensor]] = {}
-    for name, parameter in parallel.model.named_parameters():
-        for key in (key for key in _optimizer_keys(stored) if f"{OPTIMIZER}{key}.{name}" in stored):
-            alike = stored[f"{OPTIMIZER}{key}.{name}"] == tuple(parameter.shape)  # else a number, such as the step
-            into = (
-                torch.zeros_like(parameter) if alike else torch.zeros((), dtype=torch.float32, device=parameter.device)
-            )
-            states.setdefault(parameter, {})[key] = tensors[f"{OPTIMIZER}{key}.{name}"] = into.detach()
+    _make_room(optimizer, parallel.model, stored_shapes(path / STATE_NAME))
     try:
-        load(tensors, storage_reader=TensorReader(path / STATE_NAME))
+        load(tensors_of(parallel.model, optimizer, average), storage_reader=TensorReader(path / STATE_NAME))
     except CheckpointException as error:  # no Exception for Python
         raise CheckpointError(f"{path / STATE_NAME} cannot be loaded: {' '.join(str(error).split())}") from error
-    optimizer.state.update(states)
     return step
 
 
-def _optimizer_keys(stored: Any) -> set[str]:
-    """exp_avg and the like."""
-    return {name.split(".")[1] for name in stored if name.startswith(OPTIMIZER)}
+def _make_room(optimizer: torch.optim.Optimizer, model: nn.Module, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives the optimizer tensors to load its state into: of the shape of their parameter, or numbers, as the step."""
+    parameters = dict(model.named_parameters())
+    for stored_name, shape in stored.items():
+        if stored_name.startswith(OPTIMIZER):
+            key, name = stored_name.removeprefix(OPTIMIZER).split(".", 1)
+            if (parameter := parameters.get(name)) is not None:
+                if shape == tuple(parameter.shape):
+                    room = torch.zeros_like(parameter)
+                else:
+                    room = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                optimizer.state[parameter][key] = room
 
 
 def _newest_whole(

@@ -54,9 +54,7 @@ def full_rows(config: ShowoTraining, name: str, tower: TowerSizes, count: int) -
 
 
 def _hidden_by_row(config: ShowoTraining, rows: int, pictures: int, whole: int = 0) -> CorruptedRows:
-    found = _hidden(config, rows * pictures, whole)
-    weights = None if found.weights is None else found.weights.split(pictures)
-    return CorruptedRows(found.inputs.split(pictures), found.targets.split(pictures), weights)
+    return CorruptedRows.of(_hidden(config, rows * pictures, whole), [pictures] * rows)
 
 
 def _hidden(config: ShowoTraining, pictures: int, whole: int = 0) -> Corrupted:
