@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/world-curves.png"))
     options = parser.parse_args(argv)
     pipe = ShowoPipeline.from_pretrained(options.model, image_tokenizer=options.image_tokenizer)
-    own = pipe.sampling.filled(options.at_steps, options.at_guidance)
-    settings = Settings(*own, seed=options.seed, count=options.count)
+    own = pipe.sampling.filled(steps=options.at_steps, guidance=options.at_guidance)
+    settings = Settings(own.steps, own.guidance, seed=options.seed, count=options.count)
     points = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.with_suffix(".csv").open("w", newline="") as file:

@@ -214,3 +214,11 @@ def test_a_pipeline_continues_stories(checkpoint: Path) -> None:
 
 def _encoded(pipe: ShowoPipeline, rows: list[list[Image.Image]]) -> list[Tensor]:
     return [pipe.encode(row, (4, 4)) if row else torch.empty(0, 16, dtype=torch.int64) for row in rows]
+
+
+def test_the_most_probable_codes_alone(model: Showo, prompting: Prompting) -> None:
+    """top_k of 1 leaves no choice: every seed gives the picture of the most probable codes."""
+    pictures = [generate_codes(model, prompting, TEXTS, steps=1, top_k=1, seed=seed) for seed in (1, 2)]
+    assert torch.equal(*pictures)
+    free = [generate_codes(model, prompting, TEXTS, steps=1, seed=seed) for seed in (1, 2)]
+    assert not torch.equal(*free)

@@ -217,7 +217,8 @@ def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folders["image_tokenizer"].parent)  # named by a relative path, loaded from elsewhere
-    options = "steps=1", "image_tokenizer=image_tokenizer", "sampling.steps=5", "sampling.guidance=0.5"
+    drawn = "sampling.steps=5", "sampling.guidance=0.5", "sampling.top_k=3"
+    options = "steps=1", "image_tokenizer=image_tokenizer", *drawn
     train(small_training(folders, *options), tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     checkpoint = checkpoints(tmp_path / "a")[-1]
@@ -226,12 +227,14 @@ def test_a_checkpoint_names_the_image_tokenizer_it_was_trained_with(
     steps: list[int] = []
     as_trained = pipe.generate(["red circle"], callback=lambda first, step: steps.append(step.step))
     assert steps == [0, 1, 2, 3, 4]  # the model's own settings, where nobody says otherwise
-    assert as_trained == pipe.generate(["red circle"], steps=5, guidance=0.5)
+    assert as_trained == pipe.generate(["red circle"], steps=5, guidance=0.5, top_k=3)
+    assert as_trained != pipe.generate(["red circle"], top_k=0)
     assert as_trained != pipe.generate(["red circle"], guidance=5.0)
     for wrong, message in (
         ({"steps": 0}, "steps must be at least 1"),
         ({"step": 3}, "step"),
         ({"guidance": -1}, "0 or"),
+        ({"top_k": -1}, "top_k must be 0 or more"),
         ("fast", "sampling must hold steps and guidance, got 'fast'"),
         (None, "sampling must hold steps and guidance, got None"),
     ):

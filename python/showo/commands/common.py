@@ -54,6 +54,12 @@ Guidance = Annotated[
         "--guidance", help="How strongly to follow the prompt; 0 is off.", show_default="the model's own, or 1.75"
     ),
 ]
+TopCodes = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k", min=0, help="Draw from so many most probable codes; 0 is all.", show_default="the model's own, or 0"
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
 ]

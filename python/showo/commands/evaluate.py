@@ -58,7 +58,8 @@ def world(
 
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
-    settings = Settings(*pipe.sampling.filled(steps, guidance), step_guidance, seed, count, batch)
+    drawn = pipe.sampling.filled(steps=steps, guidance=guidance)
+    settings = Settings(drawn.steps, drawn.guidance, step_guidance, seed, count, batch)
     report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if json_file is not None:

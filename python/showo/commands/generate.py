@@ -39,6 +39,7 @@ def generate(
     ] = None,
     steps: common.Steps = None,
     guidance: common.Guidance = None,
+    top_k: common.TopCodes = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
     temperature: Annotated[float, typer.Option(help="Noise in the order in which places are settled.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
@@ -91,17 +92,16 @@ def generate(
 
     from showo.pictures import save_image
 
-    steps, guidance = pipe.sampling.filled(steps, guidance)
-    film: list[list[Image.Image]] = [[] for _ in range(steps)]
+    drawn = pipe.sampling.filled(steps=steps, guidance=guidance, top_k=top_k)
+    film: list[list[Image.Image]] = [[] for _ in range(drawn.steps)]
     batches = -(-len(prompts) // batch)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("generating", total=batches * steps)
+        task = progress.add_task("generating", total=batches * drawn.steps)
         pictures = pipe.generate(
             prompts,
             size=pixels,
-            steps=steps,
-            guidance=guidance,
+            **drawn.to_dict(),
             schedule=schedule,
             temperature=temperature,
             seed=seed,

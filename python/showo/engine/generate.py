@@ -62,6 +62,7 @@ def generate_codes(
     canvas: Tensor | None = None,
     steps: int = 18,
     guidance: float = 1.75,
+    top_k: int = 0,
     schedule: str = "cosine",
     temperature: float = 1.0,
     temperature_rule: str = "official",
@@ -77,6 +78,7 @@ def generate_codes(
     grid: (height, width) in codes; None is the square of the model's training size.
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
+    top_k: each place is drawn from its most probable codes, so many of them; 0 is all codes.
     schedule, temperature, temperature_rule: see `showo.engine.schedule`.
     seed: one number for the batch's first picture, the next ones counting up, or one for each picture (any integers,
         see `showo.seeds`). A picture depends on its own seed and text only, not on its neighbours in the batch.
@@ -113,6 +115,7 @@ def generate_codes(
             uncond=uncond,
             offset=first_code,
             guidance=guidance,
+            top_k=top_k,
             remask_temperature=remask_temperature[step],
             seed=seeds,
             step=number[step],

@@ -151,6 +151,7 @@ class ShowoPipeline:
         size: tuple[int, int] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        top_k: int | None = None,
         schedule: str = "cosine",
         temperature: float = 1.0,
         temperature_rule: str = "official",
@@ -161,14 +162,19 @@ class ShowoPipeline:
         """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size.
 
         earlier: for each prompt, the texts and pictures that came before it; the picture wanted continues them.
-        steps, guidance: None takes the model's own (`sampling`).
+        steps, guidance, top_k: None takes the model's own (`sampling`).
         """
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
         grid = self.grid(size)
-        steps, guidance = self.sampling.filled(steps, guidance)
+        drawn = self.sampling.filled(steps=steps, guidance=guidance, top_k=top_k)
         check_options(
-            self.model, grid[0] * grid[1], self.prompting, steps=steps, guidance=guidance, temperature=temperature
+            self.model,
+            grid[0] * grid[1],
+            self.prompting,
+            steps=drawn.steps,
+            guidance=drawn.guidance,
+            temperature=temperature,
         )
         mask_schedule(schedule)
         ids = self.text_ids(prompts)
@@ -187,8 +193,7 @@ class ShowoPipeline:
                 ids[first : first + batch],
                 earlier=self._earlier(earlier[first : first + batch], grid) if earlier is not None else None,
                 grid=grid,
-                steps=steps,
-                guidance=guidance,
+                **drawn.to_dict(),
                 schedule=schedule,
                 temperature=temperature,
                 temperature_rule=temperature_rule,

@@ -17,12 +17,15 @@ class Sampling:
     """The settings of generation that are best for a model; the defaults are those of the released ones.
 
     steps: over which masks resolve. guidance: w of (1 + w) * conditional - w * unconditional logits.
+    top_k: each place is drawn from its most probable codes, so many of them; 0 is all codes.
 
-    Raises ConfigError for other than at least one step, and for a guidance that is negative or not finite.
+    Raises ConfigError for other than at least one step, for a guidance that is negative or not finite, and for a
+    negative top_k.
     """
 
     steps: int = 18
     guidance: float = 1.75
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -30,10 +33,12 @@ class Sampling:
             raise ConfigError(f"sampling: steps must be at least 1, got {self.steps}")
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"sampling: guidance must be 0 or more and finite, got {self.guidance}")
+        if self.top_k < 0:
+            raise ConfigError(f"sampling: top_k must be 0 or more, got {self.top_k}")
 
-    def filled(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
-        """What a caller has asked for, unchecked; in place of None what is best for the model."""
-        return self.steps if steps is None else steps, self.guidance if guidance is None else guidance
+    def filled(self, **asked: Any) -> Sampling:
+        """What a caller has asked for by field; in place of None what is best for the model. Raises ConfigError."""
+        return dataclasses.replace(self, **{name: value for name, value in asked.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -45,3 +50,13 @@ class Sampling:
             raise ConfigError(f"sampling must hold steps and guidance, got {data!r}")
         reject_unknown(data, [field.name for field in dataclasses.fields(cls)], cls)
         return cls(**data)
+
+
+# Settings of the published models. Show-o: its demos. Show-o Turbo (arXiv 2502.05415): distilled to need no guidance,
+# and to draw from the top k in four steps; with 8 steps or more its authors draw from all codes (top_k 0).
+PRESETS: Mapping[str, Sampling] = {
+    "show-o": Sampling(),
+    "show-o-512": Sampling(steps=50, guidance=5.0),
+    "show-o-turbo": Sampling(steps=4, guidance=0.0, top_k=200),
+    "show-o-turbo-512": Sampling(steps=4, guidance=0.0, top_k=500),
+}
