@@ -14,7 +14,19 @@ from typing import Annotated, TextIO
 
 import typer
 
-from showo.commands import describe, doctor, evaluate, export, generate, inspect, make_world, plan, tokenize, train
+from showo.commands import (
+    convert,
+    describe,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    make_world,
+    plan,
+    tokenize,
+    train,
+)
 from showo.errors import RankError, UserError
 from showo.launch import Launch, command_with
 from showo.memory import lack_of_memory
@@ -36,6 +48,7 @@ app.command("train-tokenizer")(train.train_tokenizer)
 app.command("train-vision-tower")(train.train_vision_tower)
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("make-world")(make_world.make_world)
 app.add_typer(evaluate.app, name="evaluate")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from showo.errors import ConfigError
 from showo.tokens import SPECIAL_TOKENS, Vocabulary
@@ -60,21 +60,34 @@ def without_bookkeeping(data: Any, kind: type) -> dict[str, Any]:
     transformers wrote the file, never a size: nothing in a model depends on them.
 
     Raises:
-        ConfigError: `data` is no dictionary.
+        ConfigError: `data` is no dictionary, or of another class than `kind.official_class`, or one that is derived
+            from that and named so (`Student_Showo`).
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{kind.__name__}: expected a dictionary, got {type(data).__name__}")
+    expected: str = kind.official_class  # type: ignore[attr-defined]
+    if "_class_name" in data and not str(data["_class_name"]).endswith(expected):
+        raise ConfigError(f"{kind.__name__}: this is a {data['_class_name']}, expected a {expected}")
     return {key: value for key, value in data.items() if not str(key).startswith("_")}
+
+
+def is_released(data: Any) -> bool:
+    """Whether a config.json's content is of a released Show-o, or of one derived from it, and not of this package."""
+    return isinstance(data, Mapping) and ("llm_vocab_size" in data or "_class_name" in data)
 
 
 def reject_unknown(data: Mapping[str, Any], known: Collection[str], kind: type) -> None:
     """ConfigError for keys that are not known, with the likeliest known one."""
+    if unknown := _unknown_keys(data, known):
+        raise ConfigError(f"{kind.__name__}: unknown keys {unknown}")
+
+
+def _unknown_keys(data: Mapping[str, Any], known: Collection[str]) -> str:
     hints = []
-    for key in sorted(set(data) - set(known)):
+    for key in sorted(map(str, set(data) - set(known))):
         close = difflib.get_close_matches(key, known, n=1)
         hints.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    if hints:
-        raise ConfigError(f"{kind.__name__}: unknown keys {', '.join(hints)}")
+    return ", ".join(hints)
 
 
 def check_types(config: Any) -> None:
@@ -122,6 +135,7 @@ class ShowoConfig:
     max_positions: int = 2048
     w_clip_vit: bool = False
     clip_width: int = 1024
+    official_class: ClassVar[str] = "Showo"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -239,7 +253,10 @@ def tiny(text_vocab_size: int = 2048, **changes: Any) -> ShowoConfig:
 
 
 def _from_official(data: Mapping[str, Any]) -> ShowoConfig:
-    reject_unknown(data, _OFFICIAL_KEYS, ShowoConfig)
+    if unknown := _unknown_keys(data, _OFFICIAL_KEYS):  # the official class takes any, and uses none
+        warnings.warn(
+            f"config.json has keys that no released model has, and that are not used: {unknown}", stacklevel=3
+        )
     specials = data.get("num_new_special_tokens", len(SPECIAL_TOKENS))
     if specials != len(SPECIAL_TOKENS):
         raise ConfigError(f"ShowoConfig: num_new_special_tokens is {specials}, expected {len(SPECIAL_TOKENS)}")

@@ -16,44 +16,16 @@ from showo.config import ShowoConfig, official
 from showo.model.transformer import KVCache, Showo
 from showo_ext import OmniMask
 from showo_ext.testing import CountOperators
-
-
-def official_layout(clip: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the released checkpoints, written down from their description."""
-    layout: dict[str, tuple[int, ...]] = {"showo.model.embed_tokens.weight": (58498, 2048)}
-
-    def linear(name: str, inputs: int, outputs: int) -> None:
-        layout[f"{name}.weight"] = (outputs, inputs)
-        layout[f"{name}.bias"] = (outputs,)
-
-    for n in range(24):
-        prefix = f"showo.model.layers.{n}."
-        for name in ("q_proj", "k_proj", "v_proj", "dense"):
-            linear(prefix + "self_attn." + name, 2048, 2048)
-        for name in ("q_layernorm", "k_layernorm"):
-            layout[f"{prefix}self_attn.{name}.weight"] = layout[f"{prefix}self_attn.{name}.bias"] = (64,)
-        linear(prefix + "mlp.fc1", 2048, 8192)
-        linear(prefix + "mlp.fc2", 8192, 2048)
-        layout[prefix + "input_layernorm.weight"] = layout[prefix + "input_layernorm.bias"] = (2048,)
-    layout["showo.model.final_layernorm.weight"] = layout["showo.model.final_layernorm.bias"] = (2048,)
-    linear("showo.lm_head", 2048, 58498)
-    if clip:
-        linear("mm_projector.0", 1024, 2048)
-        linear("mm_projector.2", 2048, 2048)
-    return layout
+from tests.official import SHAPES, shapes_of
 
 
 @pytest.mark.parametrize(("clip", "tensors", "parameters"), [(False, 437, 1448176770), (True, 441, 1454472322)])
 def test_official_names_shapes_and_size(clip: bool, tensors: int, parameters: int) -> None:
     with torch.device("meta"):
         model = Showo(official(w_clip_vit=clip))
-    state = model.state_dict()
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_layout(clip)
-    assert len(state) == tensors
+    assert shapes_of(model) == SHAPES["showo_w_clip_vit" if clip else "showo"]
+    assert len(model.state_dict()) == tensors
     assert sum(p.numel() for p in model.parameters()) == parameters
-    model.load_state_dict(
-        {name: torch.empty(s, device="meta") for name, s in official_layout(clip).items()}, strict=True
-    )
 
 
 def plain_forward(model: Showo, ids: Tensor, dense: Tensor, positions: Tensor) -> Tensor:

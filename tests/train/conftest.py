@@ -17,7 +17,7 @@ from showo.data.make_text_tokenizer import train_text_tokenizer
 from showo.data.tar import write_tar
 from showo.model.dcp import open_dcp
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from showo.model.weights import STATE_NAME, open_tensors
+from showo.model.weight_files import STATE_NAME, open_tensors
 from showo.tokens import TextTokenizer
 from showo.train.config import ShowoTraining, load_config
 from showo.train.loop import TrainLoop
@@ -26,7 +26,7 @@ from showo.train.showo import train_showo
 
 def saved_weights(folder: Path, *, average: bool = False) -> dict[str, Tensor]:
     """Of a checkpoint, as a plain model has them."""
-    return {name: read() for name, (_, read) in open_tensors(folder, average=average)}
+    return {name: read() for name, (_, read) in open_tensors(folder, average=average).items()}
 
 
 def saved_tensors(folder: Path) -> dict[str, Tensor]:

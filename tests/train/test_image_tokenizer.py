@@ -19,6 +19,7 @@ from showo.train.checkpoint import checkpoints
 from showo.train.config import TokenizerTraining, load_config
 from showo.train.image_tokenizer import picture_losses, train_tokenizer
 from showo.train.loop import TrainLoop
+from tests.official import SHAPES, shapes_of
 from tests.train.conftest import webdataset
 
 SMALL = ImageTokenizerConfig(
@@ -37,20 +38,8 @@ def test_published_size_has_the_official_names_and_counts() -> None:
         model = ImageTokenizer(ImageTokenizerConfig())
     assert sum(p.numel() for p in model.encoder.parameters()) == 55_439_171
     assert sum(p.numel() for p in model.decoder.parameters()) == 39_947_833
-    state = model.state_dict()
-    assert len(state) == 382
-    for name, shape in {
-        "encoder.down.3.block.0.nin_shortcut.weight": (512, 256, 1, 1),
-        "encoder.down.2.downsample.conv.weight": (256, 256, 3, 3),
-        "encoder.mid.attn_1.proj_out.weight": (512, 512, 1, 1),
-        "encoder.quant_conv.weight": (13, 13, 1, 1),
-        "decoder.up.1.block.0.nin_shortcut.weight": (128, 256, 1, 1),
-        "decoder.up.4.upsample.conv.weight": (512, 512, 3, 3),
-        "decoder.post_quant_conv.bias": (13,),
-        "quantize.embedding": (8192, 13),
-        "quantize.power_vals": (13,),
-    }.items():
-        assert tuple(state[name].shape) == shape
+    assert shapes_of(model) == SHAPES["magvitv2"]
+    assert len(model.state_dict()) == 382
 
 
 def test_the_published_config_holds_no_sizes(tmp_path: Path) -> None:

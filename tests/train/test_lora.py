@@ -17,7 +17,7 @@ from showo.errors import CheckpointError, ConfigError
 from showo.model.export import export
 from showo.model.lora import TARGETS, adapted_layers
 from showo.model.transformer import Showo
-from showo.model.weights import open_tensors
+from showo.model.weight_files import open_tensors
 from showo.seeds import seeded_generator
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining
@@ -52,7 +52,7 @@ def adapted(folders: Folders, base: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def plain(folder: Path) -> dict[str, Tensor]:
-    return {name: read() for name, (_, read) in open_tensors(folder)}
+    return {name: read() for name, (_, read) in open_tensors(folder).items()}
 
 
 @pytest.fixture(scope="module")

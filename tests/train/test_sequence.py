@@ -20,7 +20,8 @@ from rich.console import Console
 from showo.data.world.world import World
 from showo.data.world.write import write_world
 from showo.files import atomic_write_text
-from showo.model.weights import STATE_NAME, folded_state_dict
+from showo.model.weight_files import STATE_NAME
+from showo.model.weights import folded_state_dict
 from showo.train import loop as loops
 from showo.train.checkpoint import checkpoints, step_name
 from showo.train.config import LoopConfig, ShowoTraining, TokenizerTraining, VisionTowerTraining, load_config, to_yaml

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 4096
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
+_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 PREVIEW_SIDE = 256  # pixels to which small pictures are enlarged on a sheet, at most
 
 Model = Annotated[
@@ -37,6 +38,10 @@ TextTokenizerOption = Annotated[
 VisionTowerOption = Annotated[
     str | None, typer.Option("--vision-tower", help="Folder or hub id, where the model's folder does not name it.")
 ]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of the hub's repository.", show_default="main")
+]
+ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Larger weights are split.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Size = Annotated[
@@ -100,6 +105,7 @@ def load_pipeline(
     device: str,
     dtype: str,
     vision_tower: str | None = None,
+    revision: str | None = None,
 ) -> ShowoPipeline:
     from showo.engine.pipeline import ShowoPipeline
 
@@ -108,6 +114,7 @@ def load_pipeline(
         image_tokenizer=image_tokenizer,
         text_tokenizer=text_tokenizer,
         vision_tower=vision_tower,
+        revision=revision,
         dtype=parse_dtype(dtype),
         device=device,
     )
@@ -121,6 +128,14 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise UserError(f"--size must be WIDTHxHEIGHT with sides of 1 to {MAX_SIDE} pixels, got {size!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_shard_size(size: str) -> int:
+    """Bytes of "5GB"."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?([KMG]B)", size)
+    if not found:
+        raise UserError(f"--max-shard-size must be a number of KB, MB or GB, such as 5GB, got {size!r}")
+    return int(found[1]) * _BYTES[found[2]]
 
 
 def parse_dtype(name: str) -> torch.dtype:

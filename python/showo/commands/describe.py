@@ -26,6 +26,7 @@ def describe(
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
     size: common.Size = None,
     model: common.Model = None,
+    revision: common.Revision = None,
     image_tokenizer: common.ImageTokenizerOption = None,
     text_tokenizer: common.TextTokenizerOption = None,
     vision_tower: common.VisionTowerOption = None,
@@ -43,7 +44,7 @@ def describe(
 
     common.begin(threads)
     images = [open_image(path) for path in pictures]
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision)
     texts = pipe.describe(
         images,
         question,

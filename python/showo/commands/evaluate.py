@@ -36,6 +36,7 @@ def world(
         bool, typer.Option("--check", help="Exit with 1 where a floor of the tiny model is missed.")
     ] = False,
     model: common.Model = None,
+    revision: common.Revision = None,
     image_tokenizer: common.ImageTokenizerOption = None,
     text_tokenizer: common.TextTokenizerOption = None,
     vision_tower: common.VisionTowerOption = None,
@@ -57,7 +58,7 @@ def world(
     from showo.pictures import save_image
 
     common.begin(threads)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision)
     drawn = pipe.sampling.filled(steps=steps, guidance=guidance)
     settings = Settings(drawn.steps, drawn.guidance, step_guidance, seed, count, batch)
     report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,9 @@ from showo.commands import common
 from showo.commands.output import say
 from showo.errors import UserError
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or of one of its checkpoints.")],
+    source: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or of any checkpoint.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, which must not be there yet.")],
     step: Annotated[
         int | None, typer.Option("--step", min=0, help="Of the run's checkpoints.", show_default="the newest")
@@ -28,12 +25,10 @@ def export(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="as trained")
     ] = None,
-    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Larger weights are split.")] = "5GB",
+    max_shard_size: common.ShardSize = "5GB",
 ) -> None:
-    """Write a training's weights as safetensors with everything that is needed to load them."""
-    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?([KMG]B)", max_shard_size)
-    if not found:
-        raise UserError(f"--max-shard-size must be a number of KB, MB or GB, such as 5GB, got {max_shard_size!r}")
+    """Write a training's weights, or any checkpoint's, as safetensors with everything that is needed to load them."""
+    shard_bytes = common.parse_shard_size(max_shard_size)
     kind = None if dtype is None else common.parse_dtype(dtype)
 
     from showo.model.export import export as write
@@ -54,6 +49,6 @@ def export(
         average=ema,
         official=official,
         dtype=kind,
-        shard_bytes=int(found[1]) * _UNITS[found[2]],
+        shard_bytes=shard_bytes,
     )
     say(f"{folder} is written to {out}")

@@ -50,6 +50,7 @@ def generate(
     ] = None,
     size: common.Size = None,
     model: common.Model = None,
+    revision: common.Revision = None,
     image_tokenizer: common.ImageTokenizerOption = None,
     text_tokenizer: common.TextTokenizerOption = None,
     device: common.Device = "cpu",
@@ -78,7 +79,7 @@ def generate(
 
     mask_schedule(schedule)
     common.begin(threads)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     _check_prompts(pipe, prompts)
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
     scale = max(1, common.PREVIEW_SIDE // max(width, height))

@@ -10,32 +10,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from showo.config import ShowoConfig
-from showo.devices import find_device
 from showo.dialogue import SYSTEM_PROMPT, question_text
+from showo.engine.assembly import Assembly
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
-from showo.engine.pipeline_file import PipelineFile
-from showo.engine.sampling import Sampling
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
-from showo.errors import CheckpointError, UserError
-from showo.files import package_path
-from showo.model.clip import ClipTower, clip_pixels
-from showo.model.image_tokenizer import ImageTokenizer
-from showo.model.transformer import Showo
-from showo.model.weights import read_config, resolve_folder
+from showo.errors import UserError
+from showo.model.clip import clip_pixels
 from showo.pictures import fit, to_image, to_rgb, to_tensor
-from showo.prompting import Prompting
 from showo.text import clean_text
-from showo.tokens import TextTokenizer
 
 # A callback gets the number of the batch's first picture and the step.
 PictureCallback = Callable[[int, GenerationStep], None]
@@ -43,73 +32,8 @@ PictureCallback = Callable[[int, GenerationStep], None]
 Story = Sequence[tuple[str, Image.Image]]
 
 
-def bundled_checkpoint() -> Path:
-    """Folder of the model that comes with the package."""
-    return package_path("assets/tiny")
-
-
-class ShowoPipeline:
-    """A transformer, an image tokenizer and a text tokenizer that fit each other.
-
-    sampling: how the model draws where `generate` is not told otherwise.
-    vision_tower: what a model with CLIP-ViT sees pictures with, as a folder or hub id; opened when one is described.
-    """
-
-    def __init__(
-        self,
-        model: Showo,
-        image_tokenizer: ImageTokenizer,
-        text_tokenizer: TextTokenizer,
-        sampling: Sampling | None = None,
-        vision_tower: str | Path | None = None,
-    ) -> None:
-        config = model.config
-        if text_tokenizer.text_vocab_size != config.text_vocab_size:
-            raise CheckpointError(
-                f"the text tokenizer has {text_tokenizer.text_vocab_size} ids, the model {config.text_vocab_size}"
-            )
-        if image_tokenizer.config.codebook_size != config.codebook_size:
-            raise CheckpointError(
-                f"the image tokenizer has {image_tokenizer.config.codebook_size} codes, the model "
-                f"{config.codebook_size}"
-            )
-        self.model = model
-        self.image_tokenizer = image_tokenizer
-        self.text_tokenizer = text_tokenizer
-        self.sampling = sampling or Sampling()
-        self.vision_tower = vision_tower
-        self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | None = None,
-        *,
-        image_tokenizer: str | Path | None = None,
-        text_tokenizer: str | Path | None = None,
-        vision_tower: str | Path | None = None,
-        dtype: torch.dtype | None = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> ShowoPipeline:
-        """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
-
-        source: folder, hub id or "bundled:..."; None is the bundled model.
-        image_tokenizer: likewise; None takes the folder beside showo/, or the one that the transformer's folder names.
-        text_tokenizer: folder or file of tokenizer.json; None looks beside the transformer's weights.
-        vision_tower: folder or hub id; None takes the one that the transformer's folder names.
-        """
-        device = find_device(device)
-        folder = resolve_folder(bundled_checkpoint() if source is None else source)
-        if (folder / "showo").is_dir():
-            image_tokenizer = image_tokenizer or folder / "image_tokenizer"
-            folder = folder / "showo"
-        config = read_config(folder, ShowoConfig)
-        named = PipelineFile.read(folder)
-        image_folder = named.image_folder(folder) if image_tokenizer is None else resolve_folder(image_tokenizer)
-        words = TextTokenizer.from_file(text_tokenizer or folder)
-        model = Showo.from_pretrained(folder, config=config, dtype=dtype, device=device)
-        pictures = ImageTokenizer.from_pretrained(image_folder, dtype=dtype, device=device)
-        return cls(model, pictures, words, named.sampling, vision_tower or named.vision_tower or None)
+class ShowoPipeline(Assembly):
+    """Every task of a model as one call; `Assembly` says how it is loaded, moved and saved."""
 
     # ---- pictures ------------------------------------------------------------------------------------------------
 
@@ -282,24 +206,6 @@ class ShowoPipeline:
         for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for
             check_length(self.model, prompt_length(grid[0] * grid[1], self.prompting.frame(question)))
         return lambda images: self.encode(images, grid)
-
-    @cached_property
-    def tower(self) -> ClipTower:
-        """The vision tower. Raises CheckpointError where none is named, or it is not there or of another width."""
-        if self.vision_tower is None:
-            raise CheckpointError(
-                "this model sees pictures with a vision tower, and its folder does not name one; name it (vision_tower)"
-            )
-        try:
-            tower = ClipTower.from_pretrained(self.vision_tower).to(self.model.device)
-        except CheckpointError as error:
-            raise CheckpointError(f"vision_tower: {error}; name another (vision_tower)") from error
-        if tower.width != self.model.config.clip_width:
-            raise CheckpointError(
-                f"vision_tower: {self.vision_tower} gives features of {tower.width} numbers, the model takes "
-                f"{self.model.config.clip_width}"
-            )
-        return tower
 
     @torch.inference_mode()
     def see(self, images: Sequence[Image.Image]) -> Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 from showo.engine.sampling import Sampling
 from showo.errors import CheckpointError, ConfigError
 from showo.files import atomic_write_text
-from showo.model.weights import resolve_folder
 
 PIPELINE_NAME = "pipeline.json"
+_OPTIONAL = ("vision_tower", "text_tokenizer")
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,20 @@ class PipelineFile:
     """image_tokenizer: a folder, hub id or "bundled:..." whose codes are the transformer's; "" names none.
     sampling: how the model draws where nobody says otherwise.
     vision_tower: a folder or hub id of the CLIP that a transformer with CLIP-ViT sees with; "" names none.
+    text_tokenizer: a folder or hub id, where the transformer's folder holds no tokenizer.json; "" names none.
     """
 
     image_tokenizer: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     vision_tower: str = ""
+    text_tokenizer: str = ""
 
     def write(self, folder: Path) -> None:
         """A folder that is named by a relative path is written as an absolute one: it is read from elsewhere."""
         content = {"image_tokenizer": _from_anywhere(self.image_tokenizer), "sampling": self.sampling.to_dict()}
-        if self.vision_tower:
-            content["vision_tower"] = _from_anywhere(self.vision_tower)
+        for name in _OPTIONAL:
+            if source := getattr(self, name):
+                content[name] = _from_anywhere(source)
         atomic_write_text(folder / PIPELINE_NAME, json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -42,23 +45,12 @@ class PipelineFile:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             sampling = Sampling.from_dict(content.get("sampling", {}))
-            return cls(str(content["image_tokenizer"]), sampling, str(content.get("vision_tower", "")))
+            others = {name: str(content.get(name, "")) for name in _OPTIONAL}
+            return cls(str(content["image_tokenizer"]), sampling, **others)
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} names no image_tokenizer ({type(error).__name__}: {error})") from error
-
-    def image_folder(self, folder: Path) -> Path:
-        """The folder of the image tokenizer that the file in `folder` names. Raises CheckpointError."""
-        if not self.image_tokenizer:
-            raise CheckpointError(
-                f"{folder} does not say which image tokenizer it was trained with; name it (image_tokenizer)"
-            )
-        try:
-            return resolve_folder(self.image_tokenizer)
-        except CheckpointError as error:
-            path = folder / PIPELINE_NAME
-            raise CheckpointError(f"{path}: image_tokenizer: {error}; name another (image_tokenizer)") from error
 
 
 def _from_anywhere(source: str) -> str:

@@ -107,6 +107,10 @@ class ClipTower(nn.Module):
             )
         return cls(vision)
 
+    def save_pretrained(self, folder: Path) -> None:
+        """As transformers saves it: config.json and model.safetensors."""
+        self.vision.save_pretrained(folder)
+
     @property
     def side(self) -> int:
         """Of its pictures, in pixels."""

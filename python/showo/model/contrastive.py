@@ -18,7 +18,8 @@ from showo.config import check_types
 from showo.errors import ConfigError
 from showo.files import atomic_path, atomic_write_text
 from showo.model.clip import PixelNorm, load_transformers
-from showo.model.weights import CONFIG_NAME, WEIGHTS_NAME
+from showo.model.weight_files import WEIGHTS_NAME
+from showo.model.weights import CONFIG_NAME
 
 _VISION = "vision_model."
 _MAX_SCALE = 100.0  # of the similarities, as in CLIP

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Stora
 from showo.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
-    from showo.model.weights import Reader
+    from showo.model.weight_files import Reader
 
 METADATA_NAME = ".metadata"
 _DCP = "torch.distributed.checkpoint."

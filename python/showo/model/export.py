@@ -1,11 +1,11 @@
-"""A checkpoint written anew as a folder of safetensors: `showo export`."""
+"""A checkpoint written anew as a folder of safetensors: `showo export`, and what `showo convert` shares with it."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from showo.config import ShowoConfig
 from showo.errors import CheckpointError
 from showo.files import new_folder
 from showo.model.folding import adapters
+from showo.model.image_tokenizer import ImageTokenizerConfig
 from showo.model.lora import ADAPTER_WEIGHTS
-from showo.model.weights import (
-    CONFIG_NAME,
+from showo.model.weight_files import (
     FACTS_NAME,
     INDEX_SUFFIX,
     STATE_NAME,
@@ -28,12 +28,13 @@ from showo.model.weights import (
     WEIGHTS_NAME,
     Reader,
     open_tensors,
-    read_config,
     trained_weights,
 )
+from showo.model.weights import CONFIG_NAME, read_config, read_config_json
 from showo.tokens import SPECIAL_TOKENS
 
 OFFICIAL_WEIGHTS_NAME = "pytorch_model.safetensors"
+SHARD_BYTES = 5 * 10**9  # as transformers splits weights
 _METADATA = {"format": "pt"}
 # What a released config.json does not say, since all released models have the same.
 SIZES = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "qk_layernorm", "clip_width")
@@ -46,7 +47,7 @@ def export(
     average: bool = False,
     official: bool = False,
     dtype: torch.dtype | None = None,
-    shard_bytes: int = 5 * 10**9,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Writes the weights of a checkpoint's folder, and what lies beside them, into `out`, which appears whole or not.
 
@@ -54,7 +55,7 @@ def export(
     adapters of a training are written too, as `peft` loads them. No more than one shard is in memory at a time.
 
     average: the averages that a training keeps, in place of its weights.
-    official: a Show-o's config.json has the official keys, and the file of weights the name that goes with them.
+    official: config.json has the official keys, and the file of weights the name that goes with them.
     dtype: floating tensors are stored in it; None keeps theirs.
     shard_bytes: what does not fit one file of this size is written as several, with an index.
 
@@ -62,24 +63,55 @@ def export(
         CheckpointError: the checkpoint is damaged, has no averages, or cannot be official.
         OutputError: there is something at `out`, or it cannot be written.
     """
-    readers = dict(open_tensors(folder, average=average))
+    readers = open_tensors(folder, average=average)
     trained = trained_weights(folder, average=average) if (folder / STATE_NAME).is_dir() else {}
-    config = official_config(read_config(folder, ShowoConfig), folder) if official else None
+    config = official_config(folder) if official else None
     with new_folder(out) as temporary:
-        _copy_what_lies_beside(folder, temporary)
+        copy_what_lies_beside(folder, temporary)
         if config is not None:
             (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         name = OFFICIAL_WEIGHTS_NAME if official else WEIGHTS_NAME
-        _write_shards(readers, temporary, name, dtype, shard_bytes)
+        write_weights(readers, temporary, name, dtype, shard_bytes)
         if found := adapters(trained):
             save_file({n: _read(r, dtype) for n, r in found.items()}, temporary / ADAPTER_WEIGHTS, metadata=_METADATA)
     return out
 
 
-def official_config(config: ShowoConfig, folder: Path) -> dict[str, Any]:
-    """A released config.json's content. Raises CheckpointError for a model of sizes that it cannot express."""
-    found = {
-        "_class_name": "Showo",
+def is_image_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint's config.json is an image tokenizer's, ours or the released one's, and not a transformer's.
+
+    Raises CheckpointError where there is none, or no JSON.
+    """
+    found = read_config_json(folder)
+    return isinstance(found, dict) and (
+        found.get("model_type") == ImageTokenizerConfig.model_type
+        or found.get("_class_name") == ImageTokenizerConfig.official_class
+    )
+
+
+def official_config(folder: Path) -> dict[str, Any]:
+    """The content of the released config.json for a checkpoint, of a transformer or an image tokenizer.
+
+    Raises CheckpointError for a model of sizes that it cannot express.
+    """
+    if not is_image_tokenizer(folder):
+        showo = read_config(folder, ShowoConfig)
+        official = _official_showo(showo)
+        expected, sizes = asdict(ShowoConfig.from_dict(official)), asdict(showo)
+        compared: Sequence[str] = SIZES
+    else:
+        official = {"_class_name": ImageTokenizerConfig.official_class}
+        expected = asdict(ImageTokenizerConfig.from_dict(official))
+        sizes = asdict(read_config(folder, ImageTokenizerConfig))
+        compared = list(sizes)
+    if other := [f"{key} {sizes[key]} is not {expected[key]}" for key in compared if sizes[key] != expected[key]]:
+        raise CheckpointError(f"{folder} cannot be written as the official model: {', '.join(other)}")
+    return official
+
+
+def _official_showo(config: ShowoConfig) -> dict[str, Any]:
+    return {
+        "_class_name": ShowoConfig.official_class,
         "w_clip_vit": config.w_clip_vit,
         "vocab_size": config.vocab_size,
         "llm_vocab_size": config.text_vocab_size,
@@ -88,13 +120,9 @@ def official_config(config: ShowoConfig, folder: Path) -> dict[str, Any]:
         "num_vq_tokens": config.num_vq_tokens,
         "num_new_special_tokens": len(SPECIAL_TOKENS),
     }
-    sizes, expected = asdict(config), asdict(ShowoConfig.from_dict(found))
-    if other := [f"{key} {sizes[key]} is not {expected[key]}" for key in SIZES if sizes[key] != expected[key]]:
-        raise CheckpointError(f"{folder} cannot be written as the official model: {', '.join(other)}")
-    return found
 
 
-def _copy_what_lies_beside(folder: Path, out: Path) -> None:
+def copy_what_lies_beside(folder: Path, out: Path) -> None:
     """Configuration, tokenizer and the like: small files, but for those of a training alone, and indices of weights."""
     left_out = {FACTS_NAME, *(name + INDEX_SUFFIX for name in WEIGHT_FILES)}
     for path in folder.iterdir():
@@ -102,7 +130,7 @@ def _copy_what_lies_beside(folder: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def _write_shards(
+def write_weights(
     readers: Mapping[str, Reader], folder: Path, name: str, dtype: torch.dtype | None, shard_bytes: int
 ) -> None:
     """One file of the name, or several with an index, as transformers writes them."""

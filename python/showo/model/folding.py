@@ -18,7 +18,7 @@ from showo.model.lora import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from showo.model.code_bits import CodeBits
-    from showo.model.weights import Reader
+    from showo.model.weight_files import Reader
 
 _TABLE, _SHARED = ".parametrizations.weight.original", ".parametrizations.weight.0.weight"
 _BASE, _A, _B = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.default.weight"

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,8 @@ class ImageTokenizerConfig:
     decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     decoder_blocks: tuple[int, ...] = (4, 4, 3, 4, 3)
     norm_groups: int = 32
+    model_type: ClassVar[str] = "showo_image_tokenizer"
+    official_class: ClassVar[str] = "MAGVITv2"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -70,7 +72,7 @@ class ImageTokenizerConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"model_type": "showo_image_tokenizer", **dataclasses.asdict(self)}
+        return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageTokenizerConfig:
@@ -79,9 +81,9 @@ class ImageTokenizerConfig:
         The published config.json names no size at all: it holds only the bookkeeping of the library that wrote it.
         """
         data = without_bookkeeping(data, cls)
-        model_type = data.pop("model_type", "showo_image_tokenizer")
-        if model_type != "showo_image_tokenizer":
-            raise ConfigError(f"ImageTokenizerConfig: model_type is {model_type!r}, expected 'showo_image_tokenizer'")
+        model_type = data.pop("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ConfigError(f"ImageTokenizerConfig: model_type is {model_type!r}, expected {cls.model_type!r}")
         reject_unknown(data, [field.name for field in dataclasses.fields(cls)], cls)
         return cls(**data)
 

@@ -10,8 +10,7 @@ import json
 import math
 import os
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,24 +21,16 @@ from torch.nn.utils import parametrize
 from showo.errors import CheckpointError, ConfigError, MissingCheckpointError, first_line
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
-from showo.model.folding import folded
-from showo.model.lora import adapted_layers, merged_layer, save_adapter_config, save_adapters
+from showo.model.lora import ADAPTER_CONFIG, adapted_layers, merged_layer, save_adapter_config, save_adapters
+from showo.model.weight_files import WEIGHT_SUFFIXES, WEIGHTS_NAME, Reader, open_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CONFIG_NAME = "config.json"
-# Of a training's checkpoint: the folder of all tensors of the training, as DCP writes them, and the file of the rest.
-STATE_NAME, FACTS_NAME = "state", "training.json"
-WEIGHTS, AVERAGE = "weights.", "average."  # how the names of weights, and of their averages, begin there
-WEIGHTS_NAME = "model.safetensors"
-INDEX_SUFFIX = ".index.json"
-# In this order; the last two are how the released folders call theirs.
-WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+UNWRAPPED = "unwrapped_model"  # the folder of the weights in a checkpoint of the official trainer
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-Reader = tuple[tuple[int, ...], Callable[[], Tensor]]  # a tensor's shape, and a function that reads it
 
 
 class PretrainedMixin:
@@ -97,7 +88,7 @@ class PretrainedMixin:
         folder = resolve_folder(source, revision=revision)
         if config is None:
             config = read_config(folder, cls.config_class)
-        readers = dict(open_tensors(folder))
+        readers = open_tensors(folder)
         stored = sum(math.prod(shape) for shape, _ in readers.values())
         absurd = CheckpointError(
             f"{folder}: {CONFIG_NAME} describes a model many times as large as its weights, {stored} numbers"
@@ -149,7 +140,9 @@ def resolve_folder(
     """
     path = Path(local_path(source))
     if os.path.isdir(path):
-        return path
+        if revision is not None:
+            raise CheckpointError(f"revision {revision!r}: {path} is a folder here; only the hub's have revisions")
+        return _unwrapped(path)
     if os.path.exists(path):
         raise CheckpointError(f"{path} is a file; expected a folder with {CONFIG_NAME} and weights")
     if not isinstance(source, str) or not is_hub_id(source):
@@ -157,13 +150,18 @@ def resolve_folder(
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
-        )
+        found = snapshot_download(source, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
         reason = first_line(error)
         hub = f", and cannot be had from the hub: {reason}" if fetch else ""
         raise MissingCheckpointError(f"no folder {source!r} here; as a hub id it is not in the cache{hub}") from error
+    return _unwrapped(Path(found))
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Of a checkpoint of the official trainer, the folder in it that holds the model; of any other folder, itself."""
+    inside = folder / UNWRAPPED
+    return inside if (inside / CONFIG_NAME).is_file() and not (folder / CONFIG_NAME).exists() else folder
 
 
 def read_config_json(folder: Path) -> Any:
@@ -172,14 +170,27 @@ def read_config_json(folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        # Names end in digits, but for checkpoints that are damaged or half written; a longer number is a later step.
-        steps = sorted((folder / "checkpoints").glob("step-*[0-9]"), key=lambda path: (len(path.name), path.name))
-        hint = f"; it is a run, whose newest checkpoint is {steps[-1]}" if steps else ""
-        raise CheckpointError(f"{folder} has no {CONFIG_NAME}{hint}") from None
+        raise CheckpointError(f"{folder} has no {CONFIG_NAME}{_hint(folder)}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also no UTF-8, an integer of too many digits, nested too deep
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def _hint(folder: Path) -> str:
+    """What a folder without config.json seems to be, and what to do about it."""
+    # Names end in digits, but for checkpoints that are damaged or half written; a longer number is a later step.
+    steps = [*(folder / "checkpoints").glob("step-*[0-9]"), *folder.glob(f"checkpoint-*[0-9]/{UNWRAPPED}")]
+    if steps:
+        newest = max(steps, key=lambda path: (len(str(path)), str(path)))
+        return f"; it is a run, whose newest checkpoint is {newest}"
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "; it holds adapters alone (LoRA): merge them with the model that they were trained on"
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("*/mp_rank_*_model_states.pt")):
+        return "; it is DeepSpeed's: make a pytorch_model.bin with its zero_to_fp32.py, and lay config.json beside it"
+    if any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
+        return ", only weights: lay that of the model which they were trained from beside them"
+    return ""
 
 
 def read_config(folder: Path, config_class: Any) -> Any:
@@ -232,90 +243,3 @@ def check_names_and_shapes(
     ]
     if problems:
         raise CheckpointError(f"{what} does not fit {into}: " + "; ".join(problems))
-
-
-def open_tensors(folder: Path, *, average: bool = False) -> Iterator[tuple[str, Reader]]:
-    """Name, shape and a function that reads the tensor, for every tensor of the folder's checkpoint.
-
-    average: of a training's checkpoint, those averages that it has, in place of the weights.
-    """
-    if average or (folder / STATE_NAME).is_dir():
-        yield from folded(trained_weights(folder, average=average), folder)
-        return
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            yield from _open_file(folder / name)
-            return
-        index = folder / (name + INDEX_SUFFIX)
-        if index.is_file():
-            yield from _open_shards(index)
-            return
-    raise CheckpointError(f"{folder} has no weights (looked for {', '.join(WEIGHT_FILES)} and their {INDEX_SUFFIX})")
-
-
-def trained_weights(folder: Path, *, average: bool = False) -> dict[str, Reader]:
-    """The weights of a training's checkpoint as the training has them, or the averages of those that learn.
-
-    Raises CheckpointError where the checkpoint is damaged, or has no averages.
-    """
-    from showo.model.dcp import open_dcp  # torch.distributed takes long to import, and most checkpoints have no need
-
-    found = open_dcp(folder / STATE_NAME) if (folder / STATE_NAME).is_dir() else {}
-    if average and not any(name.startswith(AVERAGE) for name in found):
-        raise CheckpointError(f"{folder} has no averages of weights; a training with ema_decay keeps them")
-    begins = (WEIGHTS, AVERAGE) if average else (WEIGHTS,)
-    return {name.removeprefix(begin): found[name] for begin in begins for name in found if name.startswith(begin)}
-
-
-def _open_shards(index: Path) -> Iterator[tuple[str, Reader]]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of weight shards: {error}") from error
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{index} names a shard outside its folder: {shard!r}")
-    absent = [shard for shard in shards if not os.path.isfile(index.parent / shard)]
-    if absent:
-        raise CheckpointError(f"{index.parent} lacks {len(absent)} of {len(shards)} weight shards: {', '.join(absent)}")
-    for shard in shards:
-        promised = {name for name, file in weight_map.items() if file == shard}
-        for name, reader in _open_file(index.parent / shard):
-            if name not in promised:
-                raise CheckpointError(f"{index.parent / shard} holds {name}, which {index.name} does not place there")
-            promised.remove(name)
-            yield name, reader
-        if promised:
-            raise CheckpointError(f"{index.parent / shard} lacks {', '.join(sorted(promised)[:4])}")
-
-
-def _open_file(path: Path) -> Iterator[tuple[str, Reader]]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            file = safe_open(path, framework="pt")
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                yield name, (tuple(file.get_slice(name).get_shape()), _reader(file, name))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or incomplete: {error}") from error
-        return
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # zip, pickle and refused-global errors alike
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} cannot be read as plain weights: {type(error).__name__}: {reason}") from error
-    tensors: Mapping[Any, Any] = state if isinstance(state, Mapping) else {None: state}
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
-        raise CheckpointError(f"{path} is not a state dict of tensors")
-    for name, tensor in tensors.items():
-        yield name, (tuple(tensor.shape), _loaded(tensor))
-
-
-def _reader(file: Any, name: str) -> Callable[[], Tensor]:
-    return lambda: file.get_tensor(name)
-
-
-def _loaded(tensor: Tensor) -> Callable[[], Tensor]:
-    return lambda: tensor

@@ -28,7 +28,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from showo.errors import CheckpointError
 from showo.files import atomic_write_text, remove_folder
 from showo.model.dcp import TensorReader, stored_shapes
-from showo.model.weights import AVERAGE, FACTS_NAME, STATE_NAME, WEIGHTS, check_names_and_shapes
+from showo.model.weight_files import AVERAGE, FACTS_NAME, STATE_NAME, WEIGHTS
+from showo.model.weights import check_names_and_shapes
 from showo.train.checksums import check_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage

@@ -10,7 +10,8 @@ from typing import Any
 from showo.config import ShowoConfig
 from showo.errors import CheckpointError
 from showo.model.transformer import Showo
-from showo.model.weights import CONFIG_NAME, check_names_and_shapes, open_tensors, read_config_json, resolve_folder
+from showo.model.weight_files import open_tensors
+from showo.model.weights import CONFIG_NAME, check_names_and_shapes, read_config_json, resolve_folder
 from showo.train.initial import fresh_model, newest_checkpoint
 
 _PREFIX = "showo."  # of Phi's names in a Show-o
@@ -69,7 +70,7 @@ def showo_from_phi(
     if not phi["qk_layernorm"]:
         ours = {name: tensor for name, tensor in ours.items() if not any(norm in name for norm in _QK_NORMS)}
     rows = phi["vocab_size"]
-    readers = {name: reader for name, reader in open_tensors(folder) if not name.endswith(_COMPUTED)}
+    readers = {name: reader for name, reader in open_tensors(folder).items() if not name.endswith(_COMPUTED)}
     expected = {n: (rows, *tensor.shape[1:]) if n in _TABLES else tuple(tensor.shape) for n, tensor in ours.items()}
     check_names_and_shapes(
         expected, {name: shape for name, (shape, _) in readers.items()}, what=f"init_from: {folder}", into="a Phi"

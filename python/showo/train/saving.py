@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from showo.errors import OutputError
 from showo.files import replace_folder
-from showo.model.weights import FACTS_NAME, STATE_NAME
+from showo.model.weight_files import FACTS_NAME, STATE_NAME
 from showo.train.checkpoint import name_latest, prune_checkpoints, step_name, tensors_of
 from showo.train.checksums import write_checksums
 from showo.train.config import LoopConfig, to_yaml

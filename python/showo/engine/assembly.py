@@ -1,0 +1,144 @@
+"""The models and the two tokenizers that make a pipeline: loading, moving and saving them together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from showo.devices import find_device
+from showo.engine.loading import IMAGE_TOKENIZER_FOLDER, SHOWO_FOLDER, VISION_TOWER_FOLDER, find_parts
+from showo.engine.pipeline_file import PipelineFile
+from showo.engine.sampling import Sampling
+from showo.errors import CheckpointError
+from showo.files import new_folder
+from showo.model.clip import ClipTower
+from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.transformer import Showo
+from showo.prompting import Prompting
+from showo.tokens import TextTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Assembly:
+    """A transformer, an image tokenizer and a text tokenizer that fit each other.
+
+    sampling: how the model draws where `generate` is not told otherwise.
+    vision_tower: what a model with CLIP-ViT sees pictures with, as a folder or hub id; opened when one is described.
+    """
+
+    def __init__(
+        self,
+        model: Showo,
+        image_tokenizer: ImageTokenizer,
+        text_tokenizer: TextTokenizer,
+        sampling: Sampling | None = None,
+        vision_tower: str | Path | None = None,
+    ) -> None:
+        config = model.config
+        if text_tokenizer.text_vocab_size != config.text_vocab_size:
+            raise CheckpointError(
+                f"the text tokenizer has {text_tokenizer.text_vocab_size} ids, the model {config.text_vocab_size}"
+            )
+        if image_tokenizer.config.codebook_size != config.codebook_size:
+            raise CheckpointError(
+                f"the image tokenizer has {image_tokenizer.config.codebook_size} codes, the model "
+                f"{config.codebook_size}"
+            )
+        self.model = model
+        self.image_tokenizer = image_tokenizer
+        self.text_tokenizer = text_tokenizer
+        self.sampling = sampling or Sampling()
+        self.vision_tower = vision_tower
+        self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        image_tokenizer: str | Path | None = None,
+        text_tokenizer: str | Path | None = None,
+        vision_tower: str | Path | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
+
+        source: folder, hub id or "bundled:..."; None is the bundled model.
+        image_tokenizer: likewise; None takes the folder beside showo/, or the one that the transformer's folder names;
+            for released models showlab/magvitv2.
+        text_tokenizer: folder, hub id, or file of tokenizer.json; None looks beside the transformer's weights; for
+            released models microsoft/phi-1_5.
+        vision_tower: folder or hub id; None takes the one that the transformer's folder names; for released models
+            openai/clip-vit-large-patch14-336.
+        revision: of `source`, where that is a hub id: a branch, a tag or a commit.
+        dtype: of both models' weights; None keeps those of the files.
+
+        Parts of released models are looked for beside the transformer's folder first, under the names of the hub.
+
+        Raises:
+            CheckpointError: a part is missing, damaged or does not fit; the message says which.
+        """
+        device = find_device(device)
+        parts = find_parts(
+            source,
+            image_tokenizer=image_tokenizer,
+            text_tokenizer=text_tokenizer,
+            vision_tower=vision_tower,
+            revision=revision,
+        )
+        pictures = ImageTokenizer.from_pretrained(parts.image_tokenizer, dtype=dtype, device=device)
+        model = Showo.from_pretrained(parts.folder, config=parts.config, dtype=dtype, device=device)
+        return cls(model, pictures, parts.text_tokenizer, parts.sampling, parts.vision_tower)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the models, and convert the weights that `from_pretrained` converts; returns the pipeline itself.
+
+        The vision tower keeps its dtype.
+        """
+        place = self.model.device if device is None else find_device(device)
+        self.model.to(place, dtype)
+        self.image_tokenizer.to(place, dtype)
+        if "tower" in self.__dict__:  # else it is not opened yet
+            self.tower.to(place)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a folder that `from_pretrained` loads, with all parts in it: the vision tower too, where one is named.
+
+        Raises:
+            OutputError: there is something at `folder`, or it cannot be written.
+        """
+        folder = Path(folder)
+        with new_folder(folder) as whole:
+            self.model.save_pretrained(whole / SHOWO_FOLDER)
+            self.text_tokenizer.save(whole / SHOWO_FOLDER)
+            PipelineFile(sampling=self.sampling).write(whole / SHOWO_FOLDER)
+            self.image_tokenizer.save_pretrained(whole / IMAGE_TOKENIZER_FOLDER)
+            if self.vision_tower is not None:
+                self.tower.save_pretrained(whole / VISION_TOWER_FOLDER)
+        return folder
+
+    @cached_property
+    def tower(self) -> ClipTower:
+        """The vision tower. Raises CheckpointError where none is named, or it is not there or of another width."""
+        if self.vision_tower is None:
+            raise CheckpointError(
+                "this model sees pictures with a vision tower, and its folder does not name one; name it (vision_tower)"
+            )
+        try:
+            tower = ClipTower.from_pretrained(self.vision_tower).to(self.model.device)
+        except CheckpointError as error:
+            raise CheckpointError(f"vision_tower: {error}; name another (vision_tower)") from error
+        if tower.width != self.model.config.clip_width:
+            raise CheckpointError(
+                f"vision_tower: {self.vision_tower} gives features of {tower.width} numbers, the model takes "
+                f"{self.model.config.clip_width}"
+            )
+        return tower
