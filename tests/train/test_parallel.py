@@ -16,11 +16,11 @@ from showo import cli
 from showo.data.streams import STREAMS
 from showo.errors import ConfigError
 from showo.files import atomic_write_text
-from showo.train.checkpoint import checkpoints
+from showo.train.checkpoint import checkpoints, step_of
 from showo.train.config import to_yaml
-from showo.train.ranks import device_of_rank
+from showo.train.ranks import device_of_rank, joined_ranks
 from tests.train import rank_jobs
-from tests.train.conftest import saved_weights, small_training, webdataset
+from tests.train.conftest import saved_weights, small_training, train, webdataset
 from tests.train.rank_jobs import Job, Seen
 from tests.train.test_showo_data import write_sequences
 from tests.train.torchrun import torchrun
@@ -260,6 +260,29 @@ def test_each_rank_has_a_gpu_of_its_own_and_the_other_trainings_have_one_process
             cli.main([command])
         said = f"showo: rank 13: showo {command} runs in one process, and torchrun has started 16"
         assert said in capsys.readouterr().err
+
+
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes no device without a number there."""
+    taken: list[int] = []
+
+    def set_device(device: torch.device) -> None:
+        assert device.index is not None
+        taken.append(device.index)
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    for name in ("cuda", "cuda:1"):
+        with joined_ranks(torch.device(name), 60) as ranks:
+            assert ranks.count == 1
+    assert taken == [1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("parallel", ["none", "fsdp"])
+def test_one_process_trains_on_a_gpu(folders: Folders, tmp_path: Path, parallel: str) -> None:
+    config = small_training(folders, "device=cuda", f"parallel={parallel}")
+    train(config, tmp_path)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [3, 6]
 
 
 @pytest.mark.parametrize("wrong", ["parallel=zero", "fsdp.shards=2", "fsdp.offload=true", "fsdp.shards=-1"])

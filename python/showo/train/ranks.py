@@ -115,7 +115,7 @@ def joined_ranks(device: torch.device, patience: int, *, group: bool = False) ->
     Raises RankError where a rank loses another one: what has ended that one is said there, or by torchrun.
     """
     launch = Launch.of_this_process()
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:  # without a number it is the current one already
         torch.cuda.set_device(device)
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
