@@ -17,6 +17,7 @@ from showo.model.transformer import KVCache, Showo
 from showo_ext import OmniMask
 from showo_ext.testing import CountOperators
 from tests.official import SHAPES, shapes_of
+from tests.showo.official_twin import forward as plain_forward
 
 
 @pytest.mark.parametrize(("clip", "tensors", "parameters"), [(False, 437, 1448176770), (True, 441, 1454472322)])
@@ -26,48 +27,6 @@ def test_official_names_shapes_and_size(clip: bool, tensors: int, parameters: in
     assert shapes_of(model) == SHAPES["showo_w_clip_vit" if clip else "showo"]
     assert len(model.state_dict()) == tensors
     assert sum(p.numel() for p in model.parameters()) == parameters
-
-
-def plain_forward(model: Showo, ids: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
-    """Logits [S, V] of one row, in fp64, from the state dict and the description alone; no code is shared."""
-    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
-    config = model.config
-    heads, size = config.num_heads, config.hidden_size // config.num_heads
-    turned = size // 2
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-        return (x - mean) / (variance + 1e-5).sqrt() * state[name + ".weight"] + state[name + ".bias"]
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return x @ state[name + ".weight"].T + state[name + ".bias"]
-
-    def turn(x: Tensor) -> Tensor:
-        out = x.clone()
-        for i in range(turned // 2):
-            angle = positions.double() * 10000 ** (-2 * i / turned)
-            a, b = x[:, i], x[:, i + turned // 2]
-            out[:, i] = a * angle.cos() - b * angle.sin()
-            out[:, i + turned // 2] = b * angle.cos() + a * angle.sin()
-        return out
-
-    x = state["showo.model.embed_tokens.weight"][ids]
-    for n in range(config.num_layers):
-        prefix = f"showo.model.layers.{n}."
-        h = norm(x, prefix + "input_layernorm")
-        q, k, v = (linear(h, f"{prefix}self_attn.{c}_proj") for c in "qkv")
-        outs = []
-        for head in range(heads):
-            part = slice(head * size, (head + 1) * size)
-            qh = turn(norm(q[:, part], prefix + "self_attn.q_layernorm"))
-            kh = turn(norm(k[:, part], prefix + "self_attn.k_layernorm"))
-            scores = (qh @ kh.T / math.sqrt(size)).masked_fill(~dense, -math.inf)
-            outs.append(scores.softmax(-1) @ v[:, part])
-        attention = linear(torch.cat(outs, -1), prefix + "self_attn.dense")
-        z = linear(h, prefix + "mlp.fc1")
-        z = 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-        x = x + attention + linear(z, prefix + "mlp.fc2")
-    return linear(norm(x, "showo.model.final_layernorm"), "showo.lm_head")
 
 
 def random_mask(batch: int, length: int) -> Tensor:
@@ -84,7 +43,9 @@ def test_forward_equals_an_independent_implementation(model64: Showo) -> None:
     dense = random_mask(3, 11)
     with torch.no_grad():
         logits = model64(ids, mask=OmniMask.from_dense(dense), positions=positions)
-        expected = torch.stack([plain_forward(model64, *row) for row in zip(ids, dense, positions)])
+        expected = torch.stack(
+            [plain_forward(model64.state_dict(), model64.config, *row) for row in zip(ids, dense, positions)]
+        )
     torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)  # rotary angles are fp32
 
 
@@ -94,7 +55,9 @@ def test_native_attention_in_fp32_agrees(model: Showo) -> None:
     positions = torch.arange(20)
     with torch.no_grad():
         logits = model(ids, mask=OmniMask.from_dense(dense))
-        expected = torch.stack([plain_forward(model, *row, positions) for row in zip(ids, dense)])
+        expected = torch.stack(
+            [plain_forward(model.state_dict(), model.config, *row, positions) for row in zip(ids, dense)]
+        )
     torch.testing.assert_close(logits.double(), expected, rtol=1e-3, atol=1e-3)
 
 
