@@ -106,12 +106,16 @@ def generate(
 def describe(
     state: State, config: ShowoConfig, codes: Tensor, question: Sequence[int], *, eot: int, tokens: int
 ) -> Tensor:
-    """Greedy answer to `mmu soi codes eoi sot question`: all rows see the picture, text is causal behind it."""
+    """Greedy answer to `mmu soi codes eoi sot question`: all rows see the picture, text is causal behind it.
+
+    Of text ids alone, unlike the official code, which could answer with marks and codes.
+    """
     vocab = config.vocabulary
     ids = [vocab.mmu, vocab.soi, *(codes + vocab.image_offset).tolist(), vocab.eoi, eot, *question]
     seen, asked = len(codes) + 3, len(ids)
     for _ in range(tokens):
         column = torch.arange(len(ids))
         dense = (column <= column[:, None]) | (column < seen)
-        ids.append(int(forward(state, config, torch.tensor(ids), dense, column)[-1].argmax()))
+        logits = forward(state, config, torch.tensor(ids), dense, column)[-1]
+        ids.append(int(logits[: vocab.text_vocab_size].argmax()))
     return torch.tensor(ids[asked:])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from showo.config import ShowoConfig, official
 from showo.engine.loading import find_parts
@@ -215,3 +216,24 @@ def test_moving_and_saving(hub: HubCache, folders: Path, tmp_path: Path) -> None
     assert same(half.image_tokenizer, expected.image_tokenizer)
     with pytest.raises(OutputError, match="elsewhere"):
         pipe.save_pretrained(tmp_path / "elsewhere")
+
+
+def test_the_tower_is_saved_with_the_rest(folders: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, image_size=28, patch_size=7))
+    vision.save_pretrained(folders / "clip-vit-large-patch14-336")
+    folder = write_showo(folders / "show-o-mine", small_showo(w_clip_vit=True), w_clip_vit=True)
+    pipe = ShowoPipeline.from_pretrained(folder)  # the tower lies beside the folder, under the hub's name
+    picture = Image.effect_noise((40, 30), 80)
+    answers = pipe.describe([picture], "what?", max_new_tokens=4)
+    saved = pipe.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(folders / "clip-vit-large-patch14-336")
+    loaded = ShowoPipeline.from_pretrained(saved)
+    assert loaded.vision_tower == str(saved / "vision_tower")
+    assert torch.equal(loaded.see([picture]), pipe.see([picture]))
+    assert loaded.describe([picture], "what?", max_new_tokens=4) == answers
+    moved = loaded.to("cpu", torch.bfloat16)
+    assert (moved.see([picture]).dtype, moved.tower.vision.dtype) == (torch.bfloat16, torch.float32)
+    assert len(moved.describe([picture], "what?", max_new_tokens=4)) == 1

@@ -27,7 +27,7 @@ STEPS, GUIDANCE, TOKENS = 6, 1.75, 8
 
 
 def hashed(count: int, seed: int) -> Tensor:
-    """Numbers in (0, 1), exact in fp32: multiplications and shifts of 32-bit integers, and 23 bits of what they give."""
+    """Numbers in (0, 1), exact in fp32: 32-bit integers, multiplied and shifted, and 23 bits of what that gives."""
     x = (torch.arange(count) + seed * 7919 + 1) * 2654435761 % 2**32
     x = (x ^ (x >> 15)) * 2246822519 % 2**32
     x = (x ^ (x >> 13)) * 3266489917 % 2**32

@@ -1,0 +1,62 @@
+"""What docs/inference.md promises of official weights, with small ones in the hub's cache."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from showo.engine.published import published
+from showo.engine.sampling import Sampling
+from showo.tokens import TextTokenizer
+from tests.showo.command import run
+from tests.showo.published_models import HubCache, make_small, small_showo, write_showo, write_tokenizers
+
+DOCS = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
+SECTION = DOCS.partition("## Official weights\n")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_small(monkeypatch)
+    write_tokenizers(tmp_path / "parts", TextTokenizer.from_file(checkpoint / "showo"))
+    cache = HubCache(tmp_path / "hub", monkeypatch)
+    cache.add("showlab/magvitv2", tmp_path / "parts" / "magvitv2")
+    cache.add("microsoft/phi-1_5", tmp_path / "parts" / "phi-1_5")
+    cache.add("showlab/show-o-512x512", write_showo(tmp_path / "parts" / "showo", small_showo(), num_vq_tokens=1024))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_commands(here: Path) -> None:
+    (commands,) = re.findall(r"```\n(showo .*?)```", SECTION, re.DOTALL)
+    for line in commands.replace("a lighthouse at dusk", "a light").splitlines():  # bytes are tokens here
+        assert run(*shlex.split(line, comments=True)[1:]) == 0
+    assert (here / "again.png").read_bytes() == (here / "lighthouse.png").read_bytes()
+
+
+def test_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    exec(compile(code.replace("a lighthouse at dusk", "a light"), "inference.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("['")
+
+
+def test_the_table_of_names() -> None:
+    rows = re.findall(r"^\| (`.*?) \| ([\d, ]+) \| (.*?) \|$", SECTION, re.MULTILINE)
+    told = {}
+    for names, codes, settings in rows:
+        each = codes.replace("1,024", "1024").split(", ")
+        for number, name in enumerate(re.findall(r"`([^`]*)`", names.partition("(")[0])):
+            told[name] = (int(each[number % len(each)]), settings)
+    assert len(told) == 10
+    for name, (codes, settings) in told.items():
+        found = published(name)
+        assert found is not None
+        assert found.num_vq_tokens == codes
+        if re.match(r"\d", settings):
+            steps, guidance, top = settings.split(", ")
+            tops = [0] if top == "all" else [int(k) for k in top.split(" or ")]
+            assert found.sampling in [Sampling(int(steps), float(guidance), k) for k in tops]
