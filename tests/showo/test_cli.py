@@ -35,6 +35,9 @@ def test_generate_writes_a_sheet_and_an_animation(
     first = sheet.read_bytes()
     assert run("generate", "red", "blue", "", *options, "--batch", 3, "-o", sheet) == 0
     assert sheet.read_bytes() == first  # whatever the batch
+    for other in (["--sampler", "halton"], ["--guidance-schedule", "linear"]):
+        assert run("generate", "red", "blue", "", *options, *other, "-o", sheet) == 0
+        assert sheet.read_bytes() != first
     assert run("generate", "red", "blue", "", *options, "--seed", 1, "-o", sheet) == 0
     assert sheet.read_bytes() != first
 

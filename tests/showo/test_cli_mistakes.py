@@ -39,6 +39,12 @@ from tests.showo.command import failure, run
         (["--size", "18x16"], "size 18x16: both sides must be positive multiples of 4"),
         (["--size", "64x64"], "needs 279 positions; this model has 128"),
         (["--schedule", "cubic"], "schedule must be cosine"),
+        (
+            ["--sampler", "gibbs"],
+            "sampler must be confidence, linear-temperature, halton, entropy-bound[:NATS] or remask",
+        ),
+        (["--sampler", "remask:2"], "sampler remask: after the colon comes a probability, 0 to 1, got '2'"),
+        (["--guidance-schedule", "on"], "guidance schedule must be constant, linear or off<share>"),
         (["--guidance", "-1"], "guidance must be 0 or more"),
         (["--guidance", "nan"], "guidance must be 0 or more"),
         (["--temperature", "inf"], "temperature must be 0 or more"),

@@ -30,7 +30,7 @@ def noise(step: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.75])
-@pytest.mark.parametrize("options", [{}, {"schedule": "pow2", "temperature": 3.0, "temperature_rule": "linear"}])
+@pytest.mark.parametrize("options", [{}, {"schedule": "pow2", "temperature": 3.0, "sampler": "linear-temperature"}])
 def test_cached_equals_official(
     model: Showo, prompting: Prompting, guidance: float, options: dict[str, object]
 ) -> None:

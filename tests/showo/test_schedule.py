@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
+from showo.engine.samplers.confidence import official_temperatures
+from showo.engine.samplers.linear_temperature import linear_temperatures
+from showo.engine.schedule import mask_lengths, mask_schedule
 
 
 @pytest.mark.parametrize("steps", [1, 4, 12, 18, 50])
@@ -47,7 +49,7 @@ def test_unknown_schedules(name: str) -> None:
 
 
 def test_temperatures() -> None:
-    official = temperatures(2.0, 18)
+    official = official_temperatures(2.0, 18)
     product = 2.0
     for step, value in enumerate(official):
         product *= 1 - (step + 1) / 18
@@ -55,6 +57,4 @@ def test_temperatures() -> None:
     assert official[3] == pytest.approx(2 * 0.54, abs=0.02)
     assert official[8] == pytest.approx(2 * 0.04, abs=0.02)
     assert official[-1] == 0
-    assert temperatures(1.0, 4, "linear") == [0.75, 0.5, 0.25, 0.0]
-    with pytest.raises(ValueError, match="temperature rule"):
-        temperatures(1.0, 4, "cubic")
+    assert linear_temperatures(1.0, 4) == [0.75, 0.5, 0.25, 0.0]

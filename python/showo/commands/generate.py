@@ -42,6 +42,16 @@ def generate(
     top_k: common.TopCodes = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
     temperature: Annotated[float, typer.Option(help="Noise in the order in which places are settled.")] = 1.0,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="Which places get their token when: confidence, linear-temperature, halton, entropy-bound[:NATS] or "
+            "remask[:PROBABILITY]."
+        ),
+    ] = "confidence",
+    guidance_schedule: Annotated[
+        str, typer.Option("--guidance-schedule", help="constant, linear or off<share> (off0.25: none at the end).")
+    ] = "constant",
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
     columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
@@ -74,10 +84,14 @@ def generate(
     pixels = common.parse_size(size)
     prompts = [clean_text(prompt) for prompt in prompts]
 
+    from showo.engine.guidance import guidance_weights
+    from showo.engine.samplers import find_sampler
     from showo.engine.schedule import mask_schedule
     from showo.sheets import Sheet
 
     mask_schedule(schedule)
+    find_sampler(sampler)
+    guidance_weights(guidance or 0.0, 1, guidance_schedule)
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     _check_prompts(pipe, prompts)
@@ -105,6 +119,8 @@ def generate(
             **drawn.to_dict(),
             schedule=schedule,
             temperature=temperature,
+            sampler=sampler,
+            guidance_schedule=guidance_schedule,
             seed=seed,
             batch=batch,
             callback=_watch(pipe, pixels, film, steps_gif is not None, lambda: progress.advance(task)),

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from showo.batch import Batch
-from showo.engine.schedule import mask_lengths, mask_schedule, temperatures
+from showo.engine.guidance import guidance_weights
+from showo.engine.samplers import Filling, Prediction, find_sampler
+from showo.engine.schedule import mask_schedule
 from showo.errors import NotFiniteError, UserError
 from showo.model.transformer import KVCache, Showo
 from showo.prompting import Prompting, TextIds
 from showo.seeds import row_seeds
-from showo_ext import OmniMask, resample
+from showo_ext import OmniMask
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class GenerationStep:
 
     step: int
     steps: int
-    codes: Tensor  # the whole picture as of now, masked places filled with what was sampled
+    codes: Tensor  # the whole picture as of now, masked places filled with what was sampled, or 0 where nothing was
     masked: Tensor  # bool, the places that will be chosen again
 
 
@@ -65,7 +67,8 @@ def generate_codes(
     top_k: int = 0,
     schedule: str = "cosine",
     temperature: float = 1.0,
-    temperature_rule: str = "official",
+    sampler: str = "confidence",
+    guidance_schedule: str = "constant",
     seed: int | Sequence[int] = 0,
     callback: Callback | None = None,
     noise: Noise | None = None,
@@ -79,52 +82,49 @@ def generate_codes(
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
     top_k: each place is drawn from its most probable codes, so many of them; 0 is all codes.
-    schedule, temperature, temperature_rule: see `showo.engine.schedule`.
+    schedule, sampler, guidance_schedule: see `showo.engine.schedule`, `.samplers` and `.guidance`.
+    temperature: of the noise on the confidences, for samplers that have it.
     seed: one number for the batch's first picture, the next ones counting up, or one for each picture (any integers,
         see `showo.seeds`). A picture depends on its own seed and text only, not on its neighbours in the batch.
     """
     vocab = model.config.vocabulary
     device = model.device
     batch = len(texts)
+    make_sampler = find_sampler(sampler)
     canvas = _canvas(model, batch, grid, canvas)
     places = canvas.shape[1]
     check_options(model, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
-    lengths = mask_lengths((canvas == vocab.mask_id).sum(1).tolist(), places, steps, mask_schedule(schedule))
-    heat = temperatures(temperature, steps, temperature_rule)
-    seeds = row_seeds(seed, batch).to(device)
+    weights = guidance_weights(guidance, steps, guidance_schedule)
+    filling = Filling(
+        canvas,
+        grid,
+        steps,
+        torch.tensor(weights, dtype=torch.float64, device=device),
+        row_seeds(seed, batch).to(device),
+        vocab.mask_id,
+        vocab.image_offset,
+        mask_schedule(schedule),
+        temperature,
+        top_k,
+    )
     if batch == 0:
         return canvas
-    # What changes from step to step lies on the device: a compiled or captured step serves all of them.
-    mask_len = torch.tensor(lengths, dtype=torch.int64, device=device)  # [steps, B]
-    remask_temperature = torch.tensor(heat, dtype=torch.float64, device=device)
-    number = torch.arange(steps, dtype=torch.int64, device=device)
-    rows = _rows(prompting, texts, earlier, places, guided=guidance > 0)
-    compute = (_Padded if official else _Cached)(model, prompting, rows, places, guided=guidance > 0)
+    chooser = make_sampler(filling)
+    guided = any(weights)
+    rows = _rows(prompting, texts, earlier, places, guided=guided)
+    compute = (_Padded if official else _Cached)(model, prompting, rows, places, guided=guided)
     first_code = vocab.image_offset
-    sampled = canvas
+    masked, sampled = canvas == vocab.mask_id, canvas
     for step in range(steps):
-        cond, uncond = compute.logits(canvas)
-        if device.type == "cpu":
-            check_finite(cond, uncond)
-        sample_noise, remask_noise = noise(step) if noise is not None else (None, None)
-        out = resample(
-            cond,
-            canvas,
-            mask_len[step],
-            vocab.mask_id,
-            uncond=uncond,
-            offset=first_code,
-            guidance=guidance,
-            top_k=top_k,
-            remask_temperature=remask_temperature[step],
-            seed=seeds,
-            step=number[step],
-            noise=sample_noise,
-            remask_noise=remask_noise,
-        )
-        canvas, sampled = out.ids, out.sampled
+        # Whether a picture is done before its last step is asked where asking does not wait for the device.
+        if not (chooser.ends_early and device.type == "cpu" and step > 0 and not masked.any()):
+            cond, uncond = compute.logits(canvas)
+            if device.type == "cpu":
+                check_finite(cond, uncond)
+            prediction = Prediction(cond, uncond, *(noise(step) if noise is not None else ()))
+            canvas, masked, sampled = chooser.step(step, prediction, canvas)
         if callback is not None:
-            callback(GenerationStep(step, steps, sampled - first_code, out.masked))
+            callback(GenerationStep(step, steps, sampled - first_code, masked))
     if device.type != "cpu":  # once, since asking waits for the device; what is NaN stays NaN
         check_finite(cond, uncond)
     return sampled - first_code

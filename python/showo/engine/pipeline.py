@@ -18,6 +18,8 @@ from torch import Tensor
 from showo.dialogue import SYSTEM_PROMPT, question_text
 from showo.engine.assembly import Assembly
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
+from showo.engine.guidance import guidance_weights
+from showo.engine.samplers import find_sampler
 from showo.engine.schedule import mask_schedule
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
@@ -78,7 +80,8 @@ class ShowoPipeline(Assembly):
         top_k: int | None = None,
         schedule: str = "cosine",
         temperature: float = 1.0,
-        temperature_rule: str = "official",
+        sampler: str = "confidence",
+        guidance_schedule: str = "constant",
         seed: int = 0,
         batch: int = 8,
         callback: PictureCallback | None = None,
@@ -87,6 +90,7 @@ class ShowoPipeline(Assembly):
 
         earlier: for each prompt, the texts and pictures that came before it; the picture wanted continues them.
         steps, guidance, top_k: None takes the model's own (`sampling`).
+        schedule, temperature, sampler, guidance_schedule: as in `showo.engine.generate.generate_codes`.
         """
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
@@ -101,6 +105,8 @@ class ShowoPipeline(Assembly):
             temperature=temperature,
         )
         mask_schedule(schedule)
+        find_sampler(sampler)
+        guidance_weights(drawn.guidance, drawn.steps, guidance_schedule)
         ids = self.text_ids(prompts)
         if earlier is not None and len(earlier) != len(prompts):
             raise UserError(f"{len(earlier)} rows of earlier pictures for {len(prompts)} prompts")
@@ -120,7 +126,8 @@ class ShowoPipeline(Assembly):
                 **drawn.to_dict(),
                 schedule=schedule,
                 temperature=temperature,
-                temperature_rule=temperature_rule,
+                sampler=sampler,
+                guidance_schedule=guidance_schedule,
                 seed=seed + first,
                 callback=report if callback is not None else None,
             )

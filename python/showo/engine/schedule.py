@@ -1,4 +1,4 @@
-"""How many places stay masked after each step of a generation, and how bold the choice of places is."""
+"""How many places stay masked after each step of a generation."""
 
 from __future__ import annotations
 
@@ -48,20 +48,3 @@ def mask_lengths(unknown: list[int], places: int, steps: int, schedule: Schedule
         left = [min(max(1, min(target, count - 1)), count) for count in left]
         lengths.append(left)
     return lengths
-
-
-def temperatures(start: float, steps: int, rule: str = "official") -> list[float]:
-    """Temperature of the noise on the confidences, by step.
-
-    "official": multiplied by (1 - progress) every step, cumulatively, as the released code does; with 18 steps it is
-    half of the start after four steps. "linear": start * (1 - progress), as in MaskGIT. Both end at 0.
-    """
-    if rule not in ("official", "linear"):
-        raise UserError(f"temperature rule must be 'official' or 'linear', got {rule!r}")
-    values = []
-    current = start
-    for step in range(steps):
-        rest = 1.0 - (step + 1) / steps
-        current = current * rest if rule == "official" else start * rest
-        values.append(current)
-    return values
