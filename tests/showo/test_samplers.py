@@ -23,7 +23,7 @@ from showo_ext.testing import randn, uniforms
 OFFSET, CODES, GRID, STEPS, GUIDANCE = 100, 12, (4, 6), 7, 1.5
 PLACES = GRID[0] * GRID[1]
 MASK = OFFSET + CODES
-NAMES = ("confidence", "linear-temperature", "halton", "entropy-bound:1.5", "remask:0.4")
+NAMES = ("confidence", "linear-temperature", "halton", "entropy-bound:0.5", "remask:0.4")
 
 
 def start(seed: int) -> Tensor:
@@ -140,7 +140,7 @@ def entropy_bound(ids: list[int], step: int, places: list[Place], noise: list[fl
     now: list[int] = []
     for n in sorted((n for n in range(PLACES) if ids[n] == MASK), key=lambda n: places[n].entropy):
         entropies = [places[m].entropy for m in [*now, n]]
-        if sum(entropies) - max(entropies) > 1.5 and step + 1 < STEPS:
+        if sum(entropies) - max(entropies) > 0.5 and step + 1 < STEPS:
             break
         now.append(n)
     return [OFFSET + places[n].code if n in now else ids[n] for n in range(PLACES)]
@@ -210,6 +210,13 @@ def test_the_entropy_is_that_of_what_is_drawn_from() -> None:
         assert (PLACES - out.masked.sum(1)).tolist() == [fewest] * 3 if top_k else [2] * 3
 
 
+@pytest.mark.parametrize("name", ["halton", "entropy-bound:0", "remask:1"])
+def test_the_last_step_draws_all_that_is_left(name: str) -> None:
+    masks = [out.masked.sum(1).tolist() for out, _ in run(name, start(5), 5)]
+    assert masks[-2][0] > 1
+    assert masks[-1] == [0, 0, 0]
+
+
 def test_remasking_keeps_the_schedule_on_the_average() -> None:
     canvas = torch.full((400, PLACES), MASK)
     options = {**vars(filling(canvas)), "seeds": torch.arange(400)}
@@ -253,7 +260,7 @@ def test_generation_with_each_sampler(model: Showo, prompting: Prompting, name: 
     options = {"steps": 5, "sampler": name}
     codes = generate_codes(model, prompting, texts, seed=8, callback=seen.append, **options)  # type: ignore[arg-type]
     assert [step.step for step in seen] == list(range(5))
-    assert all(0 <= int(step.codes.min()) and int(step.codes.max()) < 64 for step in seen)
+    assert all(int(step.codes.min()) >= 0 and int(step.codes.max()) < 64 for step in seen)
     assert torch.equal(codes, generate_codes(model, prompting, texts, seed=8, official=True, **options))  # type: ignore[arg-type]
     assert torch.equal(codes[1:], generate_codes(model, prompting, texts[1:], seed=9, **options))  # type: ignore[arg-type]
     assert not torch.equal(codes, generate_codes(model, prompting, texts, seed=8, steps=5))
