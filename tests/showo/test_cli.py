@@ -235,6 +235,21 @@ assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
     assert result.returncode == 0, result.stderr
 
 
+def test_threads_that_wait_do_not_spin_for_long(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libgomp says what it has read when torch loads it."""
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    command = ("-m", "showo", "generate", "a", "-m", str(checkpoint), "--steps", "1", "-o", str(tmp_path / "a.png"))
+    said = fresh(*command).stderr
+    if "GOMP_SPINCOUNT" not in said:
+        pytest.skip("torch is built with another OpenMP library")
+    assert "GOMP_SPINCOUNT = '2000'" in said
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert "GOMP_SPINCOUNT = '7'" in fresh(*command).stderr
+
+
 def test_module_runs() -> None:
     result = fresh("-m", "showo", "--help")
     assert result.returncode == 0

@@ -35,6 +35,7 @@ def describe(
     threads: common.Threads = None,
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
+    common.spin_briefly()
     for path in pictures:
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such picture")

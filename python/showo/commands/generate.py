@@ -68,6 +68,7 @@ def generate(
     threads: common.Threads = None,
 ) -> None:
     """Make a picture for each prompt: on one sheet with the prompt under each, as a file each, or both."""
+    common.spin_briefly()
     files = [output_dir / f"{number}.png" for number in range(len(prompts))] if output_dir is not None else []
     if output is None and output_dir is None:
         output = Path("out.png")
