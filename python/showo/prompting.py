@@ -30,6 +30,7 @@ behind the vocabulary may stand for codes that are put in later. Batches are mad
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -190,6 +191,35 @@ class Prompting:
         ids, targets, _ = self._padded("mmu", rows, head + self.mmu_text_len)
         return Batch.of_rows("mmu", ids, targets, OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi))
 
+    # Rows as far as an answer, which follows. Image places hold mask tokens: nobody has to know the codes here.
+
+    def asked(self, questions: Sequence[TextIds], codes: int, pictures: Sequence[int] | None = None) -> Batch:
+        """`mmu (soi image eoi)* sot question`, of each row so many pictures (None: one), of `codes` places each."""
+        vocab, image = self.vocabulary, Image([self.vocabulary.mask_id] * codes, None, None)
+        rows = []
+        for question, count in zip(questions, pictures or [1] * len(questions), strict=True):
+            row = Row([vocab.mmu])
+            for _ in range(count):
+                row.add_image(vocab.soi, image, vocab.eoi)
+            row.ids += self.frame(question)
+            rows.append(row)
+        ids = _right_padded([row.ids for row in rows], vocab.pad)
+        return Batch.of_rows("mmu", ids, None, OmniMask.mmu(ids, soi_id=vocab.soi, eoi_id=vocab.eoi))
+
+    def asked_vit(self, questions: Sequence[TextIds], system: TextIds, features: Tensor) -> Batch:
+        """`mmu system? soi features eoi question`, with features [B, P, clip_width].
+
+        A row without a question, which asks for a caption, has no system prompt, as in training.
+        """
+        vocab, (_, count, _) = self.vocabulary, features.shape
+        heads = [[vocab.mmu, *(system if len(question) else ()), vocab.soi] for question in questions]
+        image = [vocab.mask_id] * count
+        rows = [[*head, *image, vocab.eoi, *question] for head, question in zip(heads, questions, strict=True)]
+        ids, starts = _right_padded(rows, vocab.pad), torch.tensor([len(head) for head in heads])
+        mask = OmniMask.mmu_vit(len(rows), ids.shape[1], image_start=starts, image_tokens=count)
+        spans = FeatureSpans(features, (ids.flatten() == vocab.mask_id).nonzero().squeeze(1))
+        return Batch.of_rows("mmu_vit", ids, None, mask, features=spans)
+
     def mmu_vit(
         self,
         texts: Sequence[TextIds | Dialogue],
@@ -240,19 +270,21 @@ class Prompting:
     ) -> Batch:
         """Text and images in turn: texts[b][m] precedes image m of row b. Targets and weights as for t2i.
 
-        Each text is cut like a t2i text. learn_text: text ids are next-token targets, the first of a run from the
-        place before it, an eoi. see_images: whether text rows see earlier images (mask lvg) or not (lvg_v2).
+        Each text is cut like a t2i text. The last one may have no image: one is to be drawn there. learn_text: text
+        ids are next-token targets, the first of a run from the place before it, an eoi. see_images: whether text rows
+        see earlier images (mask lvg) or not (lvg_v2).
         """
         vocab = self.vocabulary
         rows = []
         for b, images in enumerate(read_images("lvg", vocab, len(texts), image_ids, image_targets, image_weights)):
-            if not 0 < len(images) == len(texts[b]):
+            if not 0 <= len(texts[b]) - len(images) <= 1 or not texts[b]:
                 raise ValueError(f"lvg: row {b} has {len(texts[b])} texts for {len(images)} images")
             runs = [self.t2i_text(text)[1:] for text in texts[b]]
             row = Row(self._left_padded([vocab.t2i, *runs[0]])[: -len(runs[0])])
-            for run, image in zip(runs, images):
+            for run, image in zip_longest(runs, images):
                 row.add_text(run, [learn_text] * len(run))
-                row.add_image(vocab.soi, image, vocab.eoi)
+                if image is not None:
+                    row.add_image(vocab.soi, image, vocab.eoi)
             rows.append(row)
         build = OmniMask.lvg if see_images else OmniMask.lvg_v2
         return self._drawn("lvg", rows, build, weighed=image_weights is not None)
@@ -313,6 +345,11 @@ class Prompting:
         start, end = (vocab.sov, vocab.eov) if video else (vocab.soi, vocab.eoi)
         mask = build(ids, pad_id=vocab.pad, soi_id=start, eoi_id=end)
         return Batch.of_rows(name, ids, targets, mask, weights=weights if weighed else None)
+
+
+def _right_padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
 
 
 def _cut(ids: list[int], length: int, eot: int) -> list[int]:

@@ -13,7 +13,8 @@ from torch._dynamo.backends.common import aot_autograd
 
 from showo.batch import FeatureSpans
 from showo.config import ShowoConfig, official
-from showo.model.transformer import KVCache, Showo
+from showo.model.kv_cache import KVCache
+from showo.model.transformer import Showo
 from showo_ext import OmniMask
 from showo_ext.testing import CountOperators
 from tests.official import SHAPES, shapes_of
@@ -98,7 +99,7 @@ def test_cached_equals_uncached(model: Showo) -> None:
                     mask=mask.rows(place, place + 1).columns(0, place + 1),
                     positions=torch.full((2, 1), place),
                     cache=cache,
-                    slots=torch.tensor([place, place]),
+                    slots=torch.tensor([[place], [place]]),
                 )
             )
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
@@ -122,7 +123,7 @@ def test_cache_without_the_fused_operator(model: Showo, model64: Showo, why: str
                 cache=cache,
                 slots=slots,
             )
-            for first, end, slots in ((0, 8, 0), (8, 9, torch.tensor([8, 8])))
+            for first, end, slots in ((0, 8, 0), (8, 9, torch.tensor([[8], [8]])))
         ]
     tolerance = {"fp64": 1e-9, "gradient": 1e-4, "autocast": 0.1}[why]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=tolerance, atol=tolerance)

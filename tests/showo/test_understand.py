@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from showo.dialogue import question_text
-from showo.engine.understand import _encoded, answer, stream
+from showo.engine.session import Session
+from showo.engine.understand import answer, stream
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo_ext import OmniMask, omni_attention
@@ -46,9 +47,9 @@ def test_cached_equals_recomputed(model: Showo, prompting: Prompting) -> None:
 
 def test_codes_stay_on_their_device(model: Showo, prompting: Prompting) -> None:
     """A tensor on the meta device has no values that could be looked at."""
-    prompts = _encoded(prompting, pictures(model).to("meta"), QUESTIONS)
-    assert prompts.ids.device.type == "meta"
-    assert prompts.lengths == [3 + 16 + len(prompting.frame(question)) for question in QUESTIONS]
+    session = Session(model.to("meta"), len(QUESTIONS))
+    session.append(prompting.asked(QUESTIONS, 16), pictures(model).to("meta"))
+    assert session.lengths == [3 + 16 + len(prompting.frame(question)) for question in QUESTIONS]
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model: Showo, prompting: Prompting) -> None:

@@ -1,9 +1,9 @@
 """Pictures from text: masked tokens are filled over a few steps, the surest first (MaskGIT style).
 
-What comes before the picture never looks at it, so its keys and values are computed once, and once for all rows that
-begin alike (with guidance, those of the empty prompt); every step runs only the soi..eoi rows against them, the head
-only for image places and image codes. `official=True` computes the same the released way (padded rows, whole sequence
-and vocabulary in every step): the yardstick of tests and benchmarks. On CUDA the loop never waits for the device: what
+What comes before the picture never looks at it, so a session reads it once, and once for all rows that begin alike
+(with guidance, those of the empty prompt); every step runs only the soi..eoi rows against it, the head only for image
+places and image codes. `official=True` computes the same the released way (padded rows, whole sequence and vocabulary
+in every step): the yardstick of tests and benchmarks. On CUDA the loop never waits for the device: what
 changes from step to step is copied there before the loop, and whether the logits are finite is asked after it.
 """
 
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from showo.batch import Batch
+from showo.engine.growing import OpenImage, check_finite
 from showo.engine.guidance import guidance_weights
 from showo.engine.samplers import Filling, Prediction, find_sampler
 from showo.engine.schedule import mask_schedule
-from showo.errors import NotFiniteError, UserError
-from showo.model.transformer import KVCache, Showo
+from showo.engine.session import Session
+from showo.errors import UserError
+from showo.model.transformer import Showo
 from showo.prompting import Prompting, TextIds
 from showo.seeds import row_seeds
-from showo_ext import OmniMask
 
 
 @dataclass(frozen=True)
@@ -110,32 +110,33 @@ def generate_codes(
     if batch == 0:
         return canvas
     chooser = make_sampler(filling)
-    guided = any(weights)
-    rows = _rows(prompting, texts, earlier, places, guided=guided)
-    compute = (_Padded if official else _Cached)(model, prompting, rows, places, guided=guided)
+    told = _told(prompting, texts, earlier, places, guided=any(weights))
+    compute: OpenImage | _Padded
+    if official:
+        compute = _Padded(model, prompting, told, places)
+    else:
+        session = Session(model, len(told.texts))
+        session.append(prompting.lvg(told.texts, told.image_ids))
+        compute = session.open_image(places)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     first_code = vocab.image_offset
     masked, sampled = canvas == vocab.mask_id, canvas
     for step in range(steps):
         # Whether a picture is done before its last step is asked where asking does not wait for the device.
         if not (chooser.ends_early and device.type == "cpu" and step > 0 and not masked.any()):
-            cond, uncond = compute.logits(canvas)
+            # A step without guidance needs no second half.
+            logits = compute.logits(canvas, rows=(2 if weights[step] else 1) * batch)
+            finite = finite & logits.isfinite().all()
             if device.type == "cpu":
-                check_finite(cond, uncond)
+                check_finite(finite)
+            cond, uncond = logits.chunk(2) if weights[step] else (logits, None)
             prediction = Prediction(cond, uncond, *(noise(step) if noise is not None else ()))
             canvas, masked, sampled = chooser.step(step, prediction, canvas)
         if callback is not None:
             callback(GenerationStep(step, steps, sampled - first_code, masked))
     if device.type != "cpu":  # once, since asking waits for the device; what is NaN stays NaN
-        check_finite(cond, uncond)
+        check_finite(finite)
     return sampled - first_code
-
-
-def check_finite(*logits: Tensor | None) -> None:
-    """NotFiniteError where the model gave NaN or infinity, of which any choice would be an arbitrary one."""
-    if not all(bool(part.isfinite().all()) for part in logits if part is not None):
-        raise NotFiniteError(
-            "the logits are NaN or infinite: the weights are damaged, or too large for the dtype (try float32)"
-        )
 
 
 def check_options(
@@ -155,106 +156,38 @@ def check_options(
         )
 
 
-def _rows(
+def _told(
     prompting: Prompting, texts: Sequence[TextIds], earlier: Earlier | None, places: int, *, guided: bool
-) -> Batch:
-    """Rows that end in a masked picture; with guidance as many again, whose last text is empty. On the CPU."""
-    texts = [*texts, *[[]] * len(texts)] if guided else list(texts)
-    blank = torch.full((len(texts), places), prompting.vocabulary.mask_id)
-    if earlier is None:
-        return prompting.t2i(texts, blank)
-    before = [*earlier.texts] * (1 + guided)
-    images = [*earlier.image_ids] * (1 + guided)
-    return prompting.lvg(
-        [[*told, text] for told, text in zip(before, texts, strict=True)],
-        [torch.cat((shown.cpu(), canvas[None])) for shown, canvas in zip(images, blank, strict=True)],
+) -> Earlier:
+    """What precedes the wanted pictures, whose texts come last; with guidance once more, with empty texts there."""
+    before = earlier or Earlier([[]] * len(texts), [torch.empty(0, places, dtype=torch.int64)] * len(texts))
+    lasts = [*texts, *[[]] * len(texts)] if guided else texts
+    copies = 1 + guided
+    return Earlier(
+        [[*told, text] for told, text in zip([*before.texts] * copies, lasts, strict=True)],
+        [images.cpu() for images in before.image_ids] * copies,
     )
 
 
 class _Padded:
     """Logits as the released code computes them: whole padded rows, all layers and ids, conditional rows first."""
 
-    def __init__(self, model: Showo, prompting: Prompting, rows: Batch, places: int, *, guided: bool) -> None:
+    def __init__(self, model: Showo, prompting: Prompting, told: Earlier, places: int) -> None:
         self.model = model
-        self.guided = guided
-        self.batch = rows.to(model.device)
-        columns = torch.arange(rows.input_ids.shape[1])
-        end = torch.where(rows.input_ids == prompting.vocabulary.pad, 0, columns).amax(1, keepdim=True)  # of its eoi
+        blank = torch.full((1, places), prompting.vocabulary.mask_id)
+        batch = prompting.lvg(told.texts, [torch.cat((images, blank)) for images in told.image_ids])
+        self.batch = batch.to(model.device)
+        columns = torch.arange(batch.input_ids.shape[1])
+        end = torch.where(batch.input_ids == prompting.vocabulary.pad, 0, columns).amax(1, keepdim=True)  # of its eoi
         self.places = (end - places + torch.arange(places)).to(model.device)
         self.row = torch.arange(len(end), device=model.device)[:, None]
 
-    def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
+    def logits(self, canvas: Tensor, rows: int) -> Tensor:
+        """Those of the first rows; all are computed."""
         ids = self.batch.input_ids.clone()
-        ids[self.row, self.places] = torch.cat((canvas, canvas)) if self.guided else canvas
+        ids[self.row, self.places] = canvas.repeat(len(ids) // len(canvas), 1)
         first, end = self.model.config.vocabulary.image_range
-        logits = self.model(ids, mask=self.batch.mask)[self.row, self.places, first:end]
-        if not self.guided:
-            return logits, None
-        cond, uncond = logits.chunk(2)
-        return cond, uncond
-
-
-class _Cached:
-    """Logits of the image places alone, with the keys and values of all that comes before computed once.
-
-    Slots of the cache: prefixes right-aligned in 0..P, then soi codes eoi. So one interval serves every image row.
-    Positions are those of the padded rows, or all moved alike: in rotary positions only distances count.
-    """
-
-    def __init__(self, model: Showo, prompting: Prompting, rows: Batch, places: int, *, guided: bool) -> None:
-        vocab, device, batch = model.config.vocabulary, model.device, rows.input_ids.shape[0]
-        self.model = model
-        self.guided = guided
-        self.image_range = vocab.image_range
-        each = [tuple(id_ for id_ in row if id_ != vocab.pad)[: -places - 2] for row in rows.input_ids.tolist()]
-        prefixes = list(dict.fromkeys(each))
-        longest = max(map(len, prefixes))
-        self.prefix = longest
-        ids = torch.tensor([[vocab.pad] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
-        end = max(longest, prompting.max_text_len + 1)
-        cache = KVCache(model.config, len(prefixes), longest, dtype=model.dtype, device=device)
-        # Text alone is masked by the rule of lvg as by that of t2i.
-        mask = OmniMask.lvg(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi)
-        model.hidden_states(
-            ids.to(device),
-            mask=mask.to(device),
-            positions=torch.arange(end - longest, end, device=device),
-            cache=cache,
-            rows=slice(0, 1),  # keys and values are all that is wanted
-        )
-        columns = longest + places + 2
-        self.cache = KVCache(model.config, batch, columns, dtype=model.dtype, device=device)
-        number = {prefix: i for i, prefix in enumerate(prefixes)}
-        chosen = torch.tensor([number[prefix] for prefix in each], device=device)
-        for full, part in zip(self.cache.keys + self.cache.values, cache.keys + cache.values, strict=True):
-            full[:, :, :longest] = part[chosen]
-        pads = torch.tensor([longest - len(prefix) for prefix in each])
-        interval = torch.stack((pads, torch.full_like(pads, columns)), dim=-1).to(torch.int32)
-        intervals = interval[:, None, None].expand(batch, places + 2, 1, 2).contiguous()
-        self.mask = OmniMask(intervals, columns).to(device)
-        self.positions = torch.arange(end, end + places + 2, device=device)
-        pictures = batch // 2 if guided else batch
-        self.soi = torch.full((pictures, 1), vocab.soi, device=device)
-        self.eoi = torch.full((pictures, 1), vocab.eoi, device=device)
-
-    def logits(self, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
-        ids = torch.cat((self.soi, canvas, self.eoi), dim=1)
-        embeds = self.model.embed(ids)
-        if self.guided:
-            embeds = torch.cat((embeds, embeds))
-        hidden = self.model.hidden_states(
-            inputs_embeds=embeds,
-            mask=self.mask,
-            positions=self.positions,
-            cache=self.cache,
-            slots=self.prefix,
-            rows=slice(1, -1),
-        )
-        logits = self.model.logits(hidden, self.image_range)
-        if not self.guided:
-            return logits, None
-        cond, uncond = logits.chunk(2)
-        return cond, uncond
+        return self.model(ids, mask=self.batch.mask)[self.row, self.places, first:end][:rows]
 
 
 def _canvas(model: Showo, batch: int, grid: tuple[int, int] | None, canvas: Tensor | None) -> Tensor:

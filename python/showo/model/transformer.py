@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from showo.batch import FeatureSpans
 from showo.config import ShowoConfig
+from showo.model.kv_cache import KVCache
 from showo.model.weights import PretrainedMixin
 from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
 
@@ -43,52 +44,6 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=Linear.std)
-
-
-class KVCache:
-    """Keys and values of every layer, [B, H, slots, D], written at given slots.
-
-    A fixed buffer: nothing is reallocated while a picture or a text is generated. What a query may look at is the
-    mask's business, slots that no interval covers are never read.
-    """
-
-    def __init__(
-        self,
-        config: ShowoConfig,
-        batch: int,
-        slots: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (batch, config.num_heads, slots, config.head_dim)
-        self.batch = batch
-        self.slots = slots
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-
-    def row_slots(self, slots: int | Tensor, length: int) -> Tensor:
-        """The slot of every row, int64 [S] or [B, 1]: for `slots` as of `write`."""
-        if not isinstance(slots, int):
-            return slots[:, None]
-        self._check(slots, length)
-        return torch.arange(slots, slots + length, device=self.keys[0].device)
-
-    def _check(self, start: int, length: int) -> None:
-        if start < 0 or start + length > self.slots:
-            raise ValueError(f"KVCache: rows {start}..{start + length} do not fit {self.slots} slots")
-
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: int | Tensor) -> None:
-        """Put keys, values [B, H, S, D] at slots: from one start for all rows, or one slot per row [B] (S = 1)."""
-        if isinstance(slots, int):
-            end = slots + keys.shape[2]
-            self._check(slots, keys.shape[2])
-            self.keys[layer][:, :, slots:end] = keys
-            self.values[layer][:, :, slots:end] = values
-        else:
-            rows = torch.arange(self.batch, device=slots.device)
-            for into, new in ((self.keys[layer], keys), (self.values[layer], values)):
-                into[rows, :, slots] = new[:, :, 0].to(into.dtype)  # under autocast projections have another dtype
 
 
 class Attention(nn.Module):
@@ -294,7 +249,8 @@ class Showo(PretrainedMixin, nn.Module):
         features: of pictures, which take the place of embeddings; needs a model with a CLIP-ViT projector.
         mask: who sees whom, [B, S, kv]; None is causal. kv is S, or the cache's columns in use.
         positions: rotary positions, [S] or [B, S]; None counts from 0.
-        cache, slots: keys and values of these rows are written there, and attention reads columns 0..kv of it.
+        cache, slots: keys and values of these rows are written there, from one slot on or each to its own, int64
+            [B, S], and attention reads columns 0..kv of it.
         rows: rows whose result is wanted, a slice or int64 [B, R]; the last layer computes queries and MLP only there.
         """
         if (input_ids is None) == (inputs_embeds is None):

@@ -1,0 +1,72 @@
+"""Keys and values of what a model has read, which what comes later looks at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from showo.config import ShowoConfig
+
+
+class KVCache:
+    """Keys and values of every layer, [B, H, slots, D], written at given slots.
+
+    A fixed buffer: nothing is reallocated while a picture or a text is generated. What a query may look at is the
+    mask's business, slots that no interval covers are never read.
+    """
+
+    def __init__(
+        self,
+        config: ShowoConfig,
+        batch: int,
+        slots: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch, config.num_heads, slots, config.head_dim)
+        self.batch = batch
+        self.slots = slots
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+
+    def row_slots(self, slots: int | Tensor, length: int) -> Tensor:
+        """The slot of every row, int64 [S] or [B, S]: for `slots` as of `write`."""
+        if not isinstance(slots, int):
+            return slots
+        self._check(slots, length)
+        return torch.arange(slots, slots + length, device=self.keys[0].device)
+
+    def _check(self, start: int, length: int) -> None:
+        if start < 0 or start + length > self.slots:
+            raise ValueError(f"KVCache: rows {start}..{start + length} do not fit {self.slots} slots")
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: int | Tensor) -> None:
+        """Put keys, values [B, H, S, D] at slots: from one start for all samples, or those of each, int64 [B, S]."""
+        for into, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            if isinstance(slots, int):
+                self._check(slots, new.shape[2])
+                into[:, :, slots : slots + new.shape[2]] = new
+            else:  # under autocast projections have another dtype
+                into.scatter_(2, slots[:, None, :, None].expand_as(new), new.to(into.dtype))
+
+    def first(self, count: int) -> KVCache:
+        """That of the first samples: a view."""
+        return self._of(count, self.slots, [x[:count] for x in self.keys], [x[:count] for x in self.values])
+
+    def taken(self, samples: Tensor, slots: int) -> KVCache:
+        """A copy with these samples (int64, on the cache's device), and so many slots, of which the new ones hold 0."""
+
+        def copied(x: Tensor) -> Tensor:
+            out = x.new_zeros(len(samples), x.shape[1], slots, x.shape[3])
+            kept = min(slots, self.slots)
+            out[:, :, :kept] = x[samples, :, :kept]
+            return out
+
+        return self._of(len(samples), slots, [copied(x) for x in self.keys], [copied(x) for x in self.values])
+
+    @classmethod
+    def _of(cls, batch: int, slots: int, keys: list[Tensor], values: list[Tensor]) -> KVCache:
+        cache = cls.__new__(cls)
+        cache.batch, cache.slots, cache.keys, cache.values = batch, slots, keys, values
+        return cache
