@@ -29,6 +29,7 @@ inline const char* element_name(const float*) { return "float32"; }
 inline const char* element_name(const double*) { return "float64"; }
 inline const char* element_name(const int64_t*) { return "int64"; }
 inline const char* element_name(const int32_t*) { return "int32"; }
+inline const char* element_name(const int8_t*) { return "int8"; }
 inline const char* element_name(const uint8_t*) { return "uint8"; }
 inline const char* element_name(const bool*) { return "bool"; }
 

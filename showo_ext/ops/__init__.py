@@ -11,6 +11,7 @@ from showo_ext.ops.remask import remask
 from showo_ext.ops.resample import resample
 from showo_ext.ops.rope_qkv import rope_qkv, rope_qkv_into_cache, rotary_tables
 from showo_ext.ops.sample_tokens import sample_tokens
+from showo_ext.ops.skinny_linear import skinny_linear
 from showo_ext.ops.vq import codebook_lookup, vq_encode
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "rope_qkv_into_cache",
     "rotary_tables",
     "sample_tokens",
+    "skinny_linear",
     "vq_encode",
 ]
 

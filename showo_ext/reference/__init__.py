@@ -7,6 +7,7 @@ from showo_ext.reference.remask import remask
 from showo_ext.reference.resample import resample
 from showo_ext.reference.rope_qkv import rope_qkv, rope_qkv_into_cache, rotary_tables
 from showo_ext.reference.sample_tokens import sample_tokens
+from showo_ext.reference.skinny_linear import skinny_linear
 from showo_ext.reference.vq import codebook_lookup, vq_encode
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "rope_qkv_into_cache",
     "rotary_tables",
     "sample_tokens",
+    "skinny_linear",
     "vq_encode",
 ]

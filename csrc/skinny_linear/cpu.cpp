@@ -1,0 +1,120 @@
+// skinny_linear on the CPU. The time is that of reading the weights from memory, so every task reads one run of weight
+// rows from its beginning to its end. A tile is kOutputs weight rows times up to kRows rows of x: its products are
+// summed in registers. Where x has more rows than a tile, the weights of a tile are visited again while the cache still
+// holds them. The order of a sum depends on the instruction set alone, not on the number of threads or of rows.
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "common/simd.h"
+#include "skinny_linear/params.h"
+
+namespace showo {
+namespace SHOWO_ISA {
+namespace {
+
+using showo::SHOWO_ISA::load;  // of floats, beside that of int8
+
+constexpr int kOutputs = 4;
+constexpr int kRows = kLanes == 16 ? 4 : 2;      // AVX-512 has 32 registers, the others have 16
+constexpr int64_t kTaskBytes = int64_t{1} << 18;  // of weights: tens of microseconds
+
+typedef int8_t VecI8 __attribute__((vector_size(kLanes)));
+typedef int8_t VecI8Any __attribute__((vector_size(kLanes), aligned(1), may_alias));
+
+SHOWO_INLINE VecF load(const int8_t* p) {
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecI8Any*>(p), VecI), VecF);
+}
+
+SHOWO_INLINE float to_float(int8_t value) { return static_cast<float>(value); }
+using showo::to_float;
+
+// dots[o][r] = the sum over i of weight[o, i] * x[r, i] of a tile.
+template <class W, int kTileOutputs, int kTileRows>
+void dot_tile(const SkinnyLinearParams& p, const W* weight, const float* x, float (*dots)[kRows]) {
+  VecF sums[kTileOutputs][kTileRows] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= p.in_features; i += kLanes) {
+    VecF inputs[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) inputs[r] = load(x + r * p.in_features + i);
+    for (int o = 0; o < kTileOutputs; ++o) {
+      const VecF w = load(weight + o * p.weight_stride + i);
+      for (int r = 0; r < kTileRows; ++r) sums[o][r] += w * inputs[r];
+    }
+  }
+  for (int o = 0; o < kTileOutputs; ++o) {
+    for (int r = 0; r < kTileRows; ++r) {
+      float total = sum(sums[o][r]);
+      for (int64_t j = i; j < p.in_features; ++j)
+        total += to_float(weight[o * p.weight_stride + j]) * x[r * p.in_features + j];
+      dots[o][r] = total;
+    }
+  }
+}
+
+template <class W, int kTileOutputs>
+void dot_rows(const SkinnyLinearParams& p, const W* weight, const float* x, int64_t rows, float (*dots)[kRows]) {
+  if (rows == 1) return dot_tile<W, kTileOutputs, 1>(p, weight, x, dots);
+  if (rows == 2 || kRows == 2) return dot_tile<W, kTileOutputs, 2>(p, weight, x, dots);
+  if (rows == 3) return dot_tile<W, kTileOutputs, 3>(p, weight, x, dots);
+  return dot_tile<W, kTileOutputs, kRows>(p, weight, x, dots);
+}
+
+// Results [all rows, output .. output + kTileOutputs).
+template <class W, class T, int kTileOutputs>
+void multiply(const SkinnyLinearParams& p, const W* weights, int64_t output) {
+  const W* weight = weights + output * p.weight_stride;
+  const T* bias = static_cast<const T*>(p.bias);
+  for (int64_t row = 0; row < p.rows; row += kRows) {
+    const int64_t rows = p.rows - row < kRows ? p.rows - row : kRows;
+    float dots[kTileOutputs][kRows];
+    dot_rows<W, kTileOutputs>(p, weight, p.x + row * p.in_features, rows, dots);
+    for (int o = 0; o < kTileOutputs; ++o) {
+      const float scale = p.scale != nullptr ? p.scale[output + o] : 1.0f;
+      const float shift = bias != nullptr ? to_float(bias[output + o]) : 0.0f;
+      for (int64_t r = 0; r < rows; ++r)
+        store_float(static_cast<T*>(p.y) + (row + r) * p.out_features + output + o, dots[o][r] * scale + shift);
+    }
+  }
+}
+
+template <class W, class T>
+Status run(const SkinnyLinearParams& p, const W* weights, int num_threads) {
+  const int64_t row_bytes = p.in_features * static_cast<int64_t>(sizeof(W)) + 1;
+  const int64_t outputs_per_task = (kTaskBytes / row_bytes / kOutputs + 1) * kOutputs;
+  parallel_for((p.out_features + outputs_per_task - 1) / outputs_per_task, num_threads, [&](int64_t task) {
+    const int64_t begin = task * outputs_per_task;
+    const int64_t end = begin + outputs_per_task < p.out_features ? begin + outputs_per_task : p.out_features;
+    int64_t output = begin;
+    for (; output + kOutputs <= end; output += kOutputs) multiply<W, T, kOutputs>(p, weights, output);
+    for (; output < end; ++output) multiply<W, T, 1>(p, weights, output);
+  });
+  return ok_status();
+}
+
+template <class T>
+Status run(const SkinnyLinearParams& p, int num_threads) {
+  if (p.weight_int8 != nullptr) return run<int8_t, T>(p, p.weight_int8, num_threads);
+  return run<T, T>(p, static_cast<const T*>(p.weight), num_threads);
+}
+
+}  // namespace
+
+Status skinny_linear_cpu(const SkinnyLinearParams& p, int num_threads) {
+  SHOWO_CHECK_ARGUMENT((p.weight == nullptr) != (p.weight_int8 == nullptr),
+                       "skinny_linear: weight and weight_int8 are both given or both absent, expected one of them");
+  switch (p.dtype) {
+    case DType::kF32:
+      return run<float>(p, num_threads);
+    case DType::kF16:
+      return run<Half>(p, num_threads);
+    case DType::kBF16:
+      return run<BFloat16>(p, num_threads);
+    default:
+      return invalid_argument("skinny_linear: no kernel for dtype %s", dtype_name(p.dtype));
+  }
+}
+
+}  // namespace SHOWO_ISA
+
+SHOWO_CPU_LAUNCHER(skinny_linear_cpu, SkinnyLinearParams)
+
+}  // namespace showo
