@@ -12,10 +12,12 @@ Fields skinny_linear_fields(SkinnyLinearParams& p) {
           {"scale", p.scale},
           {"bias", p.bias},
           {"y", p.y},
+          {"workspace", p.workspace},
           {"dtype", p.dtype},
           {"rows", p.rows},
           {"in_features", p.in_features},
           {"out_features", p.out_features},
+          {"x_stride", p.x_stride},
           {"weight_stride", p.weight_stride}};
 }
 

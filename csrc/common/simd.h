@@ -81,14 +81,17 @@ SHOWO_INLINE VecF load(const BFloat16* p) {
   return reinterpret_cast<VecF>(__builtin_convertvector(bits, VecU) << 16);
 }
 
-SHOWO_INLINE VecF load(const Half* p) {
-  const VecU bits = __builtin_convertvector(*reinterpret_cast<const VecU16Any*>(p), VecU);
+SHOWO_INLINE VecF of_half(VecU bits) {
   const VecU magnitude = bits & 0x7fffu;
   // 2^112 moves the exponent bias from 15 to 127 and makes denormals exact as well.
   const VecU finite = reinterpret_cast<VecU>(reinterpret_cast<VecF>(magnitude << 13) * 0x1p112f);
   const VecU special = (magnitude << 13) | 0x7f800000u;
   const VecU is_special = reinterpret_cast<VecU>(magnitude >= 0x7c00u);
   return reinterpret_cast<VecF>(((bits & 0x8000u) << 16) | (is_special & special) | (~is_special & finite));
+}
+
+SHOWO_INLINE VecF load(const Half* p) {
+  return of_half(__builtin_convertvector(*reinterpret_cast<const VecU16Any*>(p), VecU));
 }
 
 // 2^(x - less) for x <= 128 and less from 0 to 127: where x - less is below -127, 0 (denormals are flushed); NaN gives

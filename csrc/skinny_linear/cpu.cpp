@@ -1,7 +1,11 @@
 // skinny_linear on the CPU. The time is that of reading the weights from memory, so every task reads one run of weight
-// rows from its beginning to its end. A tile is kOutputs weight rows times up to kRows rows of x: its products are
-// summed in registers. Where x has more rows than a tile, the weights of a tile are visited again while the cache still
-// holds them. The order of a sum depends on the instruction set alone, not on the number of threads or of rows.
+// rows from its beginning to its end, in whole vectors of 32-bit words. A word holds one float, two 16-bit floats or
+// four bytes; part j of a vector, the numbers j of all its words, becomes floats by a shift or two. So that they meet
+// their own numbers of x, x is brought to float and to the same order once, before the tasks.
+//
+// A tile is kOutputs weight rows times up to kRows rows of x: its products are summed in registers. Where x has more
+// rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum depends
+// on the instruction set and the dtypes, not on the number of threads or of rows.
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -11,40 +15,63 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-using showo::SHOWO_ISA::load;  // of floats, beside that of int8
-
 constexpr int kOutputs = 4;
-constexpr int kRows = kLanes == 16 ? 4 : 2;      // AVX-512 has 32 registers, the others have 16
+constexpr int kRows = kLanes == 16 ? 4 : 2;       // AVX-512 has 32 registers, the others have 16
 constexpr int64_t kTaskBytes = int64_t{1} << 18;  // of weights: tens of microseconds
 
-typedef int8_t VecI8 __attribute__((vector_size(kLanes)));
-typedef int8_t VecI8Any __attribute__((vector_size(kLanes), aligned(1), may_alias));
+using showo::to_float;
+SHOWO_INLINE float to_float(int8_t value) { return static_cast<float>(value); }
 
-SHOWO_INLINE VecF load(const int8_t* p) {
-  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecI8Any*>(p), VecI), VecF);
+typedef uint32_t VecUAny __attribute__((vector_size(kLanes * 4), aligned(1), may_alias));
+
+// Part j of a vector of words that hold numbers of type W.
+SHOWO_INLINE VecF part(VecU words, int, const float*) { return reinterpret_cast<VecF>(words); }
+SHOWO_INLINE VecF part(VecU words, int j, const BFloat16*) {
+  return reinterpret_cast<VecF>(j == 0 ? words << 16 : words & 0xffff0000u);
+}
+SHOWO_INLINE VecF part(VecU words, int j, const Half*) { return of_half(j == 0 ? words & 0xffffu : words >> 16); }
+SHOWO_INLINE VecF part(VecU words, int j, const int8_t*) {
+  return __builtin_convertvector(reinterpret_cast<VecI>(words << (24 - 8 * j)) >> 24, VecF);
 }
 
-SHOWO_INLINE float to_float(int8_t value) { return static_cast<float>(value); }
-using showo::to_float;
+template <class W>
+constexpr int kParts = 4 / sizeof(W);
+template <class W>
+constexpr int64_t kBlock = kParts<W> * kLanes;  // numbers in a vector of words
+
+// One row of x in float, and whole blocks of it in the order of their parts.
+template <class W, class T>
+void pack_row(float* to, const T* from, int64_t length) {
+  int64_t i = 0;
+  for (; i + kBlock<W> <= length; i += kBlock<W>)
+    for (int j = 0; j < kParts<W>; ++j)
+      for (int lane = 0; lane < kLanes; ++lane) to[i + j * kLanes + lane] = to_float(from[i + lane * kParts<W> + j]);
+  for (; i < length; ++i) to[i] = to_float(from[i]);
+}
 
 // dots[o][r] = the sum over i of weight[o, i] * x[r, i] of a tile.
 template <class W, int kTileOutputs, int kTileRows>
 void dot_tile(const SkinnyLinearParams& p, const W* weight, const float* x, float (*dots)[kRows]) {
   VecF sums[kTileOutputs][kTileRows] = {};
   int64_t i = 0;
-  for (; i + kLanes <= p.in_features; i += kLanes) {
-    VecF inputs[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) inputs[r] = load(x + r * p.in_features + i);
-    for (int o = 0; o < kTileOutputs; ++o) {
-      const VecF w = load(weight + o * p.weight_stride + i);
-      for (int r = 0; r < kTileRows; ++r) sums[o][r] += w * inputs[r];
+  for (; i + kBlock<W> <= p.in_features; i += kBlock<W>) {
+    VecU words[kTileOutputs];
+    for (int o = 0; o < kTileOutputs; ++o)
+      words[o] = *reinterpret_cast<const VecUAny*>(weight + o * p.weight_stride + i);
+    for (int j = 0; j < kParts<W>; ++j) {
+      VecF inputs[kTileRows];
+      for (int r = 0; r < kTileRows; ++r) inputs[r] = load(x + r * p.in_features + i + j * kLanes);
+      for (int o = 0; o < kTileOutputs; ++o) {
+        const VecF w = part(words[o], j, weight);
+        for (int r = 0; r < kTileRows; ++r) sums[o][r] += w * inputs[r];
+      }
     }
   }
   for (int o = 0; o < kTileOutputs; ++o) {
     for (int r = 0; r < kTileRows; ++r) {
       float total = sum(sums[o][r]);
-      for (int64_t j = i; j < p.in_features; ++j)
-        total += to_float(weight[o * p.weight_stride + j]) * x[r * p.in_features + j];
+      for (int64_t k = i; k < p.in_features; ++k)
+        total += to_float(weight[o * p.weight_stride + k]) * x[r * p.in_features + k];
       dots[o][r] = total;
     }
   }
@@ -66,7 +93,7 @@ void multiply(const SkinnyLinearParams& p, const W* weights, int64_t output) {
   for (int64_t row = 0; row < p.rows; row += kRows) {
     const int64_t rows = p.rows - row < kRows ? p.rows - row : kRows;
     float dots[kTileOutputs][kRows];
-    dot_rows<W, kTileOutputs>(p, weight, p.x + row * p.in_features, rows, dots);
+    dot_rows<W, kTileOutputs>(p, weight, p.workspace + row * p.in_features, rows, dots);
     for (int o = 0; o < kTileOutputs; ++o) {
       const float scale = p.scale != nullptr ? p.scale[output + o] : 1.0f;
       const float shift = bias != nullptr ? to_float(bias[output + o]) : 0.0f;
@@ -78,6 +105,8 @@ void multiply(const SkinnyLinearParams& p, const W* weights, int64_t output) {
 
 template <class W, class T>
 Status run(const SkinnyLinearParams& p, const W* weights, int num_threads) {
+  for (int64_t row = 0; row < p.rows; ++row)
+    pack_row<W>(p.workspace + row * p.in_features, static_cast<const T*>(p.x) + row * p.x_stride, p.in_features);
   const int64_t row_bytes = p.in_features * static_cast<int64_t>(sizeof(W)) + 1;
   const int64_t outputs_per_task = (kTaskBytes / row_bytes / kOutputs + 1) * kOutputs;
   parallel_for((p.out_features + outputs_per_task - 1) / outputs_per_task, num_threads, [&](int64_t task) {

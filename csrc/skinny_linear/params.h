@@ -12,18 +12,20 @@ namespace showo {
 // y[r, o] = scale[o] * (the sum over i of x[r, i] * weight[o, i]) + bias[o], formed in float and rounded once. Exactly
 // one of `weight` and `weight_int8` is given; without scale or bias, 1 and 0 stand for them.
 struct SkinnyLinearParams {
-  const float* x;              // [rows, in_features], contiguous
+  const void* x;               // [rows, in_features] in dtype
   const void* weight;          // [out_features, in_features] in dtype, or null
   const int8_t* weight_int8;   // the same in int8, or null
   const float* scale;          // [out_features], contiguous, or null
   const void* bias;            // [out_features] in dtype, contiguous, or null
   void* y;                     // [rows, out_features], contiguous
+  float* workspace;            // [rows, in_features]
 
   int64_t rows;
   int64_t in_features;
   int64_t out_features;
-  int64_t weight_stride;  // in elements, between rows of the weights; within a row elements are contiguous
-  DType dtype;            // of weight, bias and y: f32, f16 or bf16
+  int64_t x_stride;       // in elements, between rows of x; within a row elements are contiguous
+  int64_t weight_stride;  // the same of the weights
+  DType dtype;            // of x, weight, bias and y: f32, f16 or bf16
 };
 
 Status skinny_linear_cpu(const SkinnyLinearParams& params, int num_threads);

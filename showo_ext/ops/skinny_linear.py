@@ -93,19 +93,24 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
         return F.linear(x, weight if scale is None else (weight * scale[:, None]).to(x.dtype), bias)
     y = _fake(x, weight, bias, scale)
     out_features, in_features = weight.shape
+    rows = x.reshape(x.shape[:-1].numel(), in_features)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
     launch(
         "skinny_linear",
         x,
-        x=x.to(torch.float32).contiguous(),  # a few rows: their conversion here costs less than in every task
+        x=rows,
         weight=weight if scale is None else None,
         weight_int8=None if scale is None else weight,
         scale=None if scale is None else scale.contiguous(),
         bias=None if bias is None else bias.contiguous(),
         y=y,
+        workspace=torch.empty(rows.shape, dtype=torch.float32),
         dtype=x.dtype,
-        rows=x.shape[:-1].numel(),
+        rows=rows.shape[0],
         in_features=in_features,
         out_features=out_features,
+        x_stride=rows.stride(0),
         weight_stride=weight.stride(0),
     )
     return y
