@@ -59,20 +59,24 @@ SHOWO_INLINE VecI select(VecI mask, VecI yes, VecI no) { return mask ? yes : no;
 SHOWO_INLINE VecF max(VecF x, VecF y) { return x > y ? x : y; }
 SHOWO_INLINE VecF min(VecF x, VecF y) { return x < y ? x : y; }
 
+// Folds kWidth floats in halves: each of the lower half with its partner in the upper half, then the results likewise.
+template <int kWidth, class Combine>
+SHOWO_INLINE float fold(const float* x, const Combine& combine) {
+  if constexpr (kWidth == 1) {
+    return x[0];
+  } else {
+    typedef float Part __attribute__((vector_size(kWidth * 2), aligned(4), may_alias));
+    const Part part = combine(*reinterpret_cast<const Part*>(x), *reinterpret_cast<const Part*>(x + kWidth / 2));
+    return fold<kWidth / 2>(reinterpret_cast<const float*>(&part), combine);
+  }
+}
+
 SHOWO_INLINE float sum(VecF x) {
-  float total[kLanes];
-  std::memcpy(total, &x, sizeof(x));
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) total[i] += total[i + width];
-  return total[0];
+  return fold<kLanes>(reinterpret_cast<const float*>(&x), [](auto a, auto b) { return a + b; });
 }
 
 SHOWO_INLINE float max(VecF x) {
-  float best[kLanes];
-  std::memcpy(best, &x, sizeof(x));
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) best[i] = best[i] > best[i + width] ? best[i] : best[i + width];
-  return best[0];
+  return fold<kLanes>(reinterpret_cast<const float*>(&x), [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // 16-bit floats. The conversion is exact, denormals and NaN included.
