@@ -140,7 +140,8 @@ def build_info() -> dict[str, Any]:
 
     Keys: version, torch, python, native (bool), native_error (str, empty if native), cpu_isa, cpu_isa_best, compiler,
     build_type, sanitized, has_cuda, cuda_version, cuda_archs (list of str), cuda_devices (list of str), and
-    operators: {name: {"cpu": "native" | "missing", "cuda": "native" | "missing"}}.
+    operators: {name: {"cpu": "native" | "missing", "cuda": "native" | "torch" | "missing"}}, where "torch" is an
+    operator that torch's own make up on that device.
     """
     from showo_ext._version import __version__
     from showo_ext.ops import OPERATORS
@@ -165,8 +166,10 @@ def build_info() -> dict[str, Any]:
     if torch.cuda.is_available():
         info["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     for op, rooms in OPERATORS.items():
-        info["operators"][op] = {
+        backends = info["operators"][op] = {
             device: "native" if hasattr(_module, f"{rooms.launcher}_{device}") else "missing"
             for device in ("cpu", "cuda")
         }
+        if rooms.cuda == "torch":
+            backends["cuda"] = "torch"
     return info

@@ -232,7 +232,8 @@ def test_every_operator_has_all_its_rooms(op):
     home, rooms = HOMES[op]
     family, file = rooms.family, rooms.file
     test = f"tests/{family}/test_{file}.py"
-    files = [f"csrc/{family}/{kind}" for kind in ("params.h", "cpu*.cpp", "*.cu")]
+    kinds = ["params.h", "cpu*.cpp", *(["*.cu"] if rooms.cuda == "native" else [])]
+    files = [f"csrc/{family}/{kind}" for kind in kinds]
     files += [f"csrc/bindings/bind_{family}.cpp", f"showo_ext/ops/{file}.py", f"showo_ext/reference/{file}.py"]
     files += [test, f"benchmarks/bench_{family}.py"]
     missing = [file for file in files if not list(home.glob(file))]

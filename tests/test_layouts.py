@@ -22,6 +22,7 @@ from showo_ext import (
     rope_qkv_into_cache,
     rotary_tables,
     sample_tokens,
+    skinny_linear,
     vq_encode,
 )
 from showo_ext.testing import FLOAT_DTYPES, in_random_layout, poisoned, randint, randn, uniforms
@@ -175,3 +176,19 @@ def test_a_random_layout_differs_from_every_other():
     assert base is not None
     assert bool(base.isnan().any())
     assert poisoned((2,)).isnan().all()
+
+
+@dtypes
+@multiples
+@pytest.mark.parametrize("int8", [False, True], ids=["float weights", "int8 weights"])
+def test_skinny_linear(dtype, multiple, int8):
+    """On the CPU: elsewhere it is torch's own product, whose order of sums may follow the layout."""
+    x, bias = (randn(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(2, 3, 200), (90,)]))
+    weight = randn(90, 200, dtype=dtype, seed=2)
+    scale = None
+    if int8:
+        weight = randint(-128, 128, (90, 200), seed=3).to(torch.int8)
+        scale = in_random_layout(randn(90, seed=4), seed=5)
+    expected = skinny_linear(x, weight, bias, scale=scale)
+    x, weight, bias = scattered((x, weight, bias), multiple)
+    assert_equal([skinny_linear(x, weight, bias, scale=scale)], [expected])

@@ -4,8 +4,8 @@
 // their own numbers of x, x is brought to float and to the same order once, before the tasks.
 //
 // A tile is kOutputs weight rows times up to kRows rows of x: its products are summed in registers. Where x has more
-// rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum depends
-// on the instruction set and the dtypes, not on the number of threads or of rows.
+// rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum
+// depends on the instruction set and the dtypes, not on the number of threads or of rows.
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -128,8 +128,6 @@ Status run(const SkinnyLinearParams& p, int num_threads) {
 }  // namespace
 
 Status skinny_linear_cpu(const SkinnyLinearParams& p, int num_threads) {
-  SHOWO_CHECK_ARGUMENT((p.weight == nullptr) != (p.weight_int8 == nullptr),
-                       "skinny_linear: weight and weight_int8 are both given or both absent, expected one of them");
   switch (p.dtype) {
     case DType::kF32:
       return run<float>(p, num_threads);

@@ -9,16 +9,16 @@
 
 namespace showo {
 
-// y[r, o] = scale[o] * (the sum over i of x[r, i] * weight[o, i]) + bias[o], formed in float and rounded once. Exactly
-// one of `weight` and `weight_int8` is given; without scale or bias, 1 and 0 stand for them.
+// y[r, o] = scale[o] * (the sum over i of x[r, i] * weight[o, i]) + bias[o], formed in float and rounded once.
+// Without scale or bias, 1 and 0 stand for them.
 struct SkinnyLinearParams {
-  const void* x;               // [rows, in_features] in dtype
-  const void* weight;          // [out_features, in_features] in dtype, or null
-  const int8_t* weight_int8;   // the same in int8, or null
-  const float* scale;          // [out_features], contiguous, or null
-  const void* bias;            // [out_features] in dtype, contiguous, or null
-  void* y;                     // [rows, out_features], contiguous
-  float* workspace;            // [rows, in_features]
+  const void* x;              // [rows, in_features] in dtype
+  const void* weight;         // [out_features, in_features] in dtype, where weight_int8 is null
+  const int8_t* weight_int8;  // the same in int8, or null
+  const float* scale;         // [out_features], contiguous, or null
+  const void* bias;           // [out_features] in dtype, contiguous, or null
+  void* y;                    // [rows, out_features], contiguous
+  float* workspace;           // [rows, in_features]
 
   int64_t rows;
   int64_t in_features;

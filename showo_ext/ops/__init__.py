@@ -38,6 +38,7 @@ class Rooms:
     family: str  # csrc/<family>, csrc/bindings/bind_<family>.cpp, benchmarks/bench_<family>.py
     file: str  # showo_ext/ops/<file>.py, showo_ext/reference/<file>.py, tests/<family>/test_<file>.py
     launcher: str  # <launcher>_cpu and <launcher>_cuda of the module: the forward ones
+    cuda: str = "native"  # or "torch": on CUDA tensors the operator is made of torch's own, and has no kernel here
 
 
 OPERATORS = {
@@ -51,4 +52,5 @@ OPERATORS = {
     "remask": Rooms("resample", "remask", "remask"),
     "resample": Rooms("resample", "resample", "resample"),
     "corrupt_tokens": Rooms("resample", "corrupt_tokens", "corrupt_tokens"),
+    "skinny_linear": Rooms("skinny_linear", "skinny_linear", "skinny_linear", cuda="torch"),
 }
