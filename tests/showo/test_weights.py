@@ -183,6 +183,22 @@ def test_hub_ids_are_downloaded(model: Showo, tmp_path: Path, monkeypatch: pytes
     assert same(model, Showo.from_pretrained("someone/show-o", revision="v1"))
     assert asked == [("someone/show-o", "v1")]
 
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    patterns: list[object] = []
+
+    def download_bin(repo: str, *, allow_patterns: list[str], **options: object) -> str:
+        patterns.append(allow_patterns)
+        if "*.bin" not in allow_patterns:
+            (tmp_path / "pytorch_model.bin").rename(tmp_path / "hidden")
+        else:
+            (tmp_path / "hidden").rename(tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download_bin)
+    assert same(model, Showo.from_pretrained("someone/show-o"))
+    assert patterns == [["*.json", "*.safetensors"], ["*.json", "*.bin"]]  # pickles only where there is nothing else
+
     def fail(repo: str, **options: object) -> str:
         raise OSError("no route\nmore")
 

@@ -50,12 +50,20 @@ def open_tensors(folder: Path, *, average: bool = False) -> dict[str, Reader]:
     return _without_wrappers(dict(_open_shards(path) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)))
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether there is a file of weights, or an index of shards, of one of the usual names."""
+    return _usual_path(folder) is not None
+
+
+def _usual_path(folder: Path) -> Path | None:
+    paths = (folder / (name + suffix) for name in WEIGHT_FILES for suffix in ("", INDEX_SUFFIX))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _weights_path(folder: Path) -> Path:
     """The file of a folder's weights, or the index of its shards."""
-    for name in WEIGHT_FILES:
-        for path in (folder / name, folder / (name + INDEX_SUFFIX)):
-            if path.is_file():
-                return path
+    if usual := _usual_path(folder):
+        return usual
     others = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
     if len(others) == 1:
         return others[0]

@@ -22,7 +22,7 @@ from showo.errors import CheckpointError, ConfigError, MissingCheckpointError, f
 from showo.files import BUNDLED, atomic_path, atomic_write_text, local_path
 from showo.model.building import Building
 from showo.model.lora import ADAPTER_CONFIG, adapted_layers, merged_layer, save_adapter_config, save_adapters
-from showo.model.weight_files import WEIGHT_SUFFIXES, WEIGHTS_NAME, Reader, open_tensors
+from showo.model.weight_files import WEIGHT_SUFFIXES, WEIGHTS_NAME, Reader, has_weights, open_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -129,14 +129,15 @@ def resolve_folder(
     source: str | Path,
     *,
     revision: str | None = None,
-    files: Sequence[str] = ("*.json", "*.safetensors", "*.bin"),
+    files: Sequence[str] | None = None,
     fetch: bool = True,
 ) -> Path:
     """The local folder of a checkpoint: one that is here, one of the package ("bundled:..."), or one from the hub.
 
     A hub id "owner/name" is downloaded first, as far as its `files` go, unless the hub's cache has it; with `fetch`
-    False it has to be there. Raises CheckpointError, which tells a missing folder, a file, and an id that neither cache
-    nor hub has from each other; MissingCheckpointError for what is nowhere.
+    False it has to be there. Where no `files` are named, a checkpoint's are meant, with pickles only where there are no
+    safetensors: many repositories hold their weights in both. Raises CheckpointError, which tells a missing folder, a
+    file, and an id that neither cache nor hub has from each other; MissingCheckpointError for what is nowhere.
     """
     path = Path(local_path(source))
     if os.path.isdir(path):
@@ -147,15 +148,23 @@ def resolve_folder(
         raise CheckpointError(f"{path} is a file; expected a folder with {CONFIG_NAME} and weights")
     if not isinstance(source, str) or not is_hub_id(source):
         raise MissingCheckpointError(f"no checkpoint folder at {path}")
+    if files is not None:
+        return _unwrapped(_snapshot(source, revision, files, fetch))
+    folder = _unwrapped(_snapshot(source, revision, ("*.json", "*.safetensors"), fetch))
+    return folder if has_weights(folder) else _unwrapped(_snapshot(source, revision, ("*.json", "*.bin"), fetch))
+
+
+def _snapshot(hub_id: str, revision: str | None, files: Sequence[str], fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(source, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(files), local_files_only=not fetch)
+        )
     except Exception as error:  # the hub's many errors: no network, no such repository, no access
         reason = first_line(error)
         hub = f", and cannot be had from the hub: {reason}" if fetch else ""
-        raise MissingCheckpointError(f"no folder {source!r} here; as a hub id it is not in the cache{hub}") from error
-    return _unwrapped(Path(found))
+        raise MissingCheckpointError(f"no folder {hub_id!r} here; as a hub id it is not in the cache{hub}") from error
 
 
 def _unwrapped(folder: Path) -> Path:
