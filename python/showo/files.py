@@ -74,6 +74,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        mode = 0o666 & ~_umask()  # some writers make files that only their owner may read
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                os.chmod(file, mode)
         _sync_folder(temporary)
         os.rename(temporary, path)
         _sync(path.parent)

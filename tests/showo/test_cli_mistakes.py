@@ -52,6 +52,7 @@ from tests.showo.command import failure, run
         (["--device", "cuda:99"], "device cuda:99: this machine has"),
         (["--dtype", "int8"], "--dtype must be one of float32"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--revision", "v1"], "is a folder here; only the hub's have revisions"),
         (["x" * 19], "prompt 2 is too long: 19 tokens, at most 18 fit ('xxx"),
     ],
 )

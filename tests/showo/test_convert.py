@@ -53,6 +53,7 @@ def test_there_and_back(folders: Path, layout: str, dtype: torch.dtype, clip: bo
     there, back = folders / "there", folders / "back"
     assert run("convert", source, there) == 0
     assert {path.name for path in there.iterdir()} >= {"config.json", "model.safetensors", "pipeline.json"}
+    assert len({path.stat().st_mode for path in there.iterdir()}) == 1  # as readable as any other new file
     assert bits(there) == bits(source)
     assert find_transformer(there).config == find_transformer(source).config
     assert find_transformer(there).named == find_transformer(source).named

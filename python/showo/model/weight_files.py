@@ -64,7 +64,7 @@ def _weights_path(folder: Path) -> Path:
     """The file of a folder's weights, or the index of its shards."""
     if usual := _usual_path(folder):
         return usual
-    others = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
+    others = sorted(path for path in folder.glob("*") if path.suffix in WEIGHT_SUFFIXES and path.is_file())
     if len(others) == 1:
         return others[0]
     found = f"; which of {', '.join(path.name for path in others)} is meant? Rename it" if others else ""

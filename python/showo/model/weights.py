@@ -197,7 +197,7 @@ def _hint(folder: Path) -> str:
         return "; it holds adapters alone (LoRA): merge them with the model that they were trained on"
     if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("*/mp_rank_*_model_states.pt")):
         return "; it is DeepSpeed's: make a pytorch_model.bin with its zero_to_fp32.py, and lay config.json beside it"
-    if any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
+    if any(path.suffix in WEIGHT_SUFFIXES for path in folder.glob("*")):
         return ", only weights: lay that of the model which they were trained from beside them"
     return ""
 
