@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from showo.errors import ConfigError
-from showo.model.transformer import Linear, Showo
+from showo.model.linear import Linear
+from showo.model.transformer import Showo
 from showo.tokens import Vocabulary
 
 

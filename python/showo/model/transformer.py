@@ -21,29 +21,12 @@ from torch import Tensor, nn
 from showo.batch import FeatureSpans
 from showo.config import ShowoConfig
 from showo.model.kv_cache import KVCache
+from showo.model.linear import Embedding, Linear
 from showo.model.weights import PretrainedMixin
 from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
 Rows = slice | Tensor | None  # the same rows of every sample, own rows of each (int64 [B, R]), or all
-
-
-class Linear(nn.Linear):
-    """nn.Linear that starts from normal(0, 0.02) and zero bias, as the backbone's training did."""
-
-    std: ClassVar[float] = 0.02
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.std)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-
-class Embedding(nn.Embedding):
-    """nn.Embedding that starts from normal(0, 0.02)."""
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=Linear.std)
 
 
 class Attention(nn.Module):
@@ -303,13 +286,12 @@ class Showo(PretrainedMixin, nn.Module):
 
     def logits(self, hidden: Tensor, vocab: tuple[int, int] | None = None) -> Tensor:
         """Logits [..., V] of final hidden states, or of ids vocab[0] .. vocab[1]-1 only."""
-        head = self.showo.lm_head
         if vocab is None:
-            return head(hidden)
+            return self.showo.lm_head(hidden)
         first, end = vocab
         if not 0 <= first < end <= self.config.vocab_size:
             raise ValueError(f"Showo: vocab {vocab} is not a range of the {self.config.vocab_size} ids")
-        return F.linear(hidden, head.weight[first:end], head.bias[first:end])
+        return self.showo.lm_head(hidden, slice(first, end))
 
     def forward(
         self,
