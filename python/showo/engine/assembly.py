@@ -16,6 +16,7 @@ from showo.errors import CheckpointError
 from showo.files import new_folder
 from showo.model.clip import ClipTower
 from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.quantize import quantize
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo.tokens import TextTokenizer
@@ -67,6 +68,7 @@ class Assembly:
         revision: str | None = None,
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
+        quantization: str | None = None,
     ) -> Self:
         """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
 
@@ -79,11 +81,13 @@ class Assembly:
             openai/clip-vit-large-patch14-336.
         revision: of `source`, where that is a hub id: a branch, a tag or a commit.
         dtype: of both models' weights; None keeps those of the files.
+        quantization: "int8" gives the transformer int8 weights (`showo.model.quantize`); it cannot be saved then.
 
         Parts of released models are looked for beside the transformer's folder first, under the names of the hub.
 
         Raises:
             CheckpointError: a part is missing, damaged or does not fit; the message says which.
+            UserError: another quantization, or one that needs torchao (on a GPU), which is not installed.
         """
         device = find_device(device)
         parts = find_parts(
@@ -95,6 +99,8 @@ class Assembly:
         )
         pictures = ImageTokenizer.from_pretrained(parts.image_tokenizer, dtype=dtype, device=device)
         model = Showo.from_pretrained(parts.folder, config=parts.config, dtype=dtype, device=device)
+        if quantization is not None:
+            quantize(model, quantization)
         return cls(model, pictures, parts.text_tokenizer, parts.sampling, parts.vision_tower)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:

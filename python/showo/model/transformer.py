@@ -12,7 +12,7 @@ Shapes: B batch, S rows of this call, H heads, D head size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -186,11 +186,12 @@ class Showo(PretrainedMixin, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.showo.lm_head.weight.device
+        return self.showo.model.final_layernorm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.showo.lm_head.weight.dtype
+        """Of activations, and of all weights that are not quantised."""
+        return self.showo.model.final_layernorm.weight.dtype
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings [B, S, hidden] of ids [B, S]."""
