@@ -162,6 +162,8 @@ def test_describe(checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture
     assert run("describe", picture, picture, "-m", checkpoint, "--max-tokens", 5) == 0
     both = capsys.readouterr().out
     assert both == f"{picture}: {caption}" * 2
+    assert run("describe", picture, "-m", checkpoint, "--max-tokens", 5, "--quantization", "int8") == 0
+    assert capsys.readouterr().out.endswith("\n")
     question = ["--question", "What?", "--temperature", 0.7, "--top-k", 9, "--top-p", 0.9]
     assert run("describe", picture, "-m", checkpoint, "--max-tokens", 5, *question) == 0
     assert capsys.readouterr().out.endswith("\n")

@@ -93,6 +93,7 @@ def test_describe_mistakes(
     assert "temperature must be 0 or more, got -1.0" in message(whole, "--temperature", -1)
     assert "temperature must be 0 or more, got nan" in message(whole, "--temperature", "nan")
     assert "threads must be 1 to" in message(whole, "--threads", -1)
+    assert "quantization must be one of int8, got 'int3'" in message(whole, "--quantization", "int3")
     monkeypatch.delattr(ImageTokenizer, "encode")  # which may take all memory before the size is refused
     assert "positions; this model has 128" in message(whole, "--question", "x" * 200)
     assert "take 65540 positions; this model has 128" in message(whole, "--size", "1024x1024")

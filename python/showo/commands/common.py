@@ -44,6 +44,10 @@ Revision = Annotated[
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Larger weights are split.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option("--quantization", help="int8: weights a quarter as large, for less memory and quicker text."),
+]
 Size = Annotated[
     str | None, typer.Option("--size", help="Width x height in pixels, such as 64x64.", show_default="as trained")
 ]
@@ -116,6 +120,7 @@ def load_pipeline(
     dtype: str,
     vision_tower: str | None = None,
     revision: str | None = None,
+    quantization: str | None = None,
 ) -> ShowoPipeline:
     from showo.engine.pipeline import ShowoPipeline
 
@@ -127,6 +132,7 @@ def load_pipeline(
         revision=revision,
         dtype=parse_dtype(dtype),
         device=device,
+        quantization=quantization,
     )
 
 

@@ -32,6 +32,7 @@ def describe(
     vision_tower: common.VisionTowerOption = None,
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
+    quantization: common.Quantization = None,
     threads: common.Threads = None,
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
@@ -45,7 +46,9 @@ def describe(
 
     common.begin(threads)
     images = [open_image(path) for path in pictures]
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision)
+    pipe = common.load_pipeline(
+        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization
+    )
     texts = pipe.describe(
         images,
         question,

@@ -16,7 +16,7 @@ from showo.errors import CheckpointError
 from showo.files import new_folder
 from showo.model.clip import ClipTower
 from showo.model.image_tokenizer import ImageTokenizer
-from showo.model.quantize import quantize
+from showo.model.quantize import check_quantization, quantize
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo.tokens import TextTokenizer
@@ -90,6 +90,8 @@ class Assembly:
             UserError: another quantization, or one that needs torchao (on a GPU), which is not installed.
         """
         device = find_device(device)
+        if quantization is not None:
+            check_quantization(quantization, device)
         parts = find_parts(
             source,
             image_tokenizer=image_tokenizer,

@@ -28,7 +28,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
         """outputs: those that are wanted; None is all."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if outputs is not None:
             weight, bias = weight[outputs], bias[outputs]
         if reads_weights_once(x, weight):

@@ -6,6 +6,7 @@ their dtype. Only the linear layers of the blocks and the head are quantised; ta
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +66,21 @@ class Int8Linear(nn.Module):
         raise UserError("int8 weights are not saved: save the model that they were made from, and quantize it again")
 
 
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """UserError for another kind of quantization, and, on a GPU, without torchao."""
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {quantization!r}")
+    if device.type != "cpu" and importlib.util.find_spec("torchao") is None:
+        raise UserError("int8 weights on a GPU need torchao: pip install torchao")
+
+
 def quantize(model: Showo, quantization: str) -> None:
     """Gives a model int8 weights, in place and layer by layer; for inference only.
 
     On the CPU they are `Int8Linear`; on a GPU they are those of torchao (Int8WeightOnlyConfig), and the head stays as
-    it is.
-
-    Raises UserError for another kind of quantization, and without torchao on a GPU.
+    it is. Raises UserError as `check_quantization` does.
     """
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {quantization!r}")
+    check_quantization(quantization, model.device)
     if model.device.type != "cpu":
         _quantize_with_torchao(model)
         return
@@ -85,8 +91,6 @@ def quantize(model: Showo, quantization: str) -> None:
 
 
 def _quantize_with_torchao(model: Showo) -> None:
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise UserError("int8 weights on a GPU need torchao: pip install torchao") from error
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     quantize_(model.showo.model, Int8WeightOnlyConfig(), lambda module, name: isinstance(module, Linear))
