@@ -82,6 +82,18 @@ def test_a_hub_id_brings_its_parts(hub: HubCache, folders: Path, tmp_path: Path)
         ShowoPipeline.from_pretrained(tmp_path / "there", revision="v2")
 
 
+def test_a_whole_pipeline_on_the_hub(hub: HubCache, folders: Path, tmp_path: Path) -> None:
+    pipe = ShowoPipeline.from_pretrained(write_showo(folders / "mine", small_showo()))
+    pipe.sampling = Sampling(steps=3)
+    hub.add("someone/whole", pipe.save_pretrained(tmp_path / "whole"))
+    for name in ("magvitv2", "phi-1_5"):
+        shutil.rmtree(hub.folder / f"models--{'showlab' if name == 'magvitv2' else 'microsoft'}--{name}")
+    loaded = ShowoPipeline.from_pretrained("someone/whole")
+    assert same(loaded.model, pipe.model)
+    assert same(loaded.image_tokenizer, pipe.image_tokenizer)
+    assert loaded.sampling == pipe.sampling
+
+
 def test_parts_are_found_by_default_and_can_be_named(hub: HubCache, folders: Path, tmp_path: Path) -> None:
     """Named by the caller, else in the folder, else beside it, else on the hub."""
     far = tmp_path / "far" / "away"
