@@ -22,7 +22,7 @@ from showo.files import atomic_write_text
 from showo.launch import Launch, command_with
 from showo.train.checkpoint import checkpoints
 from showo.train.config import to_yaml
-from showo.train.restart import is_restart, sign_for_restarts
+from showo.train.restart import JOB_NAME, is_restart, sign_for_restarts
 from tests.train import faults
 from tests.train.conftest import small_training, train
 from tests.train.soak import children, losses, steps_done
@@ -148,6 +148,9 @@ def test_only_a_job_goes_on_with_what_it_has_begun(tmp_path: Path, monkeypatch: 
     assert is_restart(tmp_path)
     under_torchrun(monkeypatch, job="b", parent=1)
     assert not is_restart(tmp_path)
+    for damaged in ("[]", "null", '{"id": 3}', "{", ""):
+        (tmp_path / JOB_NAME).write_text(damaged)
+        assert not is_restart(tmp_path)
 
 
 @pytest.mark.parametrize(

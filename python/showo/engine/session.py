@@ -4,12 +4,12 @@ A session keeps the keys and values of all that its rows hold, each row without 
 cache, at position offset + n, where the offset is the padding that the row's first part began with. What has been read
 is never computed again. A later place sees all of it, and of its own part what the mask of that part says.
 
-session = Session(model, len(texts))
-session.append(prompting.lvg([[text] for text in texts], no_images))   # t2i sot text eot
-codes = denoise(session.open_image(places), canvas, ...)
-session.append_image(codes + image_offset)                             # what follows sees the picture
-session.append_text(questions)
-for tokens in session.generate_text(eot=eot, max_new_tokens=100): ...
+session = Session(model, len(pictures))
+session.append(prompting.asked(questions, places), pictures)   # mmu soi codes eoi sot question
+for ids in session.generate_text(eot=eot, max_new_tokens=100): ...
+session.append_image(others)                                   # what follows sees the picture
+session.append_text(more_questions)
+image = session.open_image(places)                             # a picture to be drawn: image.logits(canvas)
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class Job:
             found = json.loads((run / JOB_NAME).read_text())
         except (OSError, ValueError):
             return False
-        return found == asdict(self) or (bool(self.id) and found["id"] == self.id)
+        named = isinstance(found, dict) and bool(self.id) and found.get("id") == self.id
+        return named or found == asdict(self)
 
 
 def is_restart(run: Path) -> bool:
