@@ -21,6 +21,7 @@ from showo.engine.generate import Earlier, GenerationStep, check_options, genera
 from showo.engine.guidance import guidance_weights
 from showo.engine.samplers import find_sampler
 from showo.engine.schedule import mask_schedule
+from showo.engine.tasks.chat import Chat
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import UserError
@@ -172,7 +173,7 @@ class ShowoPipeline(Assembly):
         if len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} pictures")
         check_answer_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-        asked = self._asked(questions)
+        asked = self.question_ids(questions)
         look = self._looking(size, asked)
         texts: list[str] = []
         for first in range(0, len(images), batch):
@@ -190,11 +191,18 @@ class ShowoPipeline(Assembly):
             texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
         return texts
 
+    def chat(
+        self, images: Sequence[Image.Image] = (), *, size: tuple[int, int] | None = None, seed: int = 0
+    ) -> Chat:
+        """A talk about pictures, in as many turns as the model has positions for: see `showo.engine.tasks.chat`."""
+        return Chat(self, images, size=size, seed=seed)
+
     def check_questions(self, questions: Sequence[str | None]) -> None:
         """Raises what `describe` raises of these before it sees a picture, of the training size."""
-        self._looking(None, self._asked(questions))
+        self._looking(None, self.question_ids(questions))
 
-    def _asked(self, questions: Sequence[str | None]) -> list[list[int]]:
+    def question_ids(self, questions: Sequence[str | None]) -> list[list[int]]:
+        """Ids of questions in the model's template; None, which asks for a caption, has none."""
         template = "phi1.5" if self.model.config.w_clip_vit else "showo"
         return self.text_tokenizer.encode_batch([question_text(question, template) for question in questions])
 

@@ -48,6 +48,11 @@ class Session:
     def rows(self) -> int:
         return len(self.lengths)
 
+    def room(self, row: int) -> int:
+        """Positions of the model that a row has not taken."""
+        taken = self._offsets[row] + self.lengths[row] + len(self._unread[row])
+        return self.model.config.max_positions - taken
+
     @torch.inference_mode()
     def taken(self, rows: Sequence[int]) -> Session:
         """A session of its own with these rows as they are now, some of them several times or not at all."""

@@ -1,0 +1,189 @@
+"""A talk about pictures: questions and answers in turn, of which each sees all that is before it.
+
+The row is that of training, `mmu (soi image eoi)* sot question answer eot question answer eot ...`, or for a model with
+CLIP-ViT `mmu system soi features eoi question answer eot ...`. A session keeps its keys and values, so a turn computes
+its own question and answer alone. The first question may be None, which asks for a caption: of one picture, or of
+several, such as the key frames of a video, which then stand in one row in the order of their time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from showo.batch import Batch
+from showo.dialogue import SYSTEM_PROMPT
+from showo.engine.session import Session
+from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options, seen_length
+from showo.errors import UserError
+from showo.text import clean_text
+
+if TYPE_CHECKING:
+    from showo.engine.pipeline import ShowoPipeline
+
+BROKEN = "\ufffd"  # what the bytes of half a character become
+
+
+@dataclass(frozen=True)
+class Turn:
+    """question: None where a caption was asked for. answer: what has been taken of it so far.
+
+    finished: whether the answer came to its end. One that did not is ended before the next question is read.
+    """
+
+    question: str | None
+    answer: str = ""
+    finished: bool = False
+
+
+class Chat:
+    """One talk about these pictures, in this order; `ShowoPipeline.chat` makes it.
+
+    size: (width, height) in pixels to which pictures are cropped and resized; None is the training size.
+    seed: the first answer is drawn with it, the next ones with those that follow it.
+    turns: what has been said so far.
+
+    Raises UserError for pictures that the model has no positions for, and for other than one where it has CLIP-ViT.
+    """
+
+    def __init__(
+        self,
+        pipe: ShowoPipeline,
+        images: Sequence[Image.Image] = (),
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.turns: list[Turn] = []
+        self.seed = seed
+        self._pipe = pipe
+        self._pictures = _looked_at(pipe, images, size)
+        self._session = Session(pipe.model, 1)
+        self._answer: Generator[str] | None = None
+
+    def ask(
+        self,
+        question: str | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> str:
+        """The whole answer; arguments and errors are those of `stream`."""
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return "".join(self.stream(question, max_new_tokens=max_new_tokens, **options))
+
+    def stream(
+        self,
+        question: str | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Iterator[str]:
+        """The answer, piece by piece, as it is computed. The question is read at once.
+
+        question: None asks for a caption, which only the first turn can. temperature 0 is greedy. A warning says so
+        where an answer is cut because the positions end.
+
+        Raises UserError for an empty question, for options that make no sense, and where the model has no positions
+        for the question and an answer; the talk stays as it was before the call.
+        """
+        check_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+        self._read(question)
+        steps = self._session.generate_text(
+            eot=self._pipe.prompting.eot,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=self.seed + len(self.turns),
+        )
+        self.turns.append(Turn(question))
+        self._answer = self._answered(steps, max_new_tokens)
+        return self._answer
+
+    @torch.inference_mode()
+    def _read(self, question: str | None) -> None:
+        if question is None and self.turns:
+            raise UserError("a caption is asked for in the first turn; the next ones need a question")
+        if question is not None and not clean_text(question):
+            raise UserError("the question is empty")
+        ids = self._pipe.question_ids([question])[0]
+        if self._answer is not None:
+            self._answer.close()  # nobody takes any more of it
+            ids = ids if self.turns[-1].finished else [self._pipe.prompting.eot, *ids]
+            self._check_room(len(ids))
+            self._session.append_text([ids])
+        else:
+            row, image_ids = self._first_row(ids)
+            self._check_room(row.input_ids.shape[1])
+            self._session.append(row, image_ids)
+
+    def _first_row(self, question: list[int]) -> tuple[Batch, Tensor | None]:
+        pictures, prompting = self._pictures, self._pipe.prompting
+        if isinstance(pictures, SeenPictures):
+            return prompting.asked_vit([question], pictures.system, pictures.features), None
+        return prompting.asked([question], pictures.shape[1], [len(pictures)]), pictures
+
+    def _check_room(self, count: int) -> None:
+        room, positions = self._session.room(0), self._pipe.model.config.max_positions
+        if count >= room:
+            raise UserError(
+                f"turn {len(self.turns) + 1} of the chat takes {count} positions, and {room} of the model's {positions} "
+                "are left: begin another chat, or one with fewer pictures"
+            )
+
+    def _answered(self, steps: Generator[list[int | None]], max_new_tokens: int) -> Generator[str]:
+        """Text of ids as far as what follows cannot change it: some characters are several ids."""
+        decode, number = self._pipe.text_tokenizer.decode, len(self.turns) - 1
+        longest = min(max_new_tokens, self._session.room(0))
+        turn, ids = self.turns[number], []
+        with closing(steps):
+            for (id_,) in steps:
+                ids.append(id_)
+                text = decode(ids).strip()
+                piece = "" if text.endswith(BROKEN) else text[len(turn.answer) :]
+                if piece:
+                    self.turns[number] = turn = replace(turn, answer=text)
+                    yield piece
+        text = decode(ids).strip()
+        piece = text[len(turn.answer) :]
+        self.turns[number] = turn = replace(turn, answer=text, finished=len(ids) < longest)
+        if piece:
+            yield piece
+        if not turn.finished and longest < max_new_tokens:
+            positions = self._pipe.model.config.max_positions
+            warnings.warn(f"the answer was cut: the model's {positions} positions are used up", stacklevel=2)
+
+
+def _looked_at(
+    pipe: ShowoPipeline, images: Sequence[Image.Image], size: tuple[int, int] | None
+) -> Tensor | SeenPictures:
+    """Pictures as the model reads them, once it is known that they have room there."""
+    system = pipe.text_tokenizer.encode(SYSTEM_PROMPT)
+    grid = (1, 1)
+    if pipe.model.config.w_clip_vit:
+        if len(images) != 1:
+            raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {len(images)}")
+        if size is not None:
+            raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
+        length = seen_length(pipe.tower.image_tokens, system, [])
+    else:
+        grid = pipe.grid(size)
+        length = 2 + len(images) * (grid[0] * grid[1] + 2)  # mmu (soi image eoi)* sot
+    positions = pipe.model.config.max_positions
+    if length >= positions:
+        raise UserError(f"{len(images)} pictures take {length} positions; this model has {positions}")
+    if pipe.model.config.w_clip_vit:
+        return SeenPictures(pipe.see(images), system)
+    return pipe.encode(images, grid) if images else torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
