@@ -15,6 +15,7 @@ from typing import Annotated, TextIO
 import typer
 
 from showo.commands import (
+    chat,
     convert,
     describe,
     doctor,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("describe")(describe.describe)
+app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train-tokenizer")(train.train_tokenizer)

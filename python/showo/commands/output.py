@@ -42,10 +42,13 @@ def check_sides(option: str, path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def say(text: str) -> None:
-    """Print a line of the command's result. Raises OutputError where it cannot be written, on a full disk, say."""
+def say(text: str, end: str = "\n") -> None:
+    """Print a line of the command's result, or a piece of one.
+
+    Raises OutputError where it cannot be written, on a full disk, say.
+    """
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader has seen enough; typer ends the command quietly
             raise

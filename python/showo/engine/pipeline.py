@@ -191,9 +191,7 @@ class ShowoPipeline(Assembly):
             texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
         return texts
 
-    def chat(
-        self, images: Sequence[Image.Image] = (), *, size: tuple[int, int] | None = None, seed: int = 0
-    ) -> Chat:
+    def chat(self, images: Sequence[Image.Image] = (), *, size: tuple[int, int] | None = None, seed: int = 0) -> Chat:
         """A talk about pictures, in as many turns as the model has positions for: see `showo.engine.tasks.chat`."""
         return Chat(self, images, size=size, seed=seed)
 

@@ -14,7 +14,7 @@ image = session.open_image(places)                             # a picture to be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -193,7 +193,7 @@ class Session:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
-    ) -> Iterator[list[int | None]]:
+    ) -> Generator[list[int | None]]:
         """Yields the next id of every row (None once a row has ended), until all have ended.
 
         A row ends at `eot`; all end after max_new_tokens, or where the positions of the longest row end. temperature 0

@@ -21,7 +21,7 @@ from torch import Tensor
 from showo.batch import Batch
 from showo.dialogue import SYSTEM_PROMPT
 from showo.engine.session import Session
-from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options, seen_length
+from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options
 from showo.errors import UserError
 from showo.text import clean_text
 
@@ -33,7 +33,7 @@ BROKEN = "\ufffd"  # what the bytes of half a character become
 
 @dataclass(frozen=True)
 class Turn:
-    """question: None where a caption was asked for. answer: what has been taken of it so far.
+    """question: cleaned; None where a caption was asked for. answer: what has been taken of it so far.
 
     finished: whether the answer came to its end. One that did not is ended before the next question is read.
     """
@@ -78,8 +78,8 @@ class Chat:
         top_p: float = 1.0,
     ) -> str:
         """The whole answer; arguments and errors are those of `stream`."""
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        return "".join(self.stream(question, max_new_tokens=max_new_tokens, **options))
+        answer = self.stream(question, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+        return "".join(answer)
 
     def stream(
         self,
@@ -99,6 +99,7 @@ class Chat:
         for the question and an answer; the talk stays as it was before the call.
         """
         check_options(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+        question = None if question is None else clean_text(question)
         self._read(question)
         steps = self._session.generate_text(
             eot=self._pipe.prompting.eot,
@@ -116,7 +117,7 @@ class Chat:
     def _read(self, question: str | None) -> None:
         if question is None and self.turns:
             raise UserError("a caption is asked for in the first turn; the next ones need a question")
-        if question is not None and not clean_text(question):
+        if question == "":
             raise UserError("the question is empty")
         ids = self._pipe.question_ids([question])[0]
         if self._answer is not None:
@@ -139,18 +140,19 @@ class Chat:
         room, positions = self._session.room(0), self._pipe.model.config.max_positions
         if count >= room:
             raise UserError(
-                f"turn {len(self.turns) + 1} of the chat takes {count} positions, and {room} of the model's {positions} "
-                "are left: begin another chat, or one with fewer pictures"
+                f"turn {len(self.turns) + 1} of the chat takes {count} positions, and {room} of the model's "
+                f"{positions} are left: begin another chat, or one with fewer pictures"
             )
 
     def _answered(self, steps: Generator[list[int | None]], max_new_tokens: int) -> Generator[str]:
         """Text of ids as far as what follows cannot change it: some characters are several ids."""
         decode, number = self._pipe.text_tokenizer.decode, len(self.turns) - 1
         longest = min(max_new_tokens, self._session.room(0))
-        turn, ids = self.turns[number], []
+        turn = self.turns[number]
+        ids: list[int] = []
         with closing(steps):
-            for (id_,) in steps:
-                ids.append(id_)
+            for step in steps:
+                ids += [id_ for id_ in step if id_ is not None]  # the one of the only row
                 text = decode(ids).strip()
                 piece = "" if text.endswith(BROKEN) else text[len(turn.answer) :]
                 if piece:
@@ -170,20 +172,18 @@ def _looked_at(
     pipe: ShowoPipeline, images: Sequence[Image.Image], size: tuple[int, int] | None
 ) -> Tensor | SeenPictures:
     """Pictures as the model reads them, once it is known that they have room there."""
-    system = pipe.text_tokenizer.encode(SYSTEM_PROMPT)
-    grid = (1, 1)
-    if pipe.model.config.w_clip_vit:
-        if len(images) != 1:
-            raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {len(images)}")
-        if size is not None:
-            raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
-        length = seen_length(pipe.tower.image_tokens, system, [])
-    else:
-        grid = pipe.grid(size)
-        length = 2 + len(images) * (grid[0] * grid[1] + 2)  # mmu (soi image eoi)* sot
+    clip = pipe.model.config.w_clip_vit
+    if clip and len(images) != 1:
+        raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {len(images)}")
+    if clip and size is not None:
+        raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
+    system = pipe.text_tokenizer.encode(SYSTEM_PROMPT) if clip else []
+    grid = (1, pipe.tower.image_tokens) if clip else pipe.grid(size)
+    places = grid[0] * grid[1]
+    length = 2 + len(system) + len(images) * (places + 2)  # mmu system? (soi image eoi)*, and sot or a first id
     positions = pipe.model.config.max_positions
     if length >= positions:
         raise UserError(f"{len(images)} pictures take {length} positions; this model has {positions}")
-    if pipe.model.config.w_clip_vit:
+    if clip:
         return SeenPictures(pipe.see(images), system)
-    return pipe.encode(images, grid) if images else torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
+    return pipe.encode(images, grid) if images else torch.empty(0, places, dtype=torch.int64)
