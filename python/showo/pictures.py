@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from showo.errors import NotFiniteError, SampleError, UserError
 from showo.files import atomic_path, make_folder
@@ -33,13 +35,15 @@ _CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr
 _TIFF_BITS, _TIFF_INTERPRETATION, _WHITE_IS_ZERO = 258, 262, 0  # tags, and a value of the second
 
 
-def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
-    """Read a picture file as `to_rgb` gives it; of an animation, the first frame.
+def open_image(
+    source: bytes | Path, name: str = "picture", convert: Callable[[Image.Image, str], Image.Image] | None = None
+) -> Image.Image:
+    """Read a picture file as `convert` gives it (None: `to_rgb`); of an animation, the first frame.
 
     source: the file's bytes, which `name` stands for in messages, or its path.
 
     Raises:
-        SampleError: the file is no readable picture, has more than MAX_PIXELS pixels, or `to_rgb` refuses them.
+        SampleError: the file is no readable picture, has more than MAX_PIXELS pixels, or `convert` refuses them.
     """
     name = str(source) if isinstance(source, Path) else name
     try:
@@ -50,7 +54,7 @@ def open_image(source: bytes | Path, name: str = "picture") -> Image.Image:
                     size = f"{image.width}x{image.height}"
                     raise SampleError(f"{name}: {size} pixels, more than {MAX_PIXELS}", "too large")
                 image.load()  # a TIFF turns itself upright here; its orientation is to be asked after that
-                return to_rgb(image, name)
+                return (convert or to_rgb)(image, name)
     except UserError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's limit, which lies above the one here
@@ -82,6 +86,15 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
+def to_grey(image: Image.Image, name: str = "mask") -> Image.Image:
+    """A mask as upright 8-bit grey, brightness by ITU-R 601. Raises SampleError as `to_rgb` does, and for a mask with
+    transparent pixels, as nothing says which of them are meant.
+    """
+    if image.has_transparency_data:
+        raise SampleError(f"{name}: has transparent pixels; save it without, white where it marks", UNKNOWN_RANGE)
+    return to_rgb(image, name).convert("L")
+
+
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """`image`, with the high byte of its pixels if they are 16-bit grey (16-bit colours are read so by Pillow)."""
     wide_png = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, in a mode that has room for 32
@@ -106,17 +119,36 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     rounded down, the corner of the crop to the nearest pixel, halves to even. What is more than MAX_EXCESS times as
     long as `size` is first cut to that, so that a thread of pixels does not grow to a giant.
     """
+    image = _crop_to_excess(image, size)
+    return _crop_centre(image.resize(_covering(image.size, size), Image.Resampling.BICUBIC), size)
+
+
+def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A grey mask as `fit` does it to its picture; a pixel is the lightest that lies in it, be it in part, so that
+    nothing that is marked gets lost.
+    """
+    mask = _crop_to_excess(mask, size)
+    width, height = _covering(mask.size, size)
+    grey = torch.from_numpy(np.array(mask, dtype=np.float32))[None]
+    lightest = adaptive_max_pool2d(grey, (height, width))[0].byte()
+    return _crop_centre(Image.fromarray(lightest.numpy()), size)
+
+
+def _crop_to_excess(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     width, height = size
     kept = (
         min(image.width, -(-MAX_EXCESS * image.height * width // height)),
         min(image.height, -(-MAX_EXCESS * image.width * height // width)),
     )
-    image = _crop_centre(image, kept)
-    if image.width * height >= image.height * width:
-        covering = int(height * image.width / image.height), height
-    else:
-        covering = width, int(width * image.height / image.width)
-    return _crop_centre(image.resize(covering, Image.Resampling.BICUBIC), size)
+    return _crop_centre(image, kept)
+
+
+def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The size in the shape of `image` that just covers `size`; all are (width, height)."""
+    width, height = size
+    if image[0] * height >= image[1] * width:
+        return int(height * image[0] / image[1]), height
+    return width, int(width * image[1] / image[0])
 
 
 def _crop_centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:

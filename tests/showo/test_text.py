@@ -52,7 +52,7 @@ def test_prompts_and_questions_are_cleaned() -> None:
     assert question_text("What is\nthis?\n") == "USER: \nWhat is this? ASSISTANT:"
     pipe = ShowoPipeline.from_pretrained()
     with pytest.raises(TypeError, match=r"a sequence of texts, got the text 'red'; write \['red'\]"):
-        pipe.generate("red")
+        pipe.text_ids("red")
     with pytest.raises(TypeError, match="text must be a str, got bytes"):
         pipe.generate([b"red"])  # type: ignore[list-item]
     clean, same = (pipe.generate([prompt], steps=2)[0] for prompt in ("red apple", "\ufeffred  apple\n"))

@@ -11,6 +11,8 @@ import typer
 from showo.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from showo.engine.pipeline import ShowoPipeline
@@ -69,6 +71,33 @@ TopCodes = Annotated[
         "--top-k", min=0, help="Draw from so many most probable codes; 0 is all.", show_default="the model's own, or 0"
     ),
 ]
+Schedule = Annotated[str, typer.Option("--schedule", help="cosine, linear, sigmoid or pow<exponent>.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Noise in the order in which places are settled.")]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        help="Which places get their token when: confidence, linear-temperature, halton, entropy-bound[:NATS] or "
+        "remask[:PROBABILITY].",
+    ),
+]
+GuidanceSchedule = Annotated[
+    str, typer.Option("--guidance-schedule", help="constant, linear or off<share> (off0.25: none at the end).")
+]
+Negative = Annotated[
+    str | None, typer.Option("--negative", help="What the pictures are to be unlike.", show_default="the empty text")
+]
+Blend = Annotated[
+    int | None,
+    typer.Option(
+        "--blend",
+        min=0,
+        max=MAX_SIDE,
+        help="Keep the picture's own pixels elsewhere, and fade over so many pixels.",
+        show_default="all pixels are the image tokenizer's",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
 ]
@@ -162,3 +191,12 @@ def parse_dtype(name: str) -> torch.dtype:
     if name not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {name!r}")
     return dtypes[name]
+
+
+def check_prompts(pipe: ShowoPipeline, prompts: Sequence[str], name: str = "prompt") -> None:
+    """UserError for a text that would be cut."""
+    for number, (prompt, ids) in enumerate(zip(prompts, pipe.text_tokenizer.encode_batch(list(prompts))), start=1):
+        if pipe.prompting.is_cut(ids):
+            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+            which = f"{name} {number}" if name == "prompt" else name
+            raise UserError(f"{which} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from showo.commands import common
-from showo.commands.output import check_file, check_folder, check_sides, say
+from showo.commands.output import check_file, check_folder, check_sides, say_files
 from showo.errors import UserError
 from showo.text import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from PIL import Image
 
-    from showo.engine.pipeline import PictureCallback, ShowoPipeline
+    from showo.engine.options import PictureCallback
+    from showo.engine.pipeline import ShowoPipeline
 
 MASKED_GREY = 128
 
@@ -40,18 +39,11 @@ def generate(
     steps: common.Steps = None,
     guidance: common.Guidance = None,
     top_k: common.TopCodes = None,
-    schedule: Annotated[str, typer.Option(help="cosine, linear, sigmoid or pow<exponent>.")] = "cosine",
-    temperature: Annotated[float, typer.Option(help="Noise in the order in which places are settled.")] = 1.0,
-    sampler: Annotated[
-        str,
-        typer.Option(
-            help="Which places get their token when: confidence, linear-temperature, halton, entropy-bound[:NATS] or "
-            "remask[:PROBABILITY]."
-        ),
-    ] = "confidence",
-    guidance_schedule: Annotated[
-        str, typer.Option("--guidance-schedule", help="constant, linear or off<share> (off0.25: none at the end).")
-    ] = "constant",
+    schedule: common.Schedule = "cosine",
+    temperature: common.Temperature = 1.0,
+    sampler: common.Sampler = "confidence",
+    guidance_schedule: common.GuidanceSchedule = "constant",
+    negative: common.Negative = None,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
     columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
@@ -66,6 +58,7 @@ def generate(
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
     threads: common.Threads = None,
+    as_json: common.Json = False,
 ) -> None:
     """Make a picture for each prompt: on one sheet with the prompt under each, as a file each, or both."""
     common.spin_briefly()
@@ -95,7 +88,8 @@ def generate(
     guidance_weights(guidance or 0.0, 1, guidance_schedule)
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
-    _check_prompts(pipe, prompts)
+    common.check_prompts(pipe, prompts)
+    common.check_prompts(pipe, [] if negative is None else [negative], "--negative")
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
     scale = max(1, common.PREVIEW_SIDE // max(width, height))
     layout = Sheet(len(prompts), (width, height), prompts, columns=columns, scale=scale)
@@ -103,57 +97,41 @@ def generate(
         if path is not None:
             check_sides(option, path, layout.size)
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from showo.pictures import save_image
 
     drawn = pipe.sampling.filled(steps=steps, guidance=guidance, top_k=top_k)
     film: list[list[Image.Image]] = [[] for _ in range(drawn.steps)]
-    batches = -(-len(prompts) // batch)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("generating", total=batches * drawn.steps)
-        pictures = pipe.generate(
-            prompts,
-            size=pixels,
-            **drawn.to_dict(),
-            schedule=schedule,
-            temperature=temperature,
-            sampler=sampler,
-            guidance_schedule=guidance_schedule,
-            seed=seed,
-            batch=batch,
-            callback=_watch(pipe, pixels, film, steps_gif is not None, lambda: progress.advance(task)),
-        )
+    pictures = pipe.generate(
+        prompts,
+        size=pixels,
+        **drawn.to_dict(),
+        schedule=schedule,
+        temperature=temperature,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        negative_prompt=negative,
+        seed=seed,
+        batch=batch,
+        callback=_watch(pipe, pixels, film) if steps_gif is not None else None,
+    )
     for picture, file in zip(pictures, files):
         save_image(picture, file)
-        say(str(file))
     if output is not None:
         save_image(layout.draw(pictures), output)
-        say(str(output))
     if steps_gif is not None:
         frames = [layout.draw(frame) for frame in [*film, pictures]]
         durations = [200] * (len(frames) - 1) + [2000]
         save_image(frames[0], steps_gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-        say(str(steps_gif))
-
-
-def _check_prompts(pipe: ShowoPipeline, prompts: list[str]) -> None:
-    for number, (prompt, ids) in enumerate(zip(prompts, pipe.text_tokenizer.encode_batch(prompts)), start=1):
-        if pipe.prompting.is_cut(ids):
-            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
-            raise UserError(f"prompt {number} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")
+    made = {"pictures": files, "sheet": output, "steps_gif": steps_gif}
+    say_files(made, as_json, prompts=prompts, seeds=[seed + number for number in range(len(prompts))])
 
 
 def _watch(
     pipe: ShowoPipeline,
     size: tuple[int, int] | None,
     film: list[list[Image.Image]],
-    record: bool,
-    advance: Callable[[], object],
 ) -> PictureCallback:
-    """Callback that advances the progress bar and, for the animation, keeps every step with masked places grey."""
+    """Callback that keeps every step for the animation, with masked places grey."""
     import torch
 
     from showo.engine.generate import GenerationStep
@@ -163,9 +141,6 @@ def _watch(
     factor = pipe.image_tokenizer.config.downsampling
 
     def callback(first: int, step: GenerationStep) -> None:
-        advance()
-        if not record:
-            return
         images = pipe.image_tokenizer.decode(step.codes, height, width)
         masked = step.masked.view(-1, 1, height, width)
         if step.step + 1 == step.steps:  # nothing is open after the last step

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from showo.errors import OutputError
@@ -53,6 +56,18 @@ def say(text: str, end: str = "\n") -> None:
         if error.errno == errno.EPIPE:  # the reader has seen enough; typer ends the command quietly
             raise
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def say_files(made: Mapping[str, Path | Sequence[Path] | None], as_json: bool, **told: object) -> None:
+    """Print what a command has written: a line for each file; or all of it, and what is told, as one of JSON."""
+    named = {name: [file] if isinstance(file, Path) else list(file or []) for name, file in made.items()}
+    if not as_json:
+        for file in itertools.chain(*named.values()):
+            say(str(file))
+        return
+    texts = {name: [str(file) for file in files] for name, files in named.items()}
+    alone = {name: files[0] if isinstance(made[name], Path) else files for name, files in texts.items() if files}
+    say(json.dumps({**alone, **told}))
 
 
 def _check_place(option: str, path: Path, file: Path) -> None:

@@ -60,6 +60,7 @@ def generate_codes(
     texts: Sequence[TextIds],
     *,
     earlier: Earlier | None = None,
+    negatives: Sequence[TextIds] | None = None,
     grid: tuple[int, int] | None = None,
     canvas: Tensor | None = None,
     steps: int = 18,
@@ -78,6 +79,8 @@ def generate_codes(
 
     texts: text ids without marks; too long ones are cut as in training.
     earlier: texts and pictures that come before each text; guidance keeps them and empties the last text alone.
+    negatives: ids of a text for each picture, which takes the place of the empty text in the unconditional half (the
+        negative prompt of diffusers); None is the empty text.
     grid: (height, width) in codes; None is the square of the model's training size.
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
@@ -110,7 +113,7 @@ def generate_codes(
     if batch == 0:
         return canvas
     chooser = make_sampler(filling)
-    told = _told(prompting, texts, earlier, places, guided=any(weights))
+    told = _told(texts, earlier, places, (negatives or [[]] * batch) if any(weights) else None)
     compute: OpenImage | _Padded
     if official:
         compute = _Padded(model, prompting, told, places)
@@ -157,12 +160,12 @@ def check_options(
 
 
 def _told(
-    prompting: Prompting, texts: Sequence[TextIds], earlier: Earlier | None, places: int, *, guided: bool
+    texts: Sequence[TextIds], earlier: Earlier | None, places: int, negatives: Sequence[TextIds] | None
 ) -> Earlier:
-    """What precedes the wanted pictures, whose texts come last; with guidance once more, with empty texts there."""
+    """What precedes the wanted pictures, whose texts come last; where `negatives` are given, once more with those."""
     before = earlier or Earlier([[]] * len(texts), [torch.empty(0, places, dtype=torch.int64)] * len(texts))
-    lasts = [*texts, *[[]] * len(texts)] if guided else texts
-    copies = 1 + guided
+    lasts = [*texts, *(negatives or [])]
+    copies = 1 if negatives is None else 2
     return Earlier(
         [[*told, text] for told, text in zip([*before.texts] * copies, lasts, strict=True)],
         [images.cpu() for images in before.image_ids] * copies,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from showo.dialogue import SYSTEM_PROMPT, question_text
 from showo.engine.assembly import Assembly
-from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
-from showo.engine.guidance import guidance_weights
-from showo.engine.samplers import find_sampler
-from showo.engine.schedule import mask_schedule
+from showo.engine.drawing import Drawing, check_output, repeated
+from showo.engine.generate import Earlier
+from showo.engine.options import Asked, Options
 from showo.engine.tasks.chat import Chat
+from showo.engine.tasks.extend import extend
+from showo.engine.tasks.inpaint import Box, inpaint
+from showo.engine.tasks.vary import vary
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
 from showo.errors import UserError
@@ -29,8 +32,9 @@ from showo.model.clip import clip_pixels
 from showo.pictures import fit, to_image, to_rgb, to_tensor
 from showo.text import clean_text
 
-# A callback gets the number of the batch's first picture and the step.
-PictureCallback = Callable[[int, GenerationStep], None]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # Texts, each with the picture that follows it.
 Story = Sequence[tuple[str, Image.Image]]
 
@@ -54,6 +58,11 @@ class ShowoPipeline(Assembly):
             raise UserError(f"size {width}x{height}: both sides must be positive multiples of {factor}")
         return height // factor, width // factor
 
+    def pixels(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) in pixels of pictures of a grid (height, width) in codes."""
+        factor = self.image_tokenizer.config.downsampling
+        return grid[1] * factor, grid[0] * factor
+
     def text_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, cleaned as captions are; one too long for the model is cut as in training, with a warning."""
         if isinstance(prompts, str):  # a sequence too, of its characters
@@ -69,71 +78,89 @@ class ShowoPipeline(Assembly):
         """Most text tokens a prompt may have."""
         return self.prompting.max_text_len - 2
 
-    @torch.inference_mode()
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         earlier: Sequence[Story] | None = None,
-        size: tuple[int, int] | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        top_k: int | None = None,
-        schedule: str = "cosine",
-        temperature: float = 1.0,
-        sampler: str = "confidence",
-        guidance_schedule: str = "constant",
-        seed: int = 0,
-        batch: int = 8,
-        callback: PictureCallback | None = None,
-    ) -> list[Image.Image]:
-        """One RGB picture for each prompt; picture i has seed `seed + i`, whatever the batch size.
+        num_images_per_prompt: int = 1,
+        output_type: str = "pil",
+        **options: Unpack[Options],
+    ) -> Any:
+        """One RGB picture for each prompt, or several; picture i has seed `seed + i`, whatever the batch size.
 
         earlier: for each prompt, the texts and pictures that came before it; the picture wanted continues them.
-        steps, guidance, top_k: None takes the model's own (`sampling`).
-        schedule, temperature, sampler, guidance_schedule: as in `showo.engine.generate.generate_codes`.
+        output_type: "pil", a list; "pt", fp32 [B, 3, H, W] and "np", fp32 [B, H, W, 3], of 0 to 1; "codes", int64
+            [B, height, width] on the model's device.
+        options: see `showo.engine.options.Options`.
         """
-        if batch < 1:
-            raise UserError(f"batch must be at least 1, got {batch}")
-        grid = self.grid(size)
-        drawn = self.sampling.filled(steps=steps, guidance=guidance, top_k=top_k)
-        check_options(
-            self.model,
-            grid[0] * grid[1],
-            self.prompting,
-            steps=drawn.steps,
-            guidance=drawn.guidance,
-            temperature=temperature,
-        )
-        mask_schedule(schedule)
-        find_sampler(sampler)
-        guidance_weights(drawn.guidance, drawn.steps, guidance_schedule)
-        ids = self.text_ids(prompts)
-        if earlier is not None and len(earlier) != len(prompts):
+        asked = Asked.of(options, self)
+        check_output(output_type)
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        drawing = Drawing(self, asked, repeated(prompts, num_images_per_prompt), self.grid(asked.size))
+        if earlier is None:
+            return drawing.output(drawing.draw_all(), output_type)
+        if len(earlier) != len(prompts):
             raise UserError(f"{len(earlier)} rows of earlier pictures for {len(prompts)} prompts")
-        pictures: list[Image.Image] = []
-        for first in range(0, len(ids), batch):
+        stories, parts = repeated(earlier, num_images_per_prompt), drawing.parts()
+        with drawing.bar(len(parts)):
+            drawn = [drawing.draw(part, earlier=self._earlier(stories[part], drawing.grid)) for part in parts]
+        return drawing.output(torch.cat(drawn), output_type)
 
-            def report(step: GenerationStep, first: int = first) -> None:
-                if callback is not None:
-                    callback(first, step)
+    __call__ = generate
 
-            codes = generate_codes(
-                self.model,
-                self.prompting,
-                ids[first : first + batch],
-                earlier=self._earlier(earlier[first : first + batch], grid) if earlier is not None else None,
-                grid=grid,
-                **drawn.to_dict(),
-                schedule=schedule,
-                temperature=temperature,
-                sampler=sampler,
-                guidance_schedule=guidance_schedule,
-                seed=seed + first,
-                callback=report if callback is not None else None,
-            )
-            pictures += self.decode(codes, grid)
-        return pictures
+    def inpaint(
+        self,
+        pictures: Image.Image | Sequence[Image.Image],
+        prompts: str | Sequence[str],
+        mask: Image.Image | Box,
+        *,
+        blend: int | None = None,
+        num_images_per_prompt: int = 1,
+        output_type: str = "pil",
+        **options: Unpack[Options],
+    ) -> Any:
+        """Pictures with the part drawn anew that a mask marks; see `showo.engine.tasks.inpaint` and `generate`.
+
+        One picture goes with all prompts, one prompt with all pictures; the mask is for all.
+        """
+        asked = Asked.of(options, self)
+        return inpaint(self, asked, pictures, prompts, mask, blend, num_images_per_prompt, output_type)
+
+    def extend(
+        self,
+        picture: Image.Image,
+        prompts: str | Sequence[str],
+        directions: str | Sequence[str],
+        *,
+        by: int | None = None,
+        blend: int | None = None,
+        output_type: str = "pil",
+        **options: Unpack[Options],
+    ) -> Any:
+        """A picture drawn on beyond its edges, step by step; see `showo.engine.tasks.extend` and `generate`.
+
+        One prompt for all directions, or one for each. Window i of all steps is drawn with seed `seed + i`.
+        """
+        return extend(self, Asked.of(options, self), picture, prompts, directions, by, blend, output_type)
+
+    def vary(
+        self,
+        pictures: Image.Image | Sequence[Image.Image],
+        prompts: str | Sequence[str],
+        *,
+        other: Image.Image | None = None,
+        share: float = 0.5,
+        num_images_per_prompt: int = 1,
+        output_type: str = "pil",
+        **options: Unpack[Options],
+    ) -> Any:
+        """Pictures like the given ones, or between each and another; see `showo.engine.tasks.vary` and `generate`.
+
+        One picture goes with all prompts, one prompt with all pictures.
+        """
+        asked = Asked.of(options, self)
+        return vary(self, asked, pictures, prompts, other, share, num_images_per_prompt, output_type)
 
     def _earlier(self, stories: Sequence[Story], grid: tuple[int, int]) -> Earlier:
         shown = [picture for story in stories for _, picture in story]
@@ -229,8 +256,6 @@ class ShowoPipeline(Assembly):
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> Tensor:
         """Vocabulary ids [B, N] of RGB pictures, cropped to the grid's shape and resized."""
-        factor = self.image_tokenizer.config.downsampling
-        pixels = (grid[1] * factor, grid[0] * factor)
-        tensors = [to_tensor(fit(to_rgb(image), pixels)) for image in images]
+        tensors = [to_tensor(fit(to_rgb(image), self.pixels(grid))) for image in images]
         batch = torch.stack(tensors).to(self.model.device, self.model.dtype)
         return self.image_tokenizer.encode(batch) + self.model.config.vocabulary.image_offset

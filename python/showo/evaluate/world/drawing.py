@@ -54,6 +54,7 @@ def draw_prompts(pipe: ShowoPipeline, prompts: Sequence[Prompt], settings: Setti
             guidance=settings.guidance,
             seed=settings.seed + number * settings.batch,
             batch=settings.batch,
+            progress=False,
         )
         for prompt, picture in zip(part, pictures):
             found = find_objects(picture)

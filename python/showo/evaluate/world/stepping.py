@@ -34,6 +34,7 @@ def continue_sequences(
             guidance=settings.step_guidance,
             seed=settings.seed + number * settings.batch,
             batch=settings.batch,
+            progress=False,
         )
         for steps, picture in zip(part, pictures):
             found = find_objects(picture)

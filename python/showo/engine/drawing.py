@@ -1,0 +1,186 @@
+"""A call that draws pictures: what it asked for, completed and checked before any work, and then done in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
+from showo.engine.guidance import guidance_weights
+from showo.engine.options import Asked
+from showo.engine.samplers import find_sampler
+from showo.engine.schedule import mask_schedule
+from showo.errors import UserError
+from showo.pictures import to_pixels, to_rgb
+from showo.seeds import row_seeds
+
+if TYPE_CHECKING:
+    from showo.engine.pipeline import ShowoPipeline
+
+Finish = Callable[[int, Image.Image], Image.Image]
+OUTPUT_TYPES = ("pil", "pt", "np", "codes")
+
+
+class Drawing:
+    """prompts: a text for each picture, in order. grid: (height, width) of each picture in codes.
+
+    steps: of each picture. seeds: one for each picture.
+
+    Raises UserError for options that make no sense.
+    """
+
+    def __init__(self, pipe: ShowoPipeline, asked: Asked, prompts: Sequence[str], grid: tuple[int, int]) -> None:
+        sampling = pipe.sampling.filled(steps=asked.steps, guidance=asked.guidance, top_k=asked.top_k)
+        check_options(
+            pipe.model,
+            grid[0] * grid[1],
+            pipe.prompting,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            temperature=asked.temperature,
+        )
+        mask_schedule(asked.schedule)
+        find_sampler(asked.sampler)
+        guidance_weights(sampling.guidance, sampling.steps, asked.guidance_schedule)
+        self._pipe, self._asked, self.grid = pipe, asked, grid
+        self._options: dict[str, Any] = {
+            **sampling.to_dict(),
+            "schedule": asked.schedule,
+            "temperature": asked.temperature,
+            "sampler": asked.sampler,
+            "guidance_schedule": asked.guidance_schedule,
+        }
+        self.steps = sampling.steps
+        self._texts = pipe.text_ids(prompts)
+        self._negatives: list[list[int]] | None = None
+        if asked.negative_prompt is not None:
+            if sampling.guidance == 0:
+                raise UserError("negative_prompt: guidance 0 draws without it; raise the guidance")
+            self._negatives = pipe.text_ids(spread(asked.negative_prompt, len(prompts), "negative_prompt"))
+        self.seeds = _seeds(asked, len(prompts))
+        self._advance = lambda: None
+
+    def parts(self) -> list[slice]:
+        """The pictures of each batch."""
+        size = self._asked.batch
+        return [slice(first, min(first + size, len(self._texts))) for first in range(0, len(self._texts), size)]
+
+    @contextmanager
+    def bar(self, calls: int) -> Iterator[None]:
+        """Shows how many steps of so many calls of `draw` are done."""
+        from rich.console import Console
+
+        from showo.progress import counting_bar
+
+        progress = counting_bar(Console(stderr=True), transient=True)
+        progress.disable = progress.disable or not self._asked.progress
+        with progress:
+            task = progress.add_task("drawing", total=calls * self.steps)
+            self._advance = lambda: progress.advance(task)
+            yield
+
+    def draw(self, part: slice, canvas: Tensor | None = None, earlier: Earlier | None = None) -> Tensor:
+        """Codes [n, N] of one batch. canvas: vocabulary ids [n, N], mask tokens where codes are wanted."""
+
+        def report(step: GenerationStep) -> None:
+            self._advance()
+            if self._asked.callback is not None:
+                self._asked.callback(part.start, step)
+
+        return generate_codes(
+            self._pipe.model,
+            self._pipe.prompting,
+            self._texts[part],
+            earlier=earlier,
+            grid=self.grid,
+            canvas=canvas,
+            negatives=None if self._negatives is None else self._negatives[part],
+            **self._options,
+            seed=self.seeds[part],
+            callback=report,
+        )
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Vocabulary ids [n, N] of RGB pictures, by batches."""
+        size = self._asked.batch
+        firsts = range(0, len(pictures), size)
+        return torch.cat([self._pipe.encode(pictures[first : first + size], self.grid) for first in firsts])
+
+    def output(self, codes: Tensor, output_type: str, finish: Finish | None = None) -> Any:
+        """What a call gives for its codes [B, N]. finish: (number, picture) -> the picture in its place."""
+        if output_type == "codes":
+            return codes.view(-1, *self.grid)
+        pictures = [picture for part in self.parts() for picture in self._pipe.decode(codes[part], self.grid)]
+        if finish is not None:
+            pictures = [finish(number, picture) for number, picture in enumerate(pictures)]
+        return as_output(pictures, output_type)
+
+    def draw_all(self, canvas: Tensor | None = None) -> Tensor:
+        """Codes [B, N] of all pictures, by batches."""
+        parts = self.parts()
+        drawn = [torch.empty(0, self.grid[0] * self.grid[1], dtype=torch.int64, device=self._pipe.model.device)]
+        with self.bar(len(parts)):
+            drawn += [self.draw(part, None if canvas is None else canvas[part]) for part in parts]
+        return torch.cat(drawn)
+
+
+def spread(texts: str | Sequence[str], count: int, name: str) -> list[str]:
+    """A text for each of `count` pictures: the one that is given, or as many. UserError for another number."""
+    texts = [texts] * count if isinstance(texts, str) else list(texts)
+    if len(texts) != count:
+        raise UserError(f"{name} must be one text or {count}, got {len(texts)}")
+    return texts
+
+
+def repeated(values: Sequence[Any], times: int) -> list[Any]:
+    """Each value so many times, one after another."""
+    if times < 1:
+        raise UserError(f"num_images_per_prompt must be at least 1, got {times}")
+    return [value for value in values for _ in range(times)]
+
+
+def paired(
+    pictures: Image.Image | Sequence[Image.Image], prompts: str | Sequence[str]
+) -> tuple[list[Image.Image], list[str]]:
+    """Upright RGB pictures, each with its prompt; one of either goes with all of the other. UserError otherwise."""
+    shown = [to_rgb(picture) for picture in ([pictures] if isinstance(pictures, Image.Image) else pictures)]
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    shown = shown * len(texts) if len(shown) == 1 else shown
+    texts = texts * len(shown) if len(texts) == 1 else texts
+    if len(shown) != len(texts) or not shown:
+        raise UserError(f"{len(shown)} pictures for {len(texts)} prompts")
+    return shown, texts
+
+
+def check_output(output_type: str, blend: int | None = None) -> None:
+    """UserError for an output that there is not, and for pixels to be blended where none are given back."""
+    if blend is not None and blend < 0:
+        raise UserError(f"blend must be 0 or more pixels, got {blend}")
+    if blend is not None and output_type == "codes":
+        raise UserError("blend: codes have no pixels to blend; leave it out")
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+
+
+def as_output(pictures: list[Image.Image], output_type: str) -> list[Image.Image] | Tensor | np.ndarray:
+    """ "pil": as they are. "pt": fp32 [B, 3, H, W], "np": fp32 [B, H, W, 3], both the 8-bit pixels divided by 255."""
+    if output_type == "pil":
+        return pictures
+    pixels = torch.stack([to_pixels(picture) for picture in pictures]).float() / 255
+    return pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).numpy()
+
+
+def _seeds(asked: Asked, count: int) -> list[int]:
+    if asked.generator is not None:
+        device = asked.generator.device
+        return torch.randint(2**63 - 1, (count,), generator=asked.generator, device=device).tolist()
+    row_seeds(asked.seed, count)  # a wrong number of seeds is said here
+    seed = asked.seed
+    return [seed + i for i in range(count)] if isinstance(seed, int) else [index(value) for value in seed]

@@ -1,0 +1,114 @@
+"""How pictures are drawn, by name: the options of every task that draws, and the names that diffusers has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+
+from showo.engine.generate import GenerationStep
+from showo.errors import UserError
+
+if TYPE_CHECKING:
+    from showo.engine.assembly import Assembly
+
+# A callback gets the number of the batch's first picture and the step.
+PictureCallback = Callable[[int, GenerationStep], None]
+# As diffusers calls it: pipeline, step, steps that are left, and what there is, "codes" and "masked" ([B, N]). What it
+# gives back is not used: a step cannot be changed.
+StepEndCallback = Callable[["Assembly", int, int, dict[str, torch.Tensor]], object]
+
+
+class Options(TypedDict, total=False):
+    """Each thing has one name here and, where diffusers has another for it, that one too; who gives both is told so.
+
+    size: (width, height) in pixels; height, width: the same, both of them. None is the size of the model's training.
+    steps, or num_inference_steps: over which masks resolve. None takes the model's own (`sampling`).
+    guidance: w of (1 + w) * conditional - w * unconditional logits, None takes the model's own; guidance_scale: 1 + w.
+    top_k, schedule, temperature, sampler, guidance_schedule: as in `showo.engine.generate.generate_codes`.
+    negative_prompt: one text, or one for each picture, in the place of the empty text in the unconditional half.
+    seed: of the first picture, the next ones counting up, or one for each picture.
+    generator: what seeds are drawn from instead, one for each picture; it moves on, so that a second call draws others.
+    batch: pictures computed at a time.
+    callback, or callback_on_step_end: called after each step, see PictureCallback and StepEndCallback.
+    progress: whether a bar is shown where standard error is a terminal.
+    """
+
+    size: tuple[int, int] | None
+    height: int | None
+    width: int | None
+    steps: int | None
+    num_inference_steps: int | None
+    guidance: float | None
+    guidance_scale: float | None
+    top_k: int | None
+    schedule: str
+    temperature: float
+    sampler: str
+    guidance_schedule: str
+    negative_prompt: str | Sequence[str] | None
+    seed: int | Sequence[int]
+    generator: torch.Generator | None
+    batch: int
+    callback: PictureCallback | None
+    callback_on_step_end: StepEndCallback | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options under their first names alone; their meaning is said there."""
+
+    size: tuple[int, int] | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    top_k: int | None = None
+    schedule: str = "cosine"
+    temperature: float = 1.0
+    sampler: str = "confidence"
+    guidance_schedule: str = "constant"
+    negative_prompt: str | Sequence[str] | None = None
+    seed: int | Sequence[int] = 0
+    generator: torch.Generator | None = None
+    batch: int = 8
+    callback: PictureCallback | None = None
+    progress: bool = True
+
+    @classmethod
+    def of(cls, options: Options, pipe: Assembly) -> Asked:
+        """Raises UserError for one thing under two names, and TypeError for a name that is none."""
+        named: dict[str, Any] = dict(options)
+        height, width = named.pop("height", None), named.pop("width", None)
+        if (height is None) != (width is None):
+            raise UserError(f"height and width belong together, got {height} and {width}")
+        scale = named.pop("guidance_scale", None)
+        if scale is not None and not scale >= 1:
+            raise UserError(f"guidance_scale must be 1 or more (1 is no guidance), got {scale}")
+        step_end = named.pop("callback_on_step_end", None)
+        _rename(named, "height and width", "size", None if height is None else (width, height))
+        _rename(named, "num_inference_steps", "steps", named.pop("num_inference_steps", None))
+        _rename(named, "guidance_scale", "guidance", None if scale is None else scale - 1)
+        _rename(named, "callback_on_step_end", "callback", None if step_end is None else _as_ours(step_end, pipe))
+        if named.get("generator") is not None and "seed" in named:
+            raise UserError("give a seed or a generator, not both")
+        if named.get("batch", 1) < 1:
+            raise UserError(f"batch must be at least 1, got {named['batch']}")
+        return cls(**named)
+
+
+def _rename(named: dict[str, Any], other: str, name: str, value: object) -> None:
+    if value is None:
+        return
+    if named.get(name) is not None:
+        raise UserError(f"{other}: the same as {name}, which is given too")
+    named[name] = value
+
+
+def _as_ours(step_end: StepEndCallback, pipe: Assembly) -> PictureCallback:
+    def callback(first: int, step: GenerationStep) -> None:
+        seen = {"codes": step.codes, "masked": step.masked}
+        step_end(pipe, step.step, step.steps - 1 - step.step, seen)
+
+    return callback

@@ -1,0 +1,157 @@
+"""A picture drawn on beyond its edges: a canvas of codes that grows, seen through a window of the training size.
+
+Every step adds a band on one side. Windows that reach the band and the codes beside it go along it, each half over the
+one before, and what they see masked is drawn: nothing is drawn without its neighbours in view, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from showo.engine.drawing import Drawing, as_output, check_output, spread
+from showo.engine.options import Asked
+from showo.engine.tasks.inpaint import blended
+from showo.errors import UserError
+from showo.pictures import MAX_PIXELS, fit, to_rgb
+
+if TYPE_CHECKING:
+    from showo.engine.pipeline import ShowoPipeline
+
+DIRECTIONS = ("left", "right", "up", "down")
+
+# Draws the masked codes of a window: (number of the window, vocabulary ids [h, w]) -> ids [h, w] without masks.
+DrawWindow = Callable[[int, Tensor], Tensor]
+
+
+def extend(
+    pipe: ShowoPipeline,
+    asked: Asked,
+    picture: Image.Image,
+    prompts: str | Sequence[str],
+    directions: str | Sequence[str],
+    by: int | None,
+    blend: int | None,
+    output_type: str,
+) -> Any:
+    """One picture, of any size: all codes of the given one stay as they are, and a band is added in every direction.
+
+    directions: left, right, up or down, in the order of the steps. by: codes of a band; None is half of what the model
+        sees.
+    blend: as of `showo.engine.tasks.inpaint`; what is marked are the bands.
+    asked.size: of the first picture, at least the training size, which the model sees at a time.
+
+    Raises UserError for another direction, a band as wide as what the model sees, or more pixels than MAX_PIXELS.
+    """
+    check_output(output_type, blend)
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    steps = Extension(pipe.grid(asked.size), pipe.grid(), directions, by)
+    grid, factor = steps.grids()[-1], pipe.image_tokenizer.config.downsampling
+    width, height = pipe.pixels(grid)
+    if width * height > MAX_PIXELS:
+        raise UserError(f"a picture of {width}x{height} pixels, more than {MAX_PIXELS}: take fewer directions")
+    texts = [
+        text
+        for text, windows in zip(spread(prompts, len(directions), "prompts"), steps.windows(), strict=True)
+        for _ in range(windows)
+    ]
+    drawing = Drawing(pipe, asked, texts, steps.window)
+    first = fit(to_rgb(picture), pipe.pixels(steps.grid))
+    vocab = pipe.model.config.vocabulary
+
+    def draw(number: int, window: Tensor) -> Tensor:
+        codes = drawing.draw(slice(number, number + 1), window.reshape(1, -1))
+        return (codes + vocab.image_offset).view(window.shape)
+
+    with drawing.bar(len(texts)):
+        ids = steps.draw(pipe.encode([first], steps.grid).view(steps.grid), vocab.mask_id, draw)
+    codes = ids - vocab.image_offset
+    if output_type == "codes":
+        return codes[None]
+    (drawn,) = pipe.decode(codes.view(1, -1), grid)
+    if blend is not None:
+        top, left = (places * factor for places in steps.corner())
+        whole, mask = Image.new("RGB", drawn.size), Image.new("L", drawn.size, 255)
+        whole.paste(first, (left, top))
+        mask.paste(0, (left, top, left + first.width, top + first.height))
+        drawn = blended(whole, drawn, mask, blend)
+    return as_output([drawn], output_type)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """grid, window: (height, width) in codes of the first picture, and of what the model sees. by: codes of a band."""
+
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    directions: Sequence[str]
+    by: int | None = None
+
+    def __post_init__(self) -> None:
+        for direction in self.directions:
+            if direction not in DIRECTIONS:
+                raise UserError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        (height, width), (rows, columns) = self.grid, self.window
+        if height < rows or width < columns:
+            raise UserError(f"a picture of {height}x{width} codes is smaller than the {rows}x{columns} the model sees")
+        for direction in self.directions:
+            side = self.window[_axis(direction)]
+            if not 1 <= self.band(direction) < side:
+                raise UserError(f"by must be 1 to {side - 1} codes, so that some of the picture is seen, got {self.by}")
+
+    def band(self, direction: str) -> int:
+        """Codes that a step adds; by default half of the window."""
+        return self.window[_axis(direction)] // 2 if self.by is None else self.by
+
+    def grids(self) -> list[tuple[int, int]]:
+        """(height, width) of the canvas before the first step and after each."""
+        grids = [self.grid]
+        for direction in self.directions:
+            height, width = grids[-1]
+            more = self.band(direction)
+            grids.append((height + more, width) if _axis(direction) == 0 else (height, width + more))
+        return grids
+
+    def windows(self) -> list[int]:
+        """How many windows each step draws."""
+        return [len(self._starts(step)) for step in range(len(self.directions))]
+
+    def corner(self) -> tuple[int, int]:
+        """Top and left of the first picture in the last canvas, in codes."""
+        above, before = (
+            sum(self.band(direction) for direction in self.directions if direction == name) for name in ("up", "left")
+        )
+        return above, before
+
+    def draw(self, ids: Tensor, mask_id: int, draw: DrawWindow) -> Tensor:
+        """The grown canvas; ids: int64 [h, w], which it holds unchanged."""
+        number = 0
+        for step, direction in enumerate(self.directions):
+            more = self.band(direction)
+            sides = {"left": (more, 0, 0, 0), "right": (0, more, 0, 0), "up": (0, 0, more, 0), "down": (0, 0, 0, more)}
+            ids = F.pad(ids, sides[direction], value=mask_id)
+            across = 0 if direction in ("left", "up") else ids.shape[_axis(direction)] - self.window[_axis(direction)]
+            for start in self._starts(step):
+                top, left = (across, start) if _axis(direction) == 0 else (start, across)
+                view = ids[top : top + self.window[0], left : left + self.window[1]]
+                view.copy_(draw(number, view))
+                number += 1
+        return ids
+
+    def _starts(self, step: int) -> list[int]:
+        """Where the windows of a step begin along its band."""
+        along = 1 - _axis(self.directions[step])
+        side, length = self.window[along], self.grids()[step][along]
+        last = length - side
+        count = 1 + math.ceil(last / max(1, side // 2))
+        return [min(number * max(1, side // 2), last) for number in range(count)]
+
+
+def _axis(direction: str) -> int:
+    return 0 if direction in ("up", "down") else 1
