@@ -25,6 +25,7 @@ from showo.commands import (
     inspect,
     make_world,
     plan,
+    story,
     tokenize,
     train,
 )
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
+app.command("story")(story.story)
 app.command("inspect")(inspect.inspect)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train-tokenizer")(train.train_tokenizer)

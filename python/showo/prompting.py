@@ -289,6 +289,16 @@ class Prompting:
         build = OmniMask.lvg if see_images else OmniMask.lvg_v2
         return self._drawn("lvg", rows, build, weighed=image_weights is not None)
 
+    def told(self, texts: Sequence[TextIds], begins: Sequence[bool]) -> Batch:
+        """Rows of lvg as far as a text, or from a picture on to the next text; the picture to be drawn follows.
+
+        begins: whether a row begins with its text, as `t2i sot text eot`, or goes on with it, as `sot text eot`.
+        """
+        parts = [self.t2i_text(text)[0 if first else 1 :] for text, first in zip(texts, begins, strict=True)]
+        ids, vocab = torch.tensor([self._left_padded(part) for part in parts]), self.vocabulary
+        mask = OmniMask.lvg(ids, pad_id=vocab.pad, soi_id=vocab.soi, eoi_id=vocab.eoi)
+        return Batch.of_rows("told", ids, None, mask)
+
     def t2v(
         self,
         texts: Sequence[TextIds],

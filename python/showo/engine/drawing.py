@@ -17,6 +17,7 @@ from showo.engine.guidance import guidance_weights
 from showo.engine.options import Asked
 from showo.engine.samplers import find_sampler
 from showo.engine.schedule import mask_schedule
+from showo.engine.session import Session
 from showo.errors import UserError
 from showo.pictures import to_pixels, to_rgb
 from showo.seeds import row_seeds
@@ -31,7 +32,7 @@ OUTPUT_TYPES = ("pil", "pt", "np", "codes")
 class Drawing:
     """prompts: a text for each picture, in order. grid: (height, width) of each picture in codes.
 
-    steps: of each picture. seeds: one for each picture.
+    texts: ids of the prompts. steps: of each picture. seeds: one for each picture.
 
     Raises UserError for options that make no sense.
     """
@@ -58,7 +59,7 @@ class Drawing:
             "guidance_schedule": asked.guidance_schedule,
         }
         self.steps = sampling.steps
-        self._texts = pipe.text_ids(prompts)
+        self.texts = pipe.text_ids(prompts)
         self._negatives: list[list[int]] | None = None
         if asked.negative_prompt is not None:
             if sampling.guidance == 0:
@@ -70,7 +71,7 @@ class Drawing:
     def parts(self) -> list[slice]:
         """The pictures of each batch."""
         size = self._asked.batch
-        return [slice(first, min(first + size, len(self._texts))) for first in range(0, len(self._texts), size)]
+        return [slice(first, min(first + size, len(self.texts))) for first in range(0, len(self.texts), size)]
 
     @contextmanager
     def bar(self, calls: int) -> Iterator[None]:
@@ -88,22 +89,28 @@ class Drawing:
 
     def draw(self, part: slice, canvas: Tensor | None = None, earlier: Earlier | None = None) -> Tensor:
         """Codes [n, N] of one batch. canvas: vocabulary ids [n, N], mask tokens where codes are wanted."""
+        return self.draw_some(range(len(self.texts))[part], canvas, earlier)
+
+    def draw_some(
+        self, numbers: Sequence[int], canvas: Tensor | None = None, earlier: Earlier | Session | None = None
+    ) -> Tensor:
+        """`draw` of the pictures of these numbers."""
 
         def report(step: GenerationStep) -> None:
             self._advance()
             if self._asked.callback is not None:
-                self._asked.callback(part.start, step)
+                self._asked.callback(numbers[0], step)
 
         return generate_codes(
             self._pipe.model,
             self._pipe.prompting,
-            self._texts[part],
+            [self.texts[number] for number in numbers],
             earlier=earlier,
             grid=self.grid,
             canvas=canvas,
-            negatives=None if self._negatives is None else self._negatives[part],
+            negatives=None if self._negatives is None else [self._negatives[number] for number in numbers],
             **self._options,
-            seed=self.seeds[part],
+            seed=[self.seeds[number] for number in numbers],
             callback=report,
         )
 

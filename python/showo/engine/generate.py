@@ -59,7 +59,7 @@ def generate_codes(
     prompting: Prompting,
     texts: Sequence[TextIds],
     *,
-    earlier: Earlier | None = None,
+    earlier: Earlier | Session | None = None,
     negatives: Sequence[TextIds] | None = None,
     grid: tuple[int, int] | None = None,
     canvas: Tensor | None = None,
@@ -78,7 +78,8 @@ def generate_codes(
     """Image codes, int64 [B, N] (0-based), one picture for each text.
 
     texts: text ids without marks; too long ones are cut as in training.
-    earlier: texts and pictures that come before each text; guidance keeps them and empties the last text alone.
+    earlier: texts and pictures that come before each text; guidance keeps them and empties the last text alone. A
+        session's rows hold them already, and stay as they are.
     negatives: ids of a text for each picture, which takes the place of the empty text in the unconditional half (the
         negative prompt of diffusers); None is the empty text.
     grid: (height, width) in codes; None is the square of the model's training size.
@@ -113,12 +114,17 @@ def generate_codes(
     if batch == 0:
         return canvas
     chooser = make_sampler(filling)
-    told = _told(texts, earlier, places, (negatives or [[]] * batch) if any(weights) else None)
+    lasts = [*texts, *(negatives or [[]] * batch)] if any(weights) else texts
     compute: OpenImage | _Padded
-    if official:
-        compute = _Padded(model, prompting, told, places)
+    if isinstance(earlier, Session):
+        if official:
+            raise ValueError("official: all of a row is computed in every step; a session does not hold its ids")
+        compute = _continued(prompting, earlier, lasts).open_image(places)
+    elif official:
+        compute = _Padded(model, prompting, _told(earlier, lasts, places), places)
     else:
-        session = Session(model, len(told.texts))
+        told = _told(earlier, lasts, places)
+        session = Session(model, len(lasts))
         session.append(prompting.lvg(told.texts, told.image_ids))
         compute = session.open_image(places)
     finite = torch.ones((), dtype=torch.bool, device=device)
@@ -159,17 +165,22 @@ def check_options(
         )
 
 
-def _told(
-    texts: Sequence[TextIds], earlier: Earlier | None, places: int, negatives: Sequence[TextIds] | None
-) -> Earlier:
-    """What precedes the wanted pictures, whose texts come last; where `negatives` are given, once more with those."""
-    before = earlier or Earlier([[]] * len(texts), [torch.empty(0, places, dtype=torch.int64)] * len(texts))
-    lasts = [*texts, *(negatives or [])]
-    copies = 1 if negatives is None else 2
+def _told(earlier: Earlier | None, lasts: Sequence[TextIds], places: int) -> Earlier:
+    """What precedes the wanted pictures, whose texts come last: once, or once more where there are twice as many."""
+    if earlier is None:
+        return Earlier([[text] for text in lasts], [torch.empty(0, places, dtype=torch.int64)] * len(lasts))
+    copies = len(lasts) // len(earlier.texts)
     return Earlier(
-        [[*told, text] for told, text in zip([*before.texts] * copies, lasts, strict=True)],
-        [images.cpu() for images in before.image_ids] * copies,
+        [[*told, text] for told, text in zip([*earlier.texts] * copies, lasts, strict=True)],
+        [images.cpu() for images in earlier.image_ids] * copies,
     )
+
+
+def _continued(prompting: Prompting, session: Session, lasts: Sequence[TextIds]) -> Session:
+    """Rows of their own that go on with the wanted pictures' texts: each row once, or twice with guidance."""
+    rows = session.taken([*range(session.rows)] * (len(lasts) // session.rows))
+    rows.append(prompting.told(lasts, [length == 0 for length in rows.lengths]))
+    return rows
 
 
 class _Padded:

@@ -24,6 +24,7 @@ from showo.engine.options import Asked, Options
 from showo.engine.tasks.chat import Chat
 from showo.engine.tasks.extend import extend
 from showo.engine.tasks.inpaint import Box, inpaint
+from showo.engine.tasks.interleave import interleave
 from showo.engine.tasks.vary import vary
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, answer, check_length, prompt_length, seen_length
 from showo.engine.understand import check_options as check_answer_options
@@ -161,6 +162,20 @@ class ShowoPipeline(Assembly):
         """
         asked = Asked.of(options, self)
         return vary(self, asked, pictures, prompts, other, share, num_images_per_prompt, output_type)
+
+    def interleave(
+        self,
+        stories: Sequence[Sequence[str]],
+        given: Sequence[Sequence[Image.Image]] | None = None,
+        *,
+        output_type: str = "pil",
+        **options: Unpack[Options],
+    ) -> list[Any]:
+        """Text, picture, text, picture: for each story its pictures, one for each text; see `generate` for options.
+
+        given: the first pictures of each story, which the others go on from; `showo.engine.tasks.interleave` says more.
+        """
+        return interleave(self, Asked.of(options, self), stories, given, output_type)
 
     def _earlier(self, stories: Sequence[Story], grid: tuple[int, int]) -> Earlier:
         shown = [picture for story in stories for _, picture in story]

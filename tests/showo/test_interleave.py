@@ -1,0 +1,132 @@
+"""Stories: every picture is what `generate_codes` draws after the whole row before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from showo.engine.generate import Earlier, generate_codes
+from showo.engine.pipeline import ShowoPipeline
+from showo.engine.session import Session
+from showo.engine.tasks.interleave import draw_stories
+from showo.errors import UserError
+from showo.model.transformer import Showo
+from showo.prompting import Prompting
+
+TEXTS = [[[1, 2, 3], [4], []], [[5]], [[], [6, 7, 8, 9, 10, 11, 12, 13]], [[2], [3]]]
+GRID = (4, 4)
+
+
+@pytest.fixture
+def long_model(model: Showo) -> Showo:
+    model.config = replace(model.config, max_positions=128)
+    return model
+
+
+def given(model: Showo) -> list[Tensor]:
+    """The first pictures of some of the stories; of the last one, all."""
+    vocab = model.config.vocabulary
+    return [torch.randint(vocab.image_offset, vocab.mask_id, (count, 16)) for count in (0, 0, 1, 2)]
+
+
+def tell(
+    model: Showo,
+    prompting: Prompting,
+    texts: list[list[list[int]]],
+    shown: list[Tensor],
+    seeds: list[int],
+    **options: Any,
+) -> list[Tensor]:
+    """Picture m of a story is drawn with its story's seed + m."""
+
+    def draw(pictures: Sequence[tuple[int, int]], session: Session) -> Tensor:
+        lasts = [texts[story][number] for story, number in pictures]
+        seed = [seeds[story] + number for story, number in pictures]
+        return generate_codes(model, prompting, lasts, earlier=session, seed=seed, **options)
+
+    return draw_stories(model, prompting, texts, shown, draw)
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("options", [{"guidance": 1.75}, {"guidance": 0.0, "sampler": "halton"}])
+def test_pictures_are_those_of_whole_rows(
+    long_model: Showo, prompting: Prompting, official: bool, options: dict[str, Any]
+) -> None:
+    """Stories of other lengths side by side; each picture drawn alone, from ids of all that is before it."""
+    model, shown = long_model, given(long_model)
+    options["steps"] = 4
+    stories = tell(model, prompting, TEXTS, shown, [5, 9, 1, 2], **options)
+    assert [len(story) for story in stories] == [len(story) for story in TEXTS]
+    for seed, texts, first, story in zip([5, 9, 1, 2], TEXTS, shown, stories):
+        assert torch.equal(story[: len(first)], first)
+        for number in range(len(first), len(story)):
+            alone = generate_codes(
+                model,
+                prompting,
+                [texts[number]],
+                earlier=Earlier([texts[:number]], [story[:number]]),
+                seed=seed + number,
+                official=official,
+                **options,
+            )
+            assert torch.equal(alone[0] + model.config.vocabulary.image_offset, story[number])
+
+
+def test_nothing_is_read_twice(long_model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture but the last is read once, after it is drawn; the given one is only read."""
+    vocab, seen = long_model.config.vocabulary, []
+    hidden_states = long_model.hidden_states
+    monkeypatch.setattr(
+        long_model,
+        "hidden_states",
+        lambda ids=None, **rest: (seen.append(ids) if ids is not None else None) or hidden_states(ids, **rest),
+    )
+    shown = given(long_model)[2]
+    (story,) = tell(long_model, prompting, [[[1], [2], [3]]], [shown], [0], steps=3)
+    read = [ids[0, 1:-1].tolist() for ids in seen if int(ids[0, 0]) == vocab.soi]
+    assert read == story[:2].tolist()
+    assert max(ids.shape[1] for ids in seen) == 18  # soi image eoi: no row is read as a whole
+
+
+def test_a_session_is_not_computed_as_officially(long_model: Showo, prompting: Prompting) -> None:
+    with pytest.raises(ValueError, match="a session does not hold its ids"):
+        generate_codes(long_model, prompting, [[1]], earlier=Session(long_model, 1), official=True)
+
+
+def test_a_pipeline_tells_stories(checkpoint: Path) -> None:
+    """In batches of any size: the pictures that `generate` draws after earlier ones, which are read as the model sees
+    them.
+    """
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    red = Image.new("RGB", (24, 16), "red")
+    stories, options = [["a", "b"], ["c"], ["d", "e", "f"]], {"steps": 3, "guidance": 1.0}
+    told = pipe.interleave(stories, [[], [], [red]], seed=5, batch=2, **options)
+    assert pipe.interleave(stories, [[], [], [red]], seed=5, **options) == told
+    assert [len(story) for story in told] == [2, 1, 3]
+    (as_read,) = pipe.decode(pipe.encode([red], GRID) - pipe.model.config.vocabulary.image_offset, GRID)
+    assert told[2][0] == as_read
+    assert pipe.generate(["e"], earlier=[[("d", red)]], seed=5 + 4, **options) == told[2][1:2]
+    assert pipe.generate(["c"], seed=7, **options) == told[1]
+    assert pipe.interleave([["a"]], size=(8, 24), **options)[0][0].size == (8, 24)
+
+
+def test_stories_that_cannot_be_told(checkpoint: Path) -> None:
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    red = Image.new("RGB", (16, 16), "red")
+    with pytest.raises(UserError, match="given pictures of 1 stories for 2 stories"):
+        pipe.interleave([["a"], ["b"]], [[red]])
+    with pytest.raises(UserError, match="story 1 has no text"):
+        pipe.interleave([["a"], []])
+    with pytest.raises(UserError, match="story 0 has 2 pictures for 1 texts; each picture follows its text"):
+        pipe.interleave([["a"]], [[red, red]])
+    with pytest.raises(UserError, match="story 0: 6 texts and pictures take 144 positions; this model has 128"):
+        pipe.interleave([["a"] * 6])
+    with pytest.raises(TypeError, match="stories must be sequences of texts"):
+        pipe.interleave(["a", "b"])
