@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from showo.engine.tasks.interleave import draw_stories
 from showo.errors import UserError
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
+from tests.showo.command import failure, run
 
 TEXTS = [[[1, 2, 3], [4], []], [[5]], [[], [6, 7, 8, 9, 10, 11, 12, 13]], [[2], [3]]]
 GRID = (4, 4)
@@ -130,3 +132,40 @@ def test_stories_that_cannot_be_told(checkpoint: Path) -> None:
         pipe.interleave([["a"] * 6])
     with pytest.raises(TypeError, match="stories must be sequences of texts"):
         pipe.interleave(["a", "b"])
+
+
+def test_on_the_command_line(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Image.open(picture) as image:
+        (expected,) = ShowoPipeline.from_pretrained(checkpoint).interleave([["a", "b"]], [[image]], steps=3, seed=4)
+    options = ["-m", checkpoint, "--steps", 3, "--seed", 4, "--picture", picture]
+    assert run("story", "a", " b\n", *options, "-o", "s.png", "--output-dir", "single", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"pictures": ["single/0.png", "single/1.png"], "sheet": "s.png", "texts": ["a", "b"]}
+    for file, drawn in zip(told["pictures"], expected):
+        with Image.open(file) as found:
+            assert found.tobytes() == drawn.tobytes()
+    assert run("story", "a", "b", *options, "--negative", "c", "--guidance", 2, "-o", "other.png") == 0
+    assert capsys.readouterr().out == "other.png\n"
+    assert Path("other.png").read_bytes() != Path("s.png").read_bytes()
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"s.png", "other.png", "0.png", "1.png", picture.name}
+
+
+def test_mistakes_on_the_command_line(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    for arguments, message in (
+        (["-p", "absent.png"], "absent.png: no such picture"),
+        (["-p", picture, "-p", picture], "2 pictures for 1 texts; each picture follows its text"),
+        (["-o", "a.txt"], "--output a.txt: the name must end in .png"),
+        (["-o", "d/0.png", "--output-dir", "d"], "--output d/0.png is the name of a single picture"),
+        (["--sampler", "gibbs"], "sampler must be confidence"),
+        (["x" * 19], "prompt 2 is too long: 19 tokens, at most 18 fit"),
+        (["b"] * 5, "story 0: 6 texts and pictures take 144 positions; this model has 128"),
+    ):
+        assert message in failure(capsys, "story", "a", *arguments, "-m", checkpoint)
+    assert {path.name for path in tmp_path.iterdir()} == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from showo.commands import common
-from showo.commands.output import check_file, check_folder, check_sides, say
+from showo.commands.output import check_file, check_folder, check_sides, say_files
 from showo.errors import UserError
 from showo.text import clean_text
 
@@ -30,6 +29,11 @@ def story(
     steps: common.Steps = None,
     guidance: common.Guidance = None,
     top_k: common.TopCodes = None,
+    schedule: common.Schedule = "cosine",
+    temperature: common.Temperature = 1.0,
+    sampler: common.Sampler = "confidence",
+    guidance_schedule: common.GuidanceSchedule = "constant",
+    negative: common.Negative = None,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
     size: common.Size = None,
@@ -40,7 +44,7 @@ def story(
     device: common.Device = "cpu",
     dtype: common.DType = "float32",
     threads: common.Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")] = False,
+    as_json: common.Json = False,
 ) -> None:
     """Tell a story or a how-to: text, picture, text, picture. Each picture is drawn after all that is before it."""
     common.spin_briefly()
@@ -61,25 +65,39 @@ def story(
     pixels = common.parse_size(size)
     texts = [clean_text(text) for text in texts]
 
+    from showo.engine.guidance import guidance_weights
+    from showo.engine.samplers import find_sampler
+    from showo.engine.schedule import mask_schedule
     from showo.pictures import open_image, save_image
     from showo.sheets import Sheet
 
+    mask_schedule(schedule)
+    find_sampler(sampler)
+    guidance_weights(guidance or 0.0, 1, guidance_schedule)
     common.begin(threads)
     given = [open_image(path) for path in shown]
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     common.check_prompts(pipe, texts)
+    common.check_prompts(pipe, [] if negative is None else [negative], "--negative")
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
     scale = max(1, common.PREVIEW_SIDE // max(width, height))
     layout = Sheet(len(texts), (width, height), texts, columns=columns, scale=scale)
     check_sides("--output", output, layout.size)
     (pictures,) = pipe.interleave(
-        [texts], [given], size=pixels, steps=steps, guidance=guidance, top_k=top_k, seed=seed
+        [texts],
+        [given],
+        size=pixels,
+        steps=steps,
+        guidance=guidance,
+        top_k=top_k,
+        schedule=schedule,
+        temperature=temperature,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        negative_prompt=negative,
+        seed=seed,
     )
     for drawn, file in zip(pictures, files):
         save_image(drawn, file)
     save_image(layout.draw(pictures), output)
-    if as_json:
-        say(json.dumps({"texts": texts, "pictures": [str(file) for file in files], "sheet": str(output)}))
-    else:
-        for file in [*files, output]:
-            say(str(file))
+    say_files({"pictures": files, "sheet": output}, as_json, texts=texts)

@@ -99,7 +99,9 @@ def interleave(
     texts = [drawing.texts[first:end] for first, end in pairwise(firsts)]
     for number, (story, images) in enumerate(zip(texts, shown)):
         check_story(pipe.model, pipe.prompting, story, len(images), grid, f"story {number}")
-    told: list[Any] = []
+    if not stories:
+        return []
+    told: list[Tensor] = []
     offset, none = pipe.model.config.vocabulary.image_offset, torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
     batches = [range(len(stories))[first : first + asked.batch] for first in range(0, len(stories), asked.batch)]
     with drawing.bar(sum(max(len(texts[row]) for row in rows) for rows in batches)):
@@ -108,12 +110,12 @@ def interleave(
             def draw(pictures: Sequence[tuple[int, int]], session: Session, rows: range = rows) -> Tensor:
                 return drawing.draw_some([firsts[rows[story]] + number for story, number in pictures], earlier=session)
 
-            ids = draw_stories(
+            told += draw_stories(
                 pipe.model,
                 pipe.prompting,
                 [texts[row] for row in rows],
                 [drawing.encode(shown[row]) if shown[row] else none for row in rows],
                 draw,
             )
-            told += [drawing.output(story - offset, output_type) for story in ids]
-    return told
+    output = drawing.output(torch.cat(told) - offset, output_type)
+    return [output[first:end] for first, end in pairwise(firsts)]
