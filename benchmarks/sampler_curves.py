@@ -32,13 +32,15 @@ from showo.evaluate.world.case import Case, overall
 from showo.evaluate.world.drawing import find_fault, in_words, read_prompts
 from showo.evaluate.world.judge import as_scene, find_objects
 
-STEPS = (1, 2, 4, 6, 8, 12, 18, 32)
+STEPS = (1, 2, 4, 8, 16, 32)
 BUDGETS = (64, 32, 16, 8, 4, 2, 1, 0.5)
 SAMPLERS = ("confidence", "linear-temperature", "halton", "remask")
 SUBJECTS = ("seen", "held-out", "emoji")
 
 # The texts of a subject, and what share of the pictures drawn for them is right.
 Subject = tuple[list[str], Callable[[list[Image.Image]], float]]
+# Pictures, and the mean number of steps that they took.
+Drawing = tuple[list[Image.Image], float]
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,6 @@ def draw(pipe: ShowoPipeline, texts: Sequence[str], sampler: str, steps: int, gu
     return pictures, float(taken.mean())
 
 
-Drawing = tuple[list[Image.Image], float]
-
-
 def measure(
     pipe: ShowoPipeline,
     subjects: dict[str, Subject],
@@ -130,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--world", type=Path, required=True, help="folder that showo make-world wrote")
     parser.add_argument("--model", help="folder, hub id or bundled:NAME; default: the bundled model")
     parser.add_argument("--image-tokenizer", help="likewise, where the model's folder does not name it")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS)
     parser.add_argument("--count", type=int, default=96, help="pictures of every point")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
@@ -140,10 +140,14 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     pipe = ShowoPipeline.from_pretrained(options.model, image_tokenizer=options.image_tokenizer)
     guidance = pipe.sampling.filled(guidance=options.guidance).guidance
-    subjects = {column: world_subject(options.world, column, options.count) for column in SUBJECTS[:2]}
-    subjects["emoji"] = emoji_subject(options.count, options.seed)
-    settings = [(sampler, steps) for sampler in options.samplers for steps in options.steps]
-    settings += [(f"entropy-bound:{budget:g}", max(options.steps)) for budget in options.budgets]
+    subjects = {
+        name: emoji_subject(options.count, options.seed)
+        if name == "emoji"
+        else world_subject(options.world, name, options.count)
+        for name in options.subjects
+    }
+    settings = [(f"entropy-bound:{budget:g}", max(options.steps)) for budget in options.budgets]
+    settings += [(sampler, steps) for steps in options.steps for sampler in options.samplers]
     points = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.with_suffix(".csv").open("w", newline="") as file:

@@ -35,7 +35,11 @@ Fields sample_fields(SampleParams& p) {
                 {"cond_stride_b", p.cond_stride_b},
                 {"cond_stride_n", p.cond_stride_n},
                 {"uncond_stride_b", p.uncond_stride_b},
-                {"uncond_stride_n", p.uncond_stride_n}};
+                {"uncond_stride_n", p.uncond_stride_n},
+                {"weights", p.weights},
+                {"weights_stride_b", p.weights_stride_b},
+                {"conditions", p.conditions},
+                {"cond_stride_k", p.cond_stride_k}};
 }
 
 Fields sample_tokens_fields(SampleParams& p) { return sample_fields(p) + Fields{{"ids", p.ids}}; }

@@ -34,6 +34,16 @@ inline Status check_sample(const SampleParams& p, bool on_cpu) {
                        "logits has 2^31 places or entries, expected fewer");
   SHOWO_CHECK_ARGUMENT(guidance >= 0.0 && guidance <= 1e30, "guidance is %g, expected a number from 0 to 1e30",
                        guidance);
+  if (p.weights) {
+    SHOWO_CHECK_ARGUMENT(p.conditions >= 1 && p.conditions <= kMaxConditions,
+                         "logits has %" PRId64 " conditions, expected 1 to %d", p.conditions, kMaxConditions);
+    SHOWO_CHECK_ARGUMENT(p.uncond || p.batch * p.length == 0, "uncond is null, expected the logits without a condition");
+    const int64_t rows = p.weights_stride_b != 0 ? p.batch : 1;
+    for (int64_t i = 0; on_cpu && i < rows * p.conditions; ++i) {
+      SHOWO_CHECK_ARGUMENT(p.weights[i] >= -1e30 && p.weights[i] <= 1e30,
+                           "weights has %g, expected numbers from -1e30 to 1e30", p.weights[i]);
+    }
+  }
   SHOWO_CHECK_ARGUMENT(is_sampling_temperature(temperature),
                        "temperature is %g, expected 0 or a number from 1e-30 to 1e30", temperature);
   SHOWO_CHECK_ARGUMENT(top_k >= 0, "top_k is %" PRId64 ", expected at least 0", top_k);

@@ -1,6 +1,7 @@
 // One row of logits -> one token and its log-probability, in one pass over memory.
 //
-//   x_v     = (1 + g) cond_v - g uncond_v            products and difference rounded to fp32, as torch does
+//   x_v     = (1 + g) cond_v - g uncond_v            products and difference rounded to fp32, as torch does; with
+//             weights sum_i w_i cond_iv - (sum_i w_i - 1) uncond_v, in this order
 //   choice  = argmax_v  x_v / T - log E_v            E_v = -log u_v, so -log E_v is Gumbel noise
 //   logprob = (x_choice - m) / T - log sum_v w_v     w_v = exp((x_v - m) / T), m the running maximum
 //
@@ -40,16 +41,41 @@ SHOWO_VEC8_FN F8 load_lanes(const T* source, int64_t count) {
   return count >= 8 ? load8(source) : load_tail(source, count);
 }
 
-// x[0, n) from the logits, x[n, padded) = -inf.
+// A block of the logits that a row combines.
 template <typename T>
-Guided guide(float* x, const T* cond, const T* uncond, int64_t n, float cond_scale, float uncond_scale) {
+struct Terms {
+  const RowInput& row;
+  int64_t start;
+
+  const T* cond(int k) const { return static_cast<const T*>(row.cond[k]) + start; }
+  const T* uncond() const { return row.uncond ? static_cast<const T*>(row.uncond) + start : nullptr; }
+};
+
+// x[0, n) from the logits, x[n, padded) = -inf. kComposed: of several conditions, or of one with any scale.
+template <bool kComposed, typename T>
+Guided guide(float* x, const Terms<T>& terms, int64_t n) {
+  const T *cond = terms.cond(0), *uncond = terms.uncond();
+  const float cond_scale = terms.row.cond_scale[0], uncond_scale = terms.row.uncond_scale;
   F8 largest = splat(-kInf);
   I8 suspect{};
   const I8 lane{0, 1, 2, 3, 4, 5, 6, 7};
   for (int64_t i = 0; i < n; i += 8) {
     const int64_t count = n - i;
     F8 value = load_lanes(cond + i, count);
-    if (uncond) {
+    if (kComposed) {  // a negative scale turns +inf into -inf, so every term is looked at
+      suspect |= ~(value < kInf);
+      value = value * cond_scale;
+      for (int k = 1; k < terms.row.conditions; ++k) {
+        const F8 term = load_lanes(terms.cond(k) + i, count);
+        suspect |= ~(term < kInf);
+        value = value + term * terms.row.cond_scale[k];
+      }
+      if (uncond) {
+        const F8 free = load_lanes(uncond + i, count);
+        suspect |= ~(free < kInf);
+        value = value - free * uncond_scale;
+      }
+    } else if (uncond) {
       const F8 free = load_lanes(uncond + i, count);
       value = value * cond_scale - free * uncond_scale;
       suspect |= ~(free < kInf);
@@ -71,15 +97,23 @@ float largest_of(const float* x, int64_t n) {
 
 // Lane by lane: NaN and +inf are faults, a token that is -inf in either input stays forbidden.
 template <typename T>
-__attribute__((noinline, cold)) RowFault settle(float* x, const T* cond, const T* uncond, int64_t n, float* largest,
+__attribute__((noinline, cold)) RowFault settle(float* x, const Terms<T>& terms, int64_t n, float* largest,
                                                 int64_t* where) {
   *largest = -kInf;
+  const T* uncond = terms.uncond();
   for (int64_t i = 0; i < n; ++i) {
-    const float c = to_float(cond[i]), u = uncond ? to_float(uncond[i]) : 0.0f;
     *where = i;
-    if (c != c || u != u) return RowFault::kNan;
-    if (c == kInf || u == kInf) return RowFault::kPositiveInfinity;
-    if (c == -kInf || u == -kInf) x[i] = -kInf;
+    float least = uncond ? to_float(uncond[i]) : 0.0f, most = least;
+    bool number = least == least;
+    for (int k = 0; k < terms.row.conditions; ++k) {
+      const float c = to_float(terms.cond(k)[i]);
+      number = number && c == c;
+      least = c < least ? c : least;
+      most = c > most ? c : most;
+    }
+    if (!number) return RowFault::kNan;
+    if (most == kInf) return RowFault::kPositiveInfinity;
+    if (least == -kInf) x[i] = -kInf;
     if (!(x[i] < kInf)) return RowFault::kOverflow;
     if (x[i] > *largest) *largest = x[i];
   }
@@ -89,12 +123,10 @@ __attribute__((noinline, cold)) RowFault settle(float* x, const T* cond, const T
 template <typename T>
 RowFault guide_typed(const SampleParams& p, const RowInput& row, int64_t start, int64_t n, float* x, float* largest,
                      int64_t* where) {
-  const T* cond = static_cast<const T*>(row.cond) + start;
-  const T* uncond = row.uncond ? static_cast<const T*>(row.uncond) + start : nullptr;
-  const Guided guided =
-      guide(x, cond, uncond, n, static_cast<float>(1.0 + p.guidance.get()), static_cast<float>(p.guidance.get()));
+  const Terms<T> terms{row, start};
+  const Guided guided = p.weights ? guide<true>(x, terms, n) : guide<false>(x, terms, n);
   *largest = guided.largest;
-  return guided.suspect ? settle(x, cond, uncond, n, largest, where) : RowFault::kNone;
+  return guided.suspect ? settle(x, terms, n, largest, where) : RowFault::kNone;
 }
 
 RowFault guide_block(const SampleParams& p, const RowInput& row, int64_t start, int64_t n, float* x, float* largest,

@@ -52,13 +52,20 @@ struct KnownPlaces {
   SHOWO_PHILOX_FN bool at(int64_t place) const { return flags ? flags[place] : ids && ids[place] != mask_id; }
 };
 
+constexpr int kMaxConditions = 8;
+
 // Chooses argmax_v of log p(v) + Gumbel(u_v) and gives log p of it, where p = softmax(x / temperature) over the kept
-// tokens and x = (1 + guidance) * cond - guidance * uncond, every product rounded to fp32.
+// tokens, and every operation of x is rounded to fp32:
+//
+//   without weights   x = (1 + guidance) * cond - guidance * uncond
+//   with weights w    x = sum_i w_i * cond_i - (sum_i w_i - 1) * uncond, of K conditions and in their order
+//
+// Logits whose factor is 0 in fp32 are not read. So one condition of weight 1 + guidance is guidance, bit for bit.
 struct SampleParams {
   int64_t* ids = nullptr;    // [B, N] out, contiguous
   float* logprob = nullptr;  // [B, N] out, contiguous
 
-  const void* cond = nullptr;       // [B, N, V], last dimension contiguous
+  const void* cond = nullptr;       // [B, N, V], last dimension contiguous; with weights [K, B, N, V]
   const void* uncond = nullptr;     // [B, N, V] or null
   const int64_t* canvas = nullptr;  // [B, N] contiguous, or null: the ids of known places
   KnownPlaces known;                // not sampled: they keep their id and get logprob 0
@@ -71,6 +78,9 @@ struct SampleParams {
 
   int64_t offset = 0;          // added to every chosen index
   Scalar<double> guidance;     // 0: uncond is not read
+  const double* weights = nullptr;  // [K], of all rows, or contiguous [B, K]; or null: guidance counts
+  int64_t conditions = 0;           // K, 1 to kMaxConditions
+  int64_t cond_stride_k = 0, weights_stride_b = 0;
   Scalar<double> temperature;  // 0: the most probable token, its log-probability at temperature 1
   Scalar<int64_t> top_k;       // 0: no limit
   Scalar<double> top_p;        // 1: no limit

@@ -21,13 +21,14 @@ namespace {
 
 constexpr int64_t kTaskElements = 32768;  // logits of one task: some tens of microseconds
 
-const char* fault_text(RowFault fault) {
+const char* fault_text(RowFault fault, bool weighted) {
   switch (fault) {
     case RowFault::kNan:
       return "logits has NaN, expected none";
     case RowFault::kPositiveInfinity:
       return "logits has +inf, expected none";
     case RowFault::kOverflow:
+      if (weighted) return "weights are too large, expected the combined logits to be finite in fp32";
       return "guidance is too high, expected (1 + guidance) * logits - guidance * uncond to be finite in fp32";
     case RowFault::kNothingAllowed:
       return "logits has only -inf in a row, expected something to choose";
@@ -63,6 +64,37 @@ const void* row_of(const void* base, DType dtype, int64_t offset) {
   return dtype == DType::kF32 ? element<float>(base, offset) : element<uint16_t>(base, offset);
 }
 
+// Which logits a row combines, and by what factors. Logits whose factor is 0 are left out.
+void choose_terms(const SampleParams& p, int64_t b, int64_t n, RowInput* row) {
+  const int64_t cond = b * p.cond_stride_b + n * p.cond_stride_n;
+  row->uncond = row_of(p.uncond, p.dtype, b * p.uncond_stride_b + n * p.uncond_stride_n);
+  if (!p.weights) {
+    row->conditions = 1;
+    row->cond[0] = row_of(p.cond, p.dtype, cond);
+    row->cond_scale[0] = static_cast<float>(1.0 + p.guidance.get());
+    row->uncond_scale = static_cast<float>(p.guidance.get());
+    if (p.guidance.get() == 0.0) row->uncond = nullptr;
+    return;
+  }
+  const double* weights = p.weights + b * p.weights_stride_b;
+  double sum = 0.0;
+  row->conditions = 0;
+  for (int64_t k = 0; k < p.conditions; ++k) {
+    sum += weights[k];
+    const float scale = static_cast<float>(weights[k]);
+    if (scale == 0.0f) continue;
+    row->cond[row->conditions] = row_of(p.cond, p.dtype, cond + k * p.cond_stride_k);
+    row->cond_scale[row->conditions++] = scale;
+  }
+  row->uncond_scale = static_cast<float>(sum - 1.0);
+  if (row->conditions == 0) {
+    row->cond[row->conditions++] = row->uncond;
+    row->cond_scale[0] = 1.0f;
+    row->uncond_scale = 0.0f;
+  }
+  if (row->uncond_scale == 0.0f) row->uncond = nullptr;
+}
+
 void sample_place(const SampleParams& p, int64_t place, float* scratch, FirstFault* first) {
   if (p.known.at(place)) {
     p.ids[place] = p.canvas[place];
@@ -71,9 +103,7 @@ void sample_place(const SampleParams& p, int64_t place, float* scratch, FirstFau
   }
   const int64_t b = place / p.length, n = place % p.length;
   RowInput row;
-  row.cond = row_of(p.cond, p.dtype, b * p.cond_stride_b + n * p.cond_stride_n);
-  const void* uncond = p.guidance.get() != 0.0 ? p.uncond : nullptr;
-  row.uncond = row_of(uncond, p.dtype, b * p.uncond_stride_b + n * p.uncond_stride_n);
+  choose_terms(p, b, n, &row);
   row.uniforms = p.noise.uniforms ? p.noise.uniforms + place * p.vocab : nullptr;
   row.philox = p.noise.row(PhiloxStream::kSample, b, n);
   row.scratch = scratch;
@@ -99,7 +129,7 @@ Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
     for (int64_t place = task * per_task; place < end; ++place) sample_place(params, place, scratch.get(), &first);
   });
   if (first.fault == RowFault::kNone) return ok_status();
-  return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64, fault_text(first.fault),
+  return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64, fault_text(first.fault, params.weights),
                           first.place / params.length, first.place % params.length, first.index);
 }
 

@@ -8,6 +8,8 @@
 // tokens that equal it; then the race runs on what is kept. The weights of top-p are computed in the very operations of
 // the CPU backend, so that both keep the same tokens. Longer rows do the same and read the logits again in every pass.
 //
+// Either is compiled twice (rows.cuh): for guidance, and for conditions with weights, which takes more registers.
+//
 // Global traffic of either: every logit of an unknown place once (of longer filtered rows some 30 times, mostly from
 // the second-level cache), 12 bytes written per row; logits of known places are not read. Accesses are 4 tokens wide
 // where the address of the row allows, else coalesced singles.
@@ -22,6 +24,7 @@
 #include "resample/checks.h"
 #include "resample/params.h"
 #include "resample/race.cuh"
+#include "resample/rows.cuh"
 #include "resample/search.cuh"
 
 namespace showo {
@@ -30,81 +33,6 @@ namespace {
 
 constexpr int64_t kMaxStaged = 40960;            // keys that fit into 160 KB
 constexpr uint32_t kForbiddenKey = 0x007fffffu;  // of -inf, the least that a token can have
-
-__device__ __forceinline__ float as_float(float x) { return x; }
-__device__ __forceinline__ float as_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <class T>
-struct alignas(4 * sizeof(T)) Pack {
-  T value[4];
-};
-
-// One row of logits; x = cond_scale * cond - uncond_scale * uncond, every operation rounded to fp32.
-template <class T>
-struct Row {
-  const T* cond;
-  const T* uncond;  // or null
-  uint32_t vocab;
-  float cond_scale, uncond_scale;
-  Layout layout;
-
-  __device__ Row(const SampleParams& p, int64_t b, int64_t n)
-      : cond(static_cast<const T*>(p.cond) + b * p.cond_stride_b + n * p.cond_stride_n),
-        uncond(nullptr),
-        vocab(static_cast<uint32_t>(p.vocab)) {
-    const double guidance = p.guidance.get();
-    cond_scale = static_cast<float>(1.0 + guidance);
-    uncond_scale = static_cast<float>(guidance);
-    if (guidance != 0.0 && p.uncond) {
-      uncond = static_cast<const T*>(p.uncond) + b * p.uncond_stride_b + n * p.uncond_stride_n;
-    }
-    const uintptr_t addresses = reinterpret_cast<uintptr_t>(cond) | reinterpret_cast<uintptr_t>(uncond);
-    layout.packed = addresses % sizeof(Pack<T>) == 0;
-  }
-
-  __device__ __forceinline__ void load(float (&out)[4], const T* source, uint32_t chunk, int unit) const {
-    const uint32_t first = layout.element(chunk, unit, 0);
-    if (layout.packed && first + 4 <= vocab) {
-      const auto pack = *reinterpret_cast<const Pack<T>*>(source + first);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) out[k] = as_float(pack.value[k]);
-      return;
-    }
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const uint32_t i = layout.element(chunk, unit, k);
-      out[k] = i < vocab ? as_float(source[i]) : -kInf;
-    }
-  }
-
-  // The lane's guided logits of a chunk, -inf past the end; true if one of them is NaN, +inf or overflows.
-  __device__ __forceinline__ bool guide(float (&x)[kUnits][4], uint32_t chunk) const {
-    bool sound = true;
-    float free[kUnits][4];
-#pragma unroll
-    for (int unit = 0; unit < kUnits; ++unit) load(x[unit], cond, chunk, unit);
-    if (uncond) {
-#pragma unroll
-      for (int unit = 0; unit < kUnits; ++unit) load(free[unit], uncond, chunk, unit);
-    }
-#pragma unroll
-    for (int unit = 0; unit < kUnits; ++unit) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float c = x[unit][k];
-        sound = sound && c < kInf;
-        if (!uncond) continue;
-        const float u = free[unit][k];
-        const bool forbidden = c == -kInf || u == -kInf;
-        const float value = __fsub_rn(__fmul_rn(c, cond_scale), __fmul_rn(u, uncond_scale));
-        x[unit][k] = forbidden ? -kInf : value;
-        sound = sound && u < kInf && x[unit][k] < kInf;
-      }
-    }
-    return !sound;
-  }
-};
 
 // Where a block's row is, and what it writes.
 struct Place {
@@ -173,13 +101,13 @@ __device__ __forceinline__ void finish(Finish& shared, const Race& race, const S
   if (lane == 0) place.write(p, any_fault, winner, exponent - log(total));
 }
 
-template <class T>
+template <class T, bool kComposed>
 __global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams p) {
   __shared__ Finish shared;
   if (p.is_filtered()) return;
   const Place place(p);
   if (place.settle_known(p)) return;
-  const Row<T> row(p, place.b, place.n);
+  const Row<T, kComposed> row(p, place.b, place.n);
   Race race(place.noise(p), p.vocab, p.temperature.get());
 #pragma unroll 1
   for (uint32_t chunk = threadIdx.x / 32 * kChunk; chunk < row.vocab; chunk += kBlockStride) {
@@ -223,9 +151,9 @@ struct Kept {
 extern __shared__ uint4 staged_keys[];  // [ceil(vocab / 512) * 128], of four tokens each
 
 // The keys of a row, from shared memory or from its logits.
-template <class T, bool kStaged>
+template <class T, bool kComposed, bool kStaged>
 struct Keys {
-  Row<T> row;
+  Row<T, kComposed> row;
 
   __device__ Layout layout() const { return Layout{kStaged || row.layout.packed}; }
 
@@ -317,14 +245,14 @@ struct Keys {
   }
 };
 
-template <class T, bool kStaged>
+template <class T, bool kComposed, bool kStaged>
 __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
   __shared__ Finish shared;
   __shared__ BlockReduce::Storage storage;
   if (!p.is_filtered()) return;
   const Place place(p);
   if (place.settle_known(p)) return;
-  const Keys<T, kStaged> keys{Row<T>(p, place.b, place.n)};
+  const Keys<T, kComposed, kStaged> keys{Row<T, kComposed>(p, place.b, place.n)};
   Race race(place.noise(p), p.vocab, p.temperature.get());
   BlockReduce reduce(&storage);
   const Pass<uint32_t> seen = reduce(keys.stage());  // its barrier makes the keys visible
@@ -372,34 +300,39 @@ __global__ void __launch_bounds__(kThreads, 2) filtered_kernel(SampleParams p) {
 
 // -------------------------------------------------------------------------------------------------------- launchers
 
-template <class T>
+template <class T, bool kComposed>
 Status launch_filtered(const SampleParams& p, cudaStream_t stream) {
   const unsigned grid = static_cast<unsigned>(p.batch * p.length);
   if (p.vocab > kMaxStaged) {
-    filtered_kernel<T, false><<<grid, kThreads, 0, stream>>>(p);
+    filtered_kernel<T, kComposed, false><<<grid, kThreads, 0, stream>>>(p);
     return check_launch("filtered_kernel");
   }
   const size_t bytes = static_cast<size_t>(ceil_div(p.vocab, kChunk)) * kChunk * sizeof(uint32_t);
   if (bytes > 32 * 1024) {  // beyond 48 KB with what is static it must be asked for
     SHOWO_RETURN_IF_ERROR(
-        check_cuda(cudaFuncSetAttribute(filtered_kernel<T, true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+        check_cuda(cudaFuncSetAttribute(filtered_kernel<T, kComposed, true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(kMaxStaged * sizeof(uint32_t))),
                    "filtered_kernel: shared memory"));
   }
-  filtered_kernel<T, true><<<grid, kThreads, bytes, stream>>>(p);
+  filtered_kernel<T, kComposed, true><<<grid, kThreads, bytes, stream>>>(p);
   return check_launch("filtered_kernel");
 }
 
 // Where a limit lies on the device, the host cannot tell which kernel it asks for: both are launched, and one of them
 // does nothing.
-template <class T>
+template <class T, bool kComposed>
 Status launch_sample(const SampleParams& p, cudaStream_t stream) {
   const bool unknown = p.top_k.data || p.top_p.data;
   if (unknown || !p.is_filtered()) {
-    sample_kernel<T><<<static_cast<unsigned>(p.batch * p.length), kThreads, 0, stream>>>(p);
+    sample_kernel<T, kComposed><<<static_cast<unsigned>(p.batch * p.length), kThreads, 0, stream>>>(p);
     SHOWO_RETURN_IF_ERROR(check_launch("sample_kernel"));
   }
-  return unknown || p.is_filtered() ? launch_filtered<T>(p, stream) : ok_status();
+  return unknown || p.is_filtered() ? launch_filtered<T, kComposed>(p, stream) : ok_status();
+}
+
+template <class T>
+Status launch_rows(const SampleParams& p, cudaStream_t stream) {
+  return p.weights ? launch_sample<T, true>(p, stream) : launch_sample<T, false>(p, stream);
 }
 
 }  // namespace
@@ -414,11 +347,11 @@ Status sample_tokens_cuda(const SampleParams& p, void* stream) {
   const cudaStream_t s = static_cast<cudaStream_t>(stream);
   switch (p.dtype) {
     case DType::kF16:
-      return launch_sample<__half>(p, s);
+      return launch_rows<__half>(p, s);
     case DType::kBF16:
-      return launch_sample<__nv_bfloat16>(p, s);
+      return launch_rows<__nv_bfloat16>(p, s);
     default:
-      return launch_sample<float>(p, s);
+      return launch_rows<float>(p, s);
   }
 }
 

@@ -26,8 +26,16 @@ MAX_STEP = 2**32 - 1
 # checks
 
 
-def check_logits(logits: Tensor, uncond: Tensor | None, noise: Tensor | None) -> None:
+MAX_CONDITIONS = 8
+
+
+def check_logits(
+    logits: Tensor, uncond: Tensor | None, noise: Tensor | None, weights: Tensor | None, guidance: Number
+) -> Tensor:
+    """The logits of one condition, as the caller sees them: a view. With weights, `logits` has those of several."""
     check_tensor("logits", logits, FLOAT_DTYPES)
+    if weights is not None:
+        logits = _first_condition(logits, uncond, weights, guidance)
     if logits.dim() == 0:
         raise ValueError("logits has shape [], expected at least one dimension, the vocabulary")
     if logits.shape[-1] == 0 and logits.shape[:-1].numel() > 0:
@@ -38,6 +46,29 @@ def check_logits(logits: Tensor, uncond: Tensor | None, noise: Tensor | None) ->
         check_contiguous_rows("uncond", uncond)
     if noise is not None:
         check_places("noise", noise, torch.float32, "logits", logits)
+    return logits
+
+
+def _first_condition(logits: Tensor, uncond: Tensor | None, weights: Tensor, guidance: Number) -> Tensor:
+    check_tensor("weights", weights, (torch.float32, torch.float64))
+    check_same_device("weights", weights.device, "logits", logits)
+    if logits.dim() < 2 or not 1 <= logits.shape[0] <= MAX_CONDITIONS:
+        raise ValueError(
+            f"logits has shape {list(logits.shape)}, expected 1 to {MAX_CONDITIONS} conditions first, then the rest, "
+            "where weights are given"
+        )
+    if uncond is None:
+        raise ValueError("uncond is None, expected the logits without a condition, where weights are given")
+    if isinstance(guidance, Tensor) or guidance != 0:
+        raise ValueError("guidance is given beside weights, expected one of them (guidance g is one weight of 1 + g)")
+    conditions = logits.shape[0]
+    rows = logits.shape[1] if logits.dim() > 2 else 1
+    if weights.shape not in ((conditions,), (rows, conditions)):
+        raise ValueError(
+            f"weights has shape {list(weights.shape)}, expected [{conditions}], one for each condition, or "
+            f"[{rows}, {conditions}], for every row its own"
+        )
+    return logits[0]
 
 
 def check_ids(ids: Tensor) -> None:
@@ -76,6 +107,10 @@ def split_guidance(guidance: Number, uncond: Tensor | None, logits: Tensor) -> t
     if number != 0 and uncond is None:
         raise ValueError("uncond is None, expected the logits without the condition, for a guidance that is not 0")
     return number, tensor
+
+
+def split_weights(weights: Tensor | None) -> Tensor | None:
+    return None if weights is None else weights.detach().double()
 
 
 def split_temperature(temperature: Number, logits: Tensor) -> tuple[float, Tensor | None]:
@@ -149,7 +184,7 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
 
 # What sample_tokens and resample have in common at the end of their schemas, as `sample_arguments` takes it.
 SAMPLING_SCHEMA = (
-    "float guidance, Tensor? guidance_tensor, float temperature, Tensor? temperature_tensor, "
+    "float guidance, Tensor? guidance_tensor, Tensor? weights, float temperature, Tensor? temperature_tensor, "
     "SymInt top_k, Tensor? top_k_tensor, float top_p, Tensor? top_p_tensor"
 )
 
@@ -159,6 +194,7 @@ def sample_arguments(
     uncond: Tensor | None,
     guidance: float,
     guidance_tensor: Tensor | None,
+    weights: Tensor | None,
     temperature: float,
     temperature_tensor: Tensor | None,
     top_k: int,
@@ -166,8 +202,8 @@ def sample_arguments(
     top_p: float,
     top_p_tensor: Tensor | None,
 ) -> dict[str, Argument]:
-    """The native arguments that say how to sample from logits `[B, N, V]`."""
-    batch, length, vocab = cond.shape
+    """The native arguments that say how to sample from logits `[B, N, V]`; with weights `[K, B, N, V]`."""
+    batch, length, vocab = cond.shape[-3:]
     return {
         "cond": cond,
         "uncond": uncond,
@@ -175,12 +211,16 @@ def sample_arguments(
         "batch": batch,
         "length": length,
         "vocab": vocab,
-        "cond_stride_b": cond.stride(0),
-        "cond_stride_n": cond.stride(1),
+        "cond_stride_b": cond.stride(-3),
+        "cond_stride_n": cond.stride(-2),
         "uncond_stride_b": 0 if uncond is None else uncond.stride(0),
         "uncond_stride_n": 0 if uncond is None else uncond.stride(1),
         "guidance": guidance,
         "guidance_data": guidance_tensor,
+        "weights": contiguous(weights),
+        "weights_stride_b": 0 if weights is None or weights.dim() == 1 else cond.shape[0],
+        "conditions": 0 if weights is None else cond.shape[0],
+        "cond_stride_k": 0 if weights is None else cond.stride(0),
         "temperature": temperature,
         "temperature_data": temperature_tensor,
         "top_k": top_k,

@@ -27,6 +27,7 @@ from showo_ext.ops._sampling import (
     split_seed,
     split_step,
     split_temperature,
+    split_weights,
 )
 from showo_ext.reference.resample import ResampleOutput
 
@@ -41,6 +42,7 @@ def resample(
     known: Tensor | None = None,
     offset: int = 0,
     guidance: Number = 0.0,
+    weights: Tensor | None = None,
     temperature: Number = 1.0,
     top_k: int | Tensor = 0,
     top_p: Number = 1.0,
@@ -56,11 +58,11 @@ def resample(
     places keep their token, get logprob 0, are never masked, and their logits and noise are not looked at.
 
     Args:
-        logits: `[B, N, V]`, as in `sample_tokens`.
+        logits: `[B, N, V]`, or with weights `[K, B, N, V]`, as in `sample_tokens`.
         ids: int64 `[B, N]`, the canvas. Ids count from wherever the caller likes: `offset` is the id of code 0.
         mask_len: places to mask, int, int64 `[B]` or 0-d, as in `remask`; 0 finishes the picture.
         mask_id: the id of a masked place.
-        uncond, guidance, temperature, top_k, top_p, seed, step, noise: as in `sample_tokens`.
+        uncond, guidance, weights, temperature, top_k, top_p, seed, step, noise: as in `sample_tokens`.
         known: bool `[B, N]`; without it, the places where `ids` is not `mask_id`.
         offset: added to every sampled index.
         remask_temperature, remask_noise: `temperature` and `noise` of `remask`. The official schedule multiplies the
@@ -74,11 +76,11 @@ def resample(
         TypeError, ValueError: as `sample_tokens` and `remask`. On CUDA a row of logits that the CPU refuses gives
             `offset` with logprob NaN, and is masked again before any other place.
     """
-    check_logits(logits, uncond, noise)
-    check_shape("logits", logits, "B", "N", "V")
+    one = check_logits(logits, uncond, noise, weights, guidance)
+    check_shape("logits", one, "B", "N", "V")
     check_ids(ids)
     check_same_device("ids", ids.device, "logits", logits)
-    check_same_shape("ids", ids, "the places of logits", logits.shape[:2])
+    check_same_shape("ids", ids, "the places of logits", one.shape[:2])
     if known is not None:
         check_places("known", known, torch.bool, "ids", ids)
     if remask_noise is not None:
@@ -87,7 +89,7 @@ def resample(
     count, counts = split_mask_len(mask_len, ids)
     seed, seeds = split_seed(seed, ids.shape[0], "ids", ids)
     step, step_tensor = split_step(step, "ids", ids)
-    if weight == 0:
+    if weight == 0 and weights is None:
         uncond = None
     out = _OPERATOR(
         logits.detach(),
@@ -107,6 +109,7 @@ def resample(
         remask_noise,
         weight,
         weight_tensor,
+        split_weights(weights),
         *split_temperature(temperature, logits),
         *split_limits(top_k, top_p, logits),
     )
@@ -163,7 +166,7 @@ def _resample(
 
 
 def _resample_fake(logits: Tensor, *_: Any) -> _Output:
-    shape = logits.shape[:2]
+    shape = logits.shape[-3:-1]
     return (
         logits.new_empty(shape, dtype=torch.int64),
         logits.new_empty(shape, dtype=torch.bool),

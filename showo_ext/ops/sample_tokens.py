@@ -20,6 +20,7 @@ from showo_ext.ops._sampling import (
     split_seed,
     split_step,
     split_temperature,
+    split_weights,
 )
 
 
@@ -28,6 +29,7 @@ def sample_tokens(
     uncond: Tensor | None = None,
     *,
     guidance: Number = 0.0,
+    weights: Tensor | None = None,
     temperature: Number = 1.0,
     top_k: int | Tensor = 0,
     top_p: Number = 1.0,
@@ -57,14 +59,23 @@ def sample_tokens(
     the device, by a captured CUDA graph anew at every replay; torch.compile compiles once for all their values. The
     results are those of the same number in Python, bit for bit.
 
+    Several conditions are composed with `weights` (arXiv 2206.01714 for diffusion; 2405.06535): `logits` has K of them
+    first, and x = sum_i w_i * logits[i] - (sum_i w_i - 1) * uncond, which is uncond + sum_i w_i * (logits[i] - uncond),
+    added in this order, every operation rounded to fp32. A negative weight leads away from its condition. Logits whose
+    factor is 0 in fp32 are not read, and a token that is -inf in others is never chosen. One condition of weight 1 + g
+    is guidance g, bit for bit.
+
     Args:
-        logits: `[..., V]` float32, float16 or bfloat16, any strides with a contiguous last dimension.
+        logits: `[..., V]` float32, float16 or bfloat16, any strides with a contiguous last dimension. With weights
+            `[K, ..., V]`, 1 to 8 conditions; the other shapes below are then those of `logits[0]`.
         uncond: logits without the condition, same shape and dtype. Not read if guidance is 0.
         guidance: at least 0; as in the official Show-o code, 0 means none.
+        weights: float32 or float64 `[K]`, or `[B, K]` for every row (dimension 0) its own, of logits' device, between
+            -1e30 and 1e30; instead of guidance. Read on the device, as the tensors above.
         temperature: 0, or between 1e-30 and 1e30.
         top_k: 0 for no limit; V or more also keep every token.
         top_p: in (0, 1], 1 for no limit.
-        seed: any integer for the batch, taken modulo 2^64 (-1 is 2^64 - 1), or int64 `[logits.shape[0]]`, one for each
+        seed: any integer for the batch, taken modulo 2^64 (-1 is 2^64 - 1), or int64 `[B]`, one for each
             row: a row then gets the same noise in any batch, namely that of a batch of one with this seed. (A 0-d
             tensor is like an int.)
         step: a number below 2^32 that makes the noise of one step of a loop differ from the next.
@@ -81,11 +92,11 @@ def sample_tokens(
             negative top_k and a top_p that is NaN or above 1 are no limit, a top_p of 0 or less keeps one token, and
             of a step the low 32 bits count.
     """
-    check_logits(logits, uncond, noise)
+    one = check_logits(logits, uncond, noise, weights, guidance)
     weight, weight_tensor = split_guidance(guidance, uncond, logits)
-    seed, seeds = split_seed(seed, logits.shape[0] if logits.dim() > 1 else 1, "logits", logits)
+    seed, seeds = split_seed(seed, one.shape[0] if one.dim() > 1 else 1, "logits", one)
     step, step_tensor = split_step(step, "logits", logits)
-    if weight == 0:
+    if weight == 0 and weights is None:
         uncond = None
     ids, logprob = _OPERATOR(
         logits.detach(),
@@ -97,6 +108,7 @@ def sample_tokens(
         noise,
         weight,
         weight_tensor,
+        split_weights(weights),
         *split_temperature(temperature, logits),
         *split_limits(top_k, top_p, logits),
     )
@@ -107,13 +119,15 @@ def sample_tokens(
 # implementations
 
 
-def as_rows(logits: Tensor) -> Tensor:
-    """`[B, N, V]`: dimension 0 is the batch row, what lies before the vocabulary the position; a view if it can be."""
-    if logits.dim() == 1:
-        return logits[None, None]
-    if logits.dim() == 2:
-        return logits[:, None]
-    rows = logits.flatten(1, -2)
+def as_rows(logits: Tensor, first: int = 0) -> Tensor:
+    """`[B, N, V]`: dimension `first` is the batch row, what lies between it and the vocabulary the position; dimensions
+    before it stay. A view if it can be.
+    """
+    if logits.dim() == first + 1:
+        return logits[..., None, None, :]
+    if logits.dim() == first + 2:
+        return logits[..., None, :]
+    rows = logits.flatten(first + 1, -2)
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
@@ -125,23 +139,42 @@ def _sample_tokens(
     step: int,
     step_tensor: Tensor | None,
     noise: Tensor | None,
+    guidance: float,
+    guidance_tensor: Tensor | None,
+    weights: Tensor | None,
     *sampling: Any,
 ) -> tuple[Tensor, Tensor]:
-    ids, logprob = _sample_tokens_fake(logits)
-    cond = as_rows(logits)
+    ids, logprob = _outputs(logits if weights is None else logits[0])
+    cond = as_rows(logits, 0 if weights is None else 1)
     free = None if uncond is None else as_rows(uncond)
     launch(
         "sample_tokens",
         cond,
         ids=ids,
         logprob=logprob,
-        **sample_arguments(cond, free, *sampling),
+        **sample_arguments(cond, free, guidance, guidance_tensor, weights, *sampling),
         **noise_arguments(noise, seed, seeds, step, step_tensor),
     )
     return ids, logprob
 
 
-def _sample_tokens_fake(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _sample_tokens_fake(
+    logits: Tensor,
+    uncond: Tensor | None,
+    seed: int,
+    seeds: Tensor | None,
+    step: int,
+    step_tensor: Tensor | None,
+    noise: Tensor | None,
+    guidance: float,
+    guidance_tensor: Tensor | None,
+    weights: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    return _outputs(logits if weights is None else logits[0])
+
+
+def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
     shape = logits.shape[:-1]
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 

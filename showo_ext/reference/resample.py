@@ -29,6 +29,7 @@ def resample(
     known: Tensor | None = None,
     offset: int = 0,
     guidance: float | Tensor = 0.0,
+    weights: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     top_k: int | Tensor = 0,
     top_p: float | Tensor = 1.0,
@@ -40,11 +41,12 @@ def resample(
 ) -> ResampleOutput:
     """Fill every unknown place of ``ids [B, N]`` from ``logits [B, N, V]``, then mask the least sure ones again.
 
-    See :func:`showo_ext.resample` for the meaning. Arguments are taken to be valid.
+    With weights the logits are ``[K, B, N, V]``. See :func:`showo_ext.resample` for the meaning. Arguments are taken to
+    be valid.
     """
     if known is None:
         known = ids != mask_id
-    if logits.shape[1] == 0:
+    if ids.shape[1] == 0:
         codes, logprob = ids, ids.float()
     else:
         cond = logits.masked_fill(known.unsqueeze(-1), 0)  # logits of known places are not looked at
@@ -53,6 +55,7 @@ def resample(
             cond,
             free,
             guidance=guidance,
+            weights=weights,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

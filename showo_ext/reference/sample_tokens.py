@@ -15,6 +15,7 @@ def sample_tokens(
     uncond: Tensor | None = None,
     *,
     guidance: float | Tensor = 0.0,
+    weights: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     top_k: int | Tensor = 0,
     top_p: float | Tensor = 1.0,
@@ -24,10 +25,11 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Choose one id per row of ``logits [..., V]``; see :func:`showo_ext.sample_tokens` for the meaning.
 
-    Returns int64 ``ids [...]`` and fp32 ``logprob [...]``. Arguments are taken to be valid.
+    With weights the logits are ``[K, ..., V]``. Returns int64 ``ids [...]`` and fp32 ``logprob [...]``. Arguments are
+    taken to be valid.
     """
     guidance, temperature, top_k, top_p = float(guidance), float(temperature), int(top_k), float(top_p)
-    guided = _guide(logits, uncond, guidance)
+    guided = _guide(logits, uncond, guidance) if weights is None else _compose(logits, uncond, weights)
     scaled = guided.double() / (temperature or 1.0)
     if 0 < top_k < scaled.shape[-1]:
         scaled = _keep_top_k(scaled, top_k)
@@ -38,7 +40,7 @@ def sample_tokens(
         ids = guided.argmax(-1)
     else:
         if noise is None:
-            noise = _philox_noise(logits.shape, seed, step, logits.device)
+            noise = _philox_noise(guided.shape, seed, step, logits.device)
         ids = (logp - (-noise.double().log()).log()).argmax(-1)
     return ids, logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
 
@@ -51,6 +53,21 @@ def _guide(logits: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
     free = uncond.float()
     guided = (1 + guidance) * cond - guidance * free
     return guided.masked_fill((cond == -math.inf) | (free == -math.inf), -math.inf)
+
+
+def _compose(logits: Tensor, uncond: Tensor | None, weights: Tensor) -> Tensor:
+    """sum_i w_i logits[i] - (sum_i w_i - 1) uncond in fp32, term by term; what has the factor 0 is not looked at."""
+    assert uncond is not None
+    columns = weights.double().reshape(*weights.shape, *[1] * (uncond.dim() + 1 - weights.dim()))  # [(B,) K, 1, ...]
+    of_conditions = columns.unbind(weights.dim() - 1)
+    factors = [*of_conditions, 1 - sum(of_conditions)]
+    guided = torch.full(uncond.shape, -0.0, dtype=torch.float32, device=logits.device)
+    forbidden = torch.zeros(uncond.shape, dtype=torch.bool, device=logits.device)
+    for term, factor in zip([*logits.float(), uncond.float()], (factor.float() for factor in factors), strict=True):
+        read = (factor != 0).expand(uncond.shape)
+        guided = torch.where(read, guided + factor * term, guided)
+        forbidden |= read & (term == -math.inf)
+    return guided.masked_fill(forbidden, -math.inf)
 
 
 def _keep_top_k(scaled: Tensor, top_k: int) -> Tensor:

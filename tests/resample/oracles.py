@@ -40,6 +40,19 @@ def guided(cond: Tensor, uncond: Tensor | None, guidance: float) -> np.ndarray:
     return x
 
 
+def composed(conditions: Tensor, uncond: Tensor, weights: list[float]) -> np.ndarray:
+    """sum_i w_i c_i - (sum_i w_i - 1) u of rows that share their weights, every operation rounded to fp32."""
+    terms = [*zip(conditions.detach().float().numpy(), map(np.float32, weights)), None]
+    terms[-1] = (uncond.detach().float().numpy(), np.float32(-(math.fsum(weights) - 1)))
+    read = [(logits, factor) for logits, factor in terms if factor != 0]
+    with np.errstate(invalid="ignore"):
+        x = read[0][0] * read[0][1]
+        for logits, factor in read[1:]:
+            x = x + logits * factor
+    x[np.logical_or.reduce([np.isneginf(logits) for logits, _ in read])] = -np.inf
+    return x
+
+
 def kept_by_filters(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
     """Indices kept of one row of temperature'd logits, most probable first, lower index first among equals."""
     order = sorted((i for i in range(len(logits)) if logits[i] > -np.inf), key=lambda i: (-logits[i], i))

@@ -146,18 +146,22 @@ def test_opcheck_and_compile():
     one, three = torch.tensor(1.0, dtype=torch.float64), torch.tensor(3)
     plain = (
         logits, None, ids, None, 3, None, MASK_ID, 0, 1.0, None, 5, None, 0, None, None, None,
-        0.0, None, 1.0, None, 0, None, 1.0, None,
+        0.0, None, None, 1.0, None, 0, None, 1.0, None,
     )  # fmt: skip
     rich = (
         logits.half(), randn(2, 6, 20, seed=1).half(), ids, ids == MASK_ID, 0, torch.tensor([1, 2]), MASK_ID, 100,
         0.3, None, 0, torch.tensor([1, 2]), 0, three, uniforms(2, 6, 20), uniforms(2, 6),
-        1.5, None, 0.5, None, 4, None, 0.9, None,
+        1.5, None, None, 0.5, None, 4, None, 0.9, None,
     )  # fmt: skip
     tensors = (
         logits, -logits, ids, None, 0, three, MASK_ID, 0, 1.0, one, 5, None, 0, None, None, None,
-        1.0, one, 1.0, one, 0, three, 1.0, one,
+        1.0, one, None, 1.0, one, 0, three, 1.0, one,
     )  # fmt: skip
-    for arguments in (plain, rich, tensors):
+    composed = (
+        torch.stack((logits, -logits)), logits, ids, None, 3, None, MASK_ID, 0, 1.0, None, 5, None, 0, None, None, None,
+        0.0, None, torch.ones(2, 2, dtype=torch.float64), 1.0, None, 0, None, 1.0, None,
+    )  # fmt: skip
+    for arguments in (plain, rich, tensors, composed):
         torch.library.opcheck(op, arguments, test_utils=tests)
     assert_compiles(lambda x, i: tuple(resample(x, i, 3, MASK_ID, seed=1, step=2, remask_temperature=0.5)), logits, ids)
     assert_compiles(
@@ -185,7 +189,8 @@ def test_writes_inside_and_reads_inside(dtype):
             remask_temperature_data=None, guidance_data=None, temperature_data=None, top_k_data=None, top_p_data=None,
             remask_noise=None, cond=cond.tensor, uncond=uncond.tensor, dtype=dtype,
             batch=batch, length=length, vocab=vocab, cond_stride_b=length * vocab, cond_stride_n=vocab,
-            uncond_stride_b=length * vocab, uncond_stride_n=vocab, guidance=1.0, temperature=1.0,
+            uncond_stride_b=length * vocab, uncond_stride_n=vocab, guidance=1.0, temperature=1.0, weights=None,
+            weights_stride_b=0, conditions=0, cond_stride_k=0,
             top_k=0, top_p=1.0, noise=None, seed=3, seed_data=None, seed_stride=0, step=0, step_data=None,
         )  # fmt: skip
     for guard in (cond, uncond, ids, counts, out, sampled, logprob, masked):

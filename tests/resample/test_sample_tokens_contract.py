@@ -60,10 +60,11 @@ def test_opcheck():
     op = torch.ops.showo_ext.sample_tokens.default
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic", "test_autograd_registration")
     for arguments in (
-        (logits, None, 5, None, 0, None, None, 0.0, None, 1.0, None, 0, None, 1.0, None),
-        (logits, -logits, 0, seeds, 0, torch.tensor(3), noise, 1.5, None, 0.5, None, 4, None, 0.9, None),
-        (logits, -logits, 0, seeds, 0, None, None, 1.0, one, 1.0, one, 0, torch.tensor(3), 1.0, one),
-        (logits[0, 0].bfloat16(), None, 5, None, 2, None, None, 0.0, None, 0.0, None, 0, None, 1.0, None),
+        (logits, None, 5, None, 0, None, None, 0.0, None, None, 1.0, None, 0, None, 1.0, None),
+        (logits, -logits, 0, seeds, 0, torch.tensor(3), noise, 1.5, None, None, 0.5, None, 4, None, 0.9, None),
+        (logits, -logits, 0, seeds, 0, None, None, 1.0, one, None, 1.0, one, 0, torch.tensor(3), 1.0, one),
+        (logits[0, 0].bfloat16(), None, 5, None, 2, None, None, 0.0, None, None, 0.0, None, 0, None, 1.0, None),
+        (logits, -logits[0], 5, None, 0, None, None, 0.0, None, one.expand(2), 1.0, None, 0, None, 1.0, None),
     ):
         torch.library.opcheck(op, arguments, test_utils=tests)
 
@@ -120,7 +121,8 @@ def test_writes_inside_and_reads_inside(dtype, isa):
                     "sample_tokens", cond.tensor,
                     ids=ids.tensor, logprob=logprob.tensor, cond=cond.tensor, uncond=None,
                     dtype=dtype, batch=3, length=1, vocab=vocab, cond_stride_b=vocab, cond_stride_n=0,
-                    uncond_stride_b=0, uncond_stride_n=0, guidance=0.0, guidance_data=None, temperature=1.0,
+                    uncond_stride_b=0, uncond_stride_n=0, weights=None, weights_stride_b=0, conditions=0,
+                    cond_stride_k=0, guidance=0.0, guidance_data=None, temperature=1.0,
                     temperature_data=None, top_k_data=None, top_p_data=None, top_k=3,
                     top_p=0.9, noise=noise.tensor, seed=0, seed_data=None, seed_stride=0, step=0, step_data=None,
                 )  # fmt: skip
