@@ -37,7 +37,8 @@ inline Status check_sample(const SampleParams& p, bool on_cpu) {
   if (p.weights) {
     SHOWO_CHECK_ARGUMENT(p.conditions >= 1 && p.conditions <= kMaxConditions,
                          "logits has %" PRId64 " conditions, expected 1 to %d", p.conditions, kMaxConditions);
-    SHOWO_CHECK_ARGUMENT(p.uncond || p.batch * p.length == 0, "uncond is null, expected the logits without a condition");
+    SHOWO_CHECK_ARGUMENT(p.uncond || p.batch * p.length == 0,
+                         "uncond is null, expected the logits without a condition");
     const int64_t rows = p.weights_stride_b != 0 ? p.batch : 1;
     for (int64_t i = 0; on_cpu && i < rows * p.conditions; ++i) {
       SHOWO_CHECK_ARGUMENT(p.weights[i] >= -1e30 && p.weights[i] <= 1e30,

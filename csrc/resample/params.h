@@ -76,8 +76,8 @@ struct SampleParams {
   int64_t uncond_stride_b = 0, uncond_stride_n = 0;
   DType dtype = DType::kF32;
 
-  int64_t offset = 0;          // added to every chosen index
-  Scalar<double> guidance;     // 0: uncond is not read
+  int64_t offset = 0;               // added to every chosen index
+  Scalar<double> guidance;          // 0: uncond is not read
   const double* weights = nullptr;  // [K], of all rows, or contiguous [B, K]; or null: guidance counts
   int64_t conditions = 0;           // K, 1 to kMaxConditions
   int64_t cond_stride_k = 0, weights_stride_b = 0;

@@ -53,8 +53,7 @@ struct Row<T, false> : RowLayout<T> {
   float cond_scale, uncond_scale;
 
   __device__ Row(const SampleParams& p, int64_t b, int64_t n)
-      : cond(static_cast<const T*>(p.cond) + b * p.cond_stride_b + n * p.cond_stride_n),
-        uncond(nullptr) {
+      : cond(static_cast<const T*>(p.cond) + b * p.cond_stride_b + n * p.cond_stride_n), uncond(nullptr) {
     this->vocab = static_cast<uint32_t>(p.vocab);
     const double guidance = p.guidance.get();
     cond_scale = static_cast<float>(1.0 + guidance);

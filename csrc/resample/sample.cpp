@@ -129,8 +129,9 @@ Status sample_tokens_cpu(const SampleParams& params, int num_threads) {
     for (int64_t place = task * per_task; place < end; ++place) sample_place(params, place, scratch.get(), &first);
   });
   if (first.fault == RowFault::kNone) return ok_status();
-  return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64, fault_text(first.fault, params.weights),
-                          first.place / params.length, first.place % params.length, first.index);
+  return invalid_argument("%s: row %" PRId64 ", position %" PRId64 ", index %" PRId64,
+                          fault_text(first.fault, params.weights), first.place / params.length,
+                          first.place % params.length, first.index);
 }
 
 Status philox_uniforms_cpu(const PhiloxRow& row, uint32_t first_block, int64_t count, float* out) {

@@ -309,10 +309,10 @@ Status launch_filtered(const SampleParams& p, cudaStream_t stream) {
   }
   const size_t bytes = static_cast<size_t>(ceil_div(p.vocab, kChunk)) * kChunk * sizeof(uint32_t);
   if (bytes > 32 * 1024) {  // beyond 48 KB with what is static it must be asked for
-    SHOWO_RETURN_IF_ERROR(
-        check_cuda(cudaFuncSetAttribute(filtered_kernel<T, kComposed, true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(kMaxStaged * sizeof(uint32_t))),
-                   "filtered_kernel: shared memory"));
+    SHOWO_RETURN_IF_ERROR(check_cuda(
+        cudaFuncSetAttribute(filtered_kernel<T, kComposed, true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(kMaxStaged * sizeof(uint32_t))),
+        "filtered_kernel: shared memory"));
   }
   filtered_kernel<T, kComposed, true><<<grid, kThreads, bytes, stream>>>(p);
   return check_launch("filtered_kernel");

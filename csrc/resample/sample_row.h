@@ -15,8 +15,8 @@ struct RowInput {
   const void* cond[kMaxConditions];  // of each condition [V], of params.dtype
   float cond_scale[kMaxConditions];  // x is the sum of the conditions by their scales,
   int conditions;
-  const void* uncond;  // [V] or null
-  float uncond_scale;  // less uncond by its scale; or the one condition as it is, where uncond is null
+  const void* uncond;     // [V] or null
+  float uncond_scale;     // less uncond by its scale; or the one condition as it is, where uncond is null
   const float* uniforms;  // [V], or null: Philox
   PhiloxRow philox;
   float* scratch;  // 2 * padded_row(V) floats if the row is filtered (top_k, top_p), else unused
