@@ -60,7 +60,10 @@ def _compose(logits: Tensor, uncond: Tensor | None, weights: Tensor) -> Tensor:
     assert uncond is not None
     columns = weights.double().reshape(*weights.shape, *[1] * (uncond.dim() + 1 - weights.dim()))  # [(B,) K, 1, ...]
     of_conditions = columns.unbind(weights.dim() - 1)
-    factors = [*of_conditions, 1 - sum(of_conditions)]
+    total = of_conditions[0]
+    for weight in of_conditions[1:]:
+        total = total + weight
+    factors = [*of_conditions, 1 - total]
     guided = torch.full(uncond.shape, -0.0, dtype=torch.float32, device=logits.device)
     forbidden = torch.zeros(uncond.shape, dtype=torch.bool, device=logits.device)
     for term, factor in zip([*logits.float(), uncond.float()], (factor.float() for factor in factors), strict=True):

@@ -121,10 +121,12 @@ def test_codebook_lookup(device, dtype: torch.dtype, width: int) -> None:
 )
 def test_sample_tokens(device, dtype: torch.dtype, vocab: int, how: dict[str, float]) -> None:
     cond, uncond = (torch.randn(2, vocab).to(dtype) for _ in range(2))
-    ids, logprob = showo_ext.sample_tokens(cond, uncond, guidance=1.5, seed=4, **how)
-    expected = reference.sample_tokens(cond, uncond, guidance=1.5, seed=4, **how)
-    assert torch.equal(ids, expected[0])
-    torch.testing.assert_close(logprob, expected[1], rtol=1e-6, atol=2e-6)
+    weights = torch.tensor([2.0, -0.5])
+    for given in ({"logits": cond, "guidance": 1.5}, {"logits": torch.stack((cond, -cond)), "weights": weights}):
+        ids, logprob = showo_ext.sample_tokens(uncond=uncond, seed=4, **given, **how)
+        expected = reference.sample_tokens(uncond=uncond, seed=4, **given, **how)
+        assert torch.equal(ids, expected[0])
+        torch.testing.assert_close(logprob, expected[1], rtol=1e-6, atol=2e-6)
     clean(device)
 
 
