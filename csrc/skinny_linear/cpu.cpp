@@ -15,8 +15,9 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-constexpr int kOutputs = 4;
+constexpr int kOutputs = 2;                       // of a tile, where x has more than one row
 constexpr int kRows = kLanes == 16 ? 4 : 2;       // AVX-512 has 32 registers, the others have 16
+constexpr int kSums = 2;                          // of every result: an addition need not wait for the one before it
 constexpr int64_t kTaskBytes = int64_t{1} << 18;  // of weights: tens of microseconds
 
 using showo::to_float;
@@ -52,24 +53,28 @@ void pack_row(float* to, const T* from, int64_t length) {
 // dots[o][r] = the sum over i of weight[o, i] * x[r, i] of a tile.
 template <class W, int kTileOutputs, int kTileRows>
 void dot_tile(const SkinnyLinearParams& p, const W* weight, const float* x, float (*dots)[kRows]) {
-  VecF sums[kTileOutputs][kTileRows] = {};
+  constexpr int kWords = kParts<W> < kSums ? kSums / kParts<W> : 1;  // vectors of words in a step
+  VecF sums[kTileOutputs][kTileRows][kSums] = {};
   int64_t i = 0;
-  for (; i + kBlock<W> <= p.in_features; i += kBlock<W>) {
-    VecU words[kTileOutputs];
-    for (int o = 0; o < kTileOutputs; ++o)
-      words[o] = *reinterpret_cast<const VecUAny*>(weight + o * p.weight_stride + i);
-    for (int j = 0; j < kParts<W>; ++j) {
-      VecF inputs[kTileRows];
-      for (int r = 0; r < kTileRows; ++r) inputs[r] = load(x + r * p.in_features + i + j * kLanes);
-      for (int o = 0; o < kTileOutputs; ++o) {
-        const VecF w = part(words[o], j, weight);
-        for (int r = 0; r < kTileRows; ++r) sums[o][r] += w * inputs[r];
+  for (; i + kWords * kBlock<W> <= p.in_features; i += kWords * kBlock<W>) {
+    for (int word = 0; word < kWords; ++word) {
+      const int64_t at = i + word * kBlock<W>;
+      VecU words[kTileOutputs];
+      for (int o = 0; o < kTileOutputs; ++o)
+        words[o] = *reinterpret_cast<const VecUAny*>(weight + o * p.weight_stride + at);
+      for (int j = 0; j < kParts<W>; ++j) {
+        VecF inputs[kTileRows];
+        for (int r = 0; r < kTileRows; ++r) inputs[r] = load(x + r * p.in_features + at + j * kLanes);
+        for (int o = 0; o < kTileOutputs; ++o) {
+          const VecF w = part(words[o], j, weight);
+          for (int r = 0; r < kTileRows; ++r) sums[o][r][(word + j) % kSums] += w * inputs[r];
+        }
       }
     }
   }
   for (int o = 0; o < kTileOutputs; ++o) {
     for (int r = 0; r < kTileRows; ++r) {
-      float total = sum(sums[o][r]);
+      float total = sum(sums[o][r][0] + sums[o][r][1]);
       for (int64_t k = i; k < p.in_features; ++k)
         total += to_float(weight[o * p.weight_stride + k]) * x[r * p.in_features + k];
       dots[o][r] = total;
@@ -113,7 +118,8 @@ Status run(const SkinnyLinearParams& p, const W* weights, int num_threads) {
     const int64_t begin = task * outputs_per_task;
     const int64_t end = begin + outputs_per_task < p.out_features ? begin + outputs_per_task : p.out_features;
     int64_t output = begin;
-    for (; output + kOutputs <= end; output += kOutputs) multiply<W, T, kOutputs>(p, weights, output);
+    if (p.rows > 1)  // one row of x is multiplied while one row of weights is read: nothing is faster than one stream
+      for (; output + kOutputs <= end; output += kOutputs) multiply<W, T, kOutputs>(p, weights, output);
     for (; output < end; ++output) multiply<W, T, 1>(p, weights, output);
   });
   return ok_status();
