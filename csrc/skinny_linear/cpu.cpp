@@ -3,9 +3,9 @@
 // four bytes; part j of a vector, the numbers j of all its words, becomes floats by a shift or two. So that they meet
 // their own numbers of x, x is brought to float and to the same order once, before the tasks.
 //
-// A tile is kOutputs weight rows times up to kRows rows of x: its products are summed in registers. Where x has more
+// A tile is kOutputs weight rows times kRows rows of x: its products are summed in registers. Where x has more
 // rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum
-// depends on the instruction set and the dtypes, not on the number of threads or of rows.
+// depends on the instruction set and the dtype, not on the number of threads or of rows.
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -15,8 +15,9 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-constexpr int kOutputs = 2;                       // of a tile, where x has more than one row
-constexpr int kRows = kLanes == 16 ? 4 : 2;       // AVX-512 has 32 registers, the others have 16
+// Of a tile, where x has more than one row. AVX-512 has registers for 16 sums, the others for 8.
+constexpr int kOutputs = kLanes == 16 ? 4 : 2;
+constexpr int kRows = 2;
 constexpr int kSums = 2;                          // of every result: an addition need not wait for the one before it
 constexpr int64_t kTaskBytes = int64_t{1} << 18;  // of weights: tens of microseconds
 
@@ -82,14 +83,6 @@ void dot_tile(const SkinnyLinearParams& p, const W* weight, const float* x, floa
   }
 }
 
-template <class W, int kTileOutputs>
-void dot_rows(const SkinnyLinearParams& p, const W* weight, const float* x, int64_t rows, float (*dots)[kRows]) {
-  if (rows == 1) return dot_tile<W, kTileOutputs, 1>(p, weight, x, dots);
-  if (rows == 2 || kRows == 2) return dot_tile<W, kTileOutputs, 2>(p, weight, x, dots);
-  if (rows == 3) return dot_tile<W, kTileOutputs, 3>(p, weight, x, dots);
-  return dot_tile<W, kTileOutputs, kRows>(p, weight, x, dots);
-}
-
 // Results [all rows, output .. output + kTileOutputs).
 template <class W, class T, int kTileOutputs>
 void multiply(const SkinnyLinearParams& p, const W* weights, int64_t output) {
@@ -98,7 +91,11 @@ void multiply(const SkinnyLinearParams& p, const W* weights, int64_t output) {
   for (int64_t row = 0; row < p.rows; row += kRows) {
     const int64_t rows = p.rows - row < kRows ? p.rows - row : kRows;
     float dots[kTileOutputs][kRows];
-    dot_rows<W, kTileOutputs>(p, weight, p.workspace + row * p.in_features, rows, dots);
+    const float* x = p.workspace + row * p.in_features;
+    if (rows == kRows)
+      dot_tile<W, kTileOutputs, kRows>(p, weight, x, dots);
+    else
+      dot_tile<W, kTileOutputs, 1>(p, weight, x, dots);
     for (int o = 0; o < kTileOutputs; ++o) {
       const float scale = p.scale != nullptr ? p.scale[output + o] : 1.0f;
       const float shift = bias != nullptr ? to_float(bias[output + o]) : 0.0f;
