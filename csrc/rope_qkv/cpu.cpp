@@ -13,6 +13,7 @@ namespace {
 using showo::SHOWO_ISA::store;  // of float, beside those below
 
 constexpr int64_t kMaxHeadDim = 128;
+constexpr int64_t kWorthAThread = 1 << 15;  // numbers: tens of microseconds
 
 // Rounds a vector to 16 bits, to nearest even; NaN stays NaN.
 SHOWO_INLINE void store(BFloat16* p, VecF x) {
@@ -112,6 +113,8 @@ void for_each_part(const RopeQkvParams& p, int num_threads, const Function& func
   const int64_t num_rows = p.batch * p.length, total_heads = p.heads + 2 * p.kv_heads;
   if (num_rows <= 0 || total_heads <= 0) return;
   const int64_t splits = rope_qkv_splits(total_heads), rows = rope_qkv_chunk_rows(num_rows, total_heads);
+  // A row of a text that grows is done before another thread has woken up.
+  if (num_rows * total_heads * p.head_dim < kWorthAThread) num_threads = 1;
   parallel_for(rope_qkv_chunks(num_rows, total_heads) * splits, num_threads, [&](int64_t task) {
     Part part;
     part.chunk = task / splits;

@@ -3,8 +3,8 @@
 // four bytes; part j of a vector, the numbers j of all its words, becomes floats by a shift or two. So that they meet
 // their own numbers of x, x is brought to float and to the same order once, before the tasks.
 //
-// A tile is kOutputs weight rows times kRows rows of x: its products are summed in registers. Where x has more
-// rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum
+// A tile is up to kOutputs weight rows times up to kRows rows of x: its products are summed in registers. Where x has
+// more rows than a tile, the weights of a tile are visited again while the cache still holds them. The order of a sum
 // depends on the instruction set and the dtype, not on the number of threads or of rows.
 #include "common/dispatch.h"
 #include "common/parallel.h"
@@ -15,10 +15,11 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-// Of a tile, where x has more than one row. AVX-512 has registers for 16 sums, the others for 8.
+// Of a tile. AVX-512 has registers for 16 sums, the others for 8.
 constexpr int kOutputs = kLanes == 16 ? 4 : 2;
 constexpr int kRows = 2;
-constexpr int kSums = 2;                          // of every result: an addition need not wait for the one before it
+constexpr int kSums = 2;          // of every result: an addition need not wait for the one before it
+constexpr int64_t kShort = 4096;  // a row of x so long lies, in float, beside weights in the first-level cache
 constexpr int64_t kTaskBytes = int64_t{1} << 18;  // of weights: tens of microseconds
 
 using showo::to_float;
@@ -115,7 +116,9 @@ Status run(const SkinnyLinearParams& p, const W* weights, int num_threads) {
     const int64_t begin = task * outputs_per_task;
     const int64_t end = begin + outputs_per_task < p.out_features ? begin + outputs_per_task : p.out_features;
     int64_t output = begin;
-    if (p.rows > 1)  // one row of x is multiplied while one row of weights is read: nothing is faster than one stream
+    // One short row of x is multiplied while one row of weights is read: nothing is faster than one stream. Longer rows
+    // of x are not kept by the first-level cache, and more of them cost more products: a tile reads them less often.
+    if (p.rows > 1 || p.in_features > kShort)
       for (; output + kOutputs <= end; output += kOutputs) multiply<W, T, kOutputs>(p, weights, output);
     for (; output < end; ++output) multiply<W, T, 1>(p, weights, output);
   });
