@@ -8,6 +8,7 @@
 // 2^headroom, a power of two above the number of columns: l stays below 1, so that no sum p v outgrows the largest v.
 // Inside a block only the tiles that somebody sees are computed: a panel of rows takes the columns between its first
 // and last visible one, a tile of output rows sums over its own such range.
+#include "omni_attention/cpu_few_rows.h"
 #include "omni_attention/cpu_tile.h"
 
 namespace showo {
@@ -116,15 +117,42 @@ void forward_block(ForwardScratch<D>* s, int64_t rows, const float* keys, const 
   }
 }
 
+int headroom_of(int64_t kv_length) {
+  int headroom = 0;
+  while (kv_length >> headroom != 0) ++headroom;
+  return headroom;
+}
+
+// The rows of a task where there are few: an item is a head.
+template <int D, class T>
+void forward_few_rows(const OmniForwardParams& p, const OmniTask& task) {
+  const OmniInputs& in = p.in;
+  const int64_t group = in.heads / in.kv_heads;
+  const int headroom = headroom_of(in.kv_length);
+  alignas(64) float out[D];
+  for (int64_t item = task.first_item; item < task.last_item; ++item) {
+    const int64_t head = task.kv_head * group + item;
+    for (int64_t row = 0; row < in.q_length; ++row) {
+      const float lse = forward_row<D, T>(p, task.batch, head, row, in.scale * kLog2E, headroom, out);
+      write_row<D>(const_cast<void*>(row_at(p.out, p.out_strides, in.dtype, task.batch, head, row)), out, in.dtype);
+      p.lse[(task.batch * in.heads + head) * in.q_length + row] = lse * kLn2;
+    }
+  }
+}
+
 template <int D>
 void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
   const OmniInputs& in = p.in;
+  if (in.q_length <= kFewRows) {
+    if (in.dtype == DType::kF32) return forward_few_rows<D, float>(p, task);
+    if (in.dtype == DType::kF16) return forward_few_rows<D, Half>(p, task);
+    return forward_few_rows<D, BFloat16>(p, task);
+  }
   auto* s = static_cast<ForwardScratch<D>*>(scratch);
   KvRows<D> keys, values;
   place_kv_copies<D>(&keys, &values, in, task, s + 1);
   const int64_t group = in.heads / in.kv_heads;
-  s->headroom = 0;
-  while (in.kv_length >> s->headroom != 0) ++s->headroom;
+  s->headroom = headroom_of(in.kv_length);
   for (int64_t item = task.first_item; item < task.last_item; ++item) {
     const int64_t head = task.kv_head * group + item / plan.num_q_blocks, block = item % plan.num_q_blocks;
     const int64_t first_row = block * kQBlock;
