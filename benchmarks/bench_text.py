@@ -1,4 +1,4 @@
-"""A token of an answer at the full model's size: against reading its weights once, and against the loop without a cache.
+"""A token of an answer at the full size: against reading its weights once, and against the loop without a cache.
 
     python -m benchmarks.bench_text [--weights float32 bfloat16 int8] [--threads 2] [--tokens 100] [--layers 24]
 
@@ -6,8 +6,8 @@ For each kind of weights a model of random weights answers about a picture of 25
 weights have activations in bf16. Printed are
 
 - what is read for a token: the blocks' weights and the rows of the head that text has,
-- the rate at which torch.sum reads as many bytes, which is taken for the machine's, as the median of some turns that are
-  spread over the answer,
+- the rate at which torch.sum reads memory, which is taken for the machine's: the median of some turns that are spread
+  over the answer,
 - the median token, and how much longer it takes than reading at that rate does,
 - the whole answer, picture and question included, against the loop of the official code: for every token the whole
   sequence and the whole vocabulary again, by the eager formula with a dense mask. The loop's time is the mean of its
@@ -115,8 +115,10 @@ def main(argv: list[str] | None = None) -> None:
         taken = answer(model, prompting, image, options.tokens, reading)
         needed, rate, token = bytes_of_token(model), median(reading.rates), median(taken[1:])
         print(f"{kind}: {needed / 1e9:.2f} GB a token, read at {rate / 1e9:.1f} GB/s in {1e3 * needed / rate:.1f} ms")
-        print(f"  a token {1e3 * token:.1f} ms, {token * rate / needed:.2f} times that; picture, question and first token "
-              f"{taken[0]:.2f} s; {len(taken)} tokens {sum(taken):.2f} s")
+        print(
+            f"  a token {1e3 * token:.1f} ms, {token * rate / needed:.2f} times that; picture, question, first token "
+            f"{taken[0]:.2f} s; {len(taken)} tokens {sum(taken):.2f} s"
+        )
         if kind != "int8":
             loops[kind] = loop_without_cache(model, prompting, image, options.tokens)
         for name, loop in loops.items():
