@@ -1,12 +1,15 @@
-"""What docs/inference.md promises of official weights, with small ones in the hub's cache."""
+"""What docs/inference.md promises: of official weights with small ones in a cache, else with the bundled model."""
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from showo.engine.published import published
 from showo.engine.sampling import Sampling
@@ -15,7 +18,14 @@ from tests.showo.command import run
 from tests.showo.published_models import HubCache, make_small, small_showo, write_showo, write_tokenizers
 
 DOCS = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
-SECTION = DOCS.partition("## Official weights\n")[2].partition("\n## ")[0]
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+
+
+def section(title: str) -> str:
+    return DOCS.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+SECTION = section("Official weights")
 
 
 @pytest.fixture
@@ -60,3 +70,25 @@ def test_the_table_of_names() -> None:
             steps, guidance, top = settings.split(", ")
             tops = [0] if top == "all" else [int(k) for k in top.split(" or ")]
             assert found.sampling in [Sampling(int(steps), float(guidance), k) for k in tops]
+
+
+@pytest.mark.slow
+def test_stories_and_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"```\n(showo .*?)```", section("Talking about pictures, stories"), re.DOTALL)
+    for line in commands.splitlines():
+        command, _, promised = line.partition("  # ")
+        said, _, command = command.rpartition(" | ")
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said.removeprefix("echo ").strip('"') + "\n"))
+        assert run(*shlex.split(command)[1:]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert not promised or ", ".join(printed) == promised
+    with Image.open("story.png") as drawn, Image.open(IMAGES / "story.png") as shown:
+        assert drawn.size == shown.size
+
+
+@pytest.mark.slow
+def test_stories_and_chats_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", section("Talking about pictures, stories"), re.DOTALL)
+    exec(compile(code, "inference.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"  # (.*)", code)
