@@ -21,13 +21,16 @@ from showo.commands import (
     doctor,
     evaluate,
     export,
+    extend,
     generate,
+    inpaint,
     inspect,
     make_world,
     plan,
     story,
     tokenize,
     train,
+    vary,
 )
 from showo.errors import RankError, UserError
 from showo.launch import Launch, command_with
@@ -43,6 +46,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("inpaint")(inpaint.inpaint)
+app.command("extend")(extend.extend)
+app.command("vary")(vary.vary)
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("story")(story.story)

@@ -147,7 +147,7 @@ def test_on_the_command_line(
     for file, drawn in zip(told["pictures"], expected):
         with Image.open(file) as found:
             assert found.tobytes() == drawn.tobytes()
-    assert run("story", "a", "b", *options, "--negative", "c", "--guidance", 2, "-o", "other.png") == 0
+    assert run("story", "a", "b", *options, "--negative", "c", "--guidance", 50, "-o", "other.png") == 0
     assert capsys.readouterr().out == "other.png\n"
     assert Path("other.png").read_bytes() != Path("s.png").read_bytes()
     assert {path.name for path in tmp_path.rglob("*.*")} == {"s.png", "other.png", "0.png", "1.png", picture.name}

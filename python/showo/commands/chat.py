@@ -6,7 +6,6 @@ import dataclasses
 import io
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +51,7 @@ def chat(
 ) -> None:
     """Talk about pictures: every answer knows the questions and answers before it."""
     common.spin_briefly()
-    for path in pictures or []:
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: no such picture")
+    common.check_pictures(pictures or [])
     for number, text in enumerate(question or [], start=1):
         if not clean_text(text):
             raise UserError(f"--question {number} is empty")

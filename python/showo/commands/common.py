@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from showo.errors import UserError
+from showo.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +99,11 @@ Blend = Annotated[
         show_default="all pixels are the image tokenizer's",
     ),
 ]
+PictureOutput = Annotated[
+    Path, typer.Option("--output", "-o", help="The new picture; of several, out-0.png, out-1.png, ...")
+]
+Count = Annotated[int, typer.Option("--count", min=1, max=10_000, help="How many pictures.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures computed at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
@@ -193,10 +200,25 @@ def parse_dtype(name: str) -> torch.dtype:
     return dtypes[name]
 
 
-def check_prompts(pipe: ShowoPipeline, prompts: Sequence[str], name: str = "prompt") -> None:
+def check_pictures(paths: Sequence[Path]) -> None:
+    """UserError where one is no file."""
+    for path in paths:
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such picture")
+
+
+def check_prompts(pipe: ShowoPipeline, prompts: Sequence[str]) -> None:
     """UserError for a text that would be cut."""
-    for number, (prompt, ids) in enumerate(zip(prompts, pipe.text_tokenizer.encode_batch(list(prompts))), start=1):
+    _check_room(pipe, {f"prompt {number}": prompt for number, prompt in enumerate(prompts, start=1)})
+
+
+def check_negative(pipe: ShowoPipeline, negative: str | None) -> None:
+    """UserError for a negative prompt that would be cut."""
+    _check_room(pipe, {} if negative is None else {"--negative": clean_text(negative)})
+
+
+def _check_room(pipe: ShowoPipeline, texts: dict[str, str]) -> None:
+    for (name, text), ids in zip(texts.items(), pipe.text_tokenizer.encode_batch([*texts.values()])):
         if pipe.prompting.is_cut(ids):
-            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
-            which = f"{name} {number}" if name == "prompt" else name
-            raise UserError(f"{which} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")
+            start = text if len(text) <= 40 else text[:37] + "..."
+            raise UserError(f"{name} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")

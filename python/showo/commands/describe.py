@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 from showo.commands import common
 from showo.commands.output import say
-from showo.errors import UserError
 
 
 def describe(
@@ -37,9 +35,7 @@ def describe(
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
     common.spin_briefly()
-    for path in pictures:
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: no such picture")
+    common.check_pictures(pictures)
     pixels = common.parse_size(size)
 
     from showo.pictures import open_image

@@ -45,7 +45,7 @@ def generate(
     guidance_schedule: common.GuidanceSchedule = "constant",
     negative: common.Negative = None,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
+    batch: common.Batch = 8,
     columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
     steps_gif: Annotated[
         Path | None, typer.Option("--steps-gif", help="Also write an animation of the masks resolving.")
@@ -89,7 +89,7 @@ def generate(
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     common.check_prompts(pipe, prompts)
-    common.check_prompts(pipe, [] if negative is None else [negative], "--negative")
+    common.check_negative(pipe, negative)
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
     scale = max(1, common.PREVIEW_SIDE // max(width, height))
     layout = Sheet(len(prompts), (width, height), prompts, columns=columns, scale=scale)

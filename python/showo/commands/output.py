@@ -28,6 +28,11 @@ def check_file(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
     _check_place(option, path, path)
 
 
+def numbered(path: Path, count: int) -> list[Path]:
+    """The path itself for one file, else so many: out-0.png, out-1.png, ..."""
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(count)]
+
+
 def check_folder(option: str, path: Path) -> None:
     """OutputError where a folder cannot be made, or is there but cannot be written to."""
     if os.path.exists(path) and not os.path.isdir(path):
@@ -40,8 +45,7 @@ def check_sides(option: str, path: Path, size: tuple[int, int]) -> None:
     limit = MAX_SIDES.get(path.suffix.lower())
     if limit is not None and max(size) > limit:
         raise OutputError(
-            f"{option} {path}: a sheet of {size[0]}x{size[1]} pixels, but {path.suffix} ends at {limit}; "
-            "choose .png, or other --columns"
+            f"{option} {path}: a picture of {size[0]}x{size[1]} pixels, but {path.suffix} ends at {limit}; choose .png"
         )
 
 

@@ -49,9 +49,7 @@ def story(
     """Tell a story or a how-to: text, picture, text, picture. Each picture is drawn after all that is before it."""
     common.spin_briefly()
     shown = picture or []
-    for path in shown:
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: no such picture")
+    common.check_pictures(shown)
     if len(shown) > len(texts):
         raise UserError(f"{len(shown)} pictures for {len(texts)} texts; each picture follows its text")
     files = [output_dir / f"{number}.png" for number in range(len(texts))] if output_dir is not None else []
@@ -78,7 +76,7 @@ def story(
     given = [open_image(path) for path in shown]
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     common.check_prompts(pipe, texts)
-    common.check_prompts(pipe, [] if negative is None else [negative], "--negative")
+    common.check_negative(pipe, negative)
     height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
     scale = max(1, common.PREVIEW_SIDE // max(width, height))
     layout = Sheet(len(texts), (width, height), texts, columns=columns, scale=scale)

@@ -159,11 +159,10 @@ def paired(
     """Upright RGB pictures, each with its prompt; one of either goes with all of the other. UserError otherwise."""
     shown = [to_rgb(picture) for picture in ([pictures] if isinstance(pictures, Image.Image) else pictures)]
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    shown = shown * len(texts) if len(shown) == 1 else shown
-    texts = texts * len(shown) if len(texts) == 1 else texts
-    if len(shown) != len(texts) or not shown:
+    count = max(len(shown), len(texts))
+    if not {len(shown), len(texts)} <= {1, count}:
         raise UserError(f"{len(shown)} pictures for {len(texts)} prompts")
-    return shown, texts
+    return shown * (count // len(shown)), texts * (count // len(texts))
 
 
 def check_output(output_type: str, blend: int | None = None) -> None:

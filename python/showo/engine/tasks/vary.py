@@ -39,8 +39,7 @@ def vary(
     Which codes that is follows from each picture's seed.
     """
     check_output(output_type)
-    if not 0 < share <= 1:
-        raise UserError(f"share must be more than 0 and at most 1, got {share}")
+    check_share(share)
     shown, texts = paired(pictures, prompts)
     drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
     grid, mask_id = drawing.grid, pipe.model.config.vocabulary.mask_id
@@ -52,6 +51,12 @@ def vary(
         ids = torch.where(regions.to(ids.device), drawing.encode([to_rgb(other)]), ids)
         drawn = torch.stack([seams(region, grid) for region in regions])
     return drawing.output(drawing.draw_all(ids.masked_fill(drawn.to(ids.device), mask_id)), output_type)
+
+
+def check_share(share: float) -> None:
+    """UserError for other than a share that is more than none and at most all."""
+    if not 0 < share <= 1:
+        raise UserError(f"share must be more than 0 and at most 1, got {share}")
 
 
 def some_places(count: int, share: float, seed: int) -> Tensor:

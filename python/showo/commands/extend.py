@@ -1,0 +1,88 @@
+"""showo extend picture.png "right: a blue ring" "down: a green square" -o out.png"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from showo.commands import common
+from showo.commands.output import check_file, check_sides, say_files
+from showo.errors import UserError
+from showo.text import clean_text
+
+
+def extend(
+    picture: Annotated[Path, typer.Argument(help="Picture file.")],
+    told: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIRECTION:PROMPT...", help='Where to draw on, and what: "right: a blue ring", also left, up, down.'
+        ),
+    ],
+    output: common.PictureOutput = Path("out.png"),
+    by: Annotated[
+        int | None,
+        typer.Option("--by", min=1, help="Codes that each step adds.", show_default="half of the training size"),
+    ] = None,
+    blend: common.Blend = None,
+    steps: common.Steps = None,
+    guidance: common.Guidance = None,
+    top_k: common.TopCodes = None,
+    schedule: common.Schedule = "cosine",
+    temperature: common.Temperature = 1.0,
+    sampler: common.Sampler = "confidence",
+    guidance_schedule: common.GuidanceSchedule = "constant",
+    negative: common.Negative = None,
+    seed: Annotated[int, typer.Option(help="Of the first window; the next ones count up.")] = 0,
+    size: common.Size = None,
+    model: common.Model = None,
+    revision: common.Revision = None,
+    image_tokenizer: common.ImageTokenizerOption = None,
+    text_tokenizer: common.TextTokenizerOption = None,
+    device: common.Device = "cpu",
+    dtype: common.DType = "float32",
+    threads: common.Threads = None,
+    as_json: common.Json = False,
+) -> None:
+    """Draw a picture on beyond its edges, step by step, on a canvas of any size."""
+    common.spin_briefly()
+    common.check_pictures([picture])
+    check_file("--output", output, common.SHEET_TYPES)
+    pixels = common.parse_size(size)
+    parted = [step.partition(":") for step in told]
+    for step, (_, colon, _) in zip(told, parted):
+        if not colon:
+            raise UserError(f'a step must be DIRECTION:PROMPT, such as "right: a blue ring", got {step!r}')
+    directions, prompts = [step[0].strip() for step in parted], [clean_text(step[2]) for step in parted]
+
+    from showo.engine.tasks.extend import Extension
+    from showo.pictures import open_image, save_image
+
+    common.begin(threads)
+    image = open_image(picture)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
+    common.check_prompts(pipe, prompts)
+    common.check_negative(pipe, negative)
+    grid = Extension(pipe.grid(pixels), pipe.grid(), directions, by).grids()[-1]
+    check_sides("--output", output, pipe.pixels(grid))
+    (drawn,) = pipe.extend(
+        image,
+        prompts,
+        directions,
+        by=by,
+        blend=blend,
+        size=pixels,
+        steps=steps,
+        guidance=guidance,
+        top_k=top_k,
+        schedule=schedule,
+        temperature=temperature,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        negative_prompt=negative,
+        seed=seed,
+    )
+    save_image(drawn, output)
+    say_files({"picture": output}, as_json, directions=directions, prompts=prompts, seed=seed, size=drawn.size)

@@ -1,0 +1,98 @@
+"""showo inpaint picture.png "a blue star" --box 0,0,32,64 -o out.png"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from showo.commands import common
+from showo.commands.output import check_file, numbered, say_files
+from showo.errors import UserError
+from showo.text import clean_text
+
+
+def inpaint(
+    picture: Annotated[Path, typer.Argument(help="Picture file.")],
+    prompt: Annotated[str, typer.Argument(help="What the whole picture is to show.")],
+    output: common.PictureOutput = Path("out.png"),
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="Picture of the same size: black stays, all else is drawn anew; or --box."),
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option("--box", help="LEFT,TOP,RIGHT,BOTTOM in pixels, the last two not included.")
+    ] = None,
+    blend: common.Blend = None,
+    steps: common.Steps = None,
+    guidance: common.Guidance = None,
+    top_k: common.TopCodes = None,
+    schedule: common.Schedule = "cosine",
+    temperature: common.Temperature = 1.0,
+    sampler: common.Sampler = "confidence",
+    guidance_schedule: common.GuidanceSchedule = "constant",
+    negative: common.Negative = None,
+    seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
+    count: common.Count = 1,
+    batch: common.Batch = 8,
+    size: common.Size = None,
+    model: common.Model = None,
+    revision: common.Revision = None,
+    image_tokenizer: common.ImageTokenizerOption = None,
+    text_tokenizer: common.TextTokenizerOption = None,
+    device: common.Device = "cpu",
+    dtype: common.DType = "float32",
+    threads: common.Threads = None,
+    as_json: common.Json = False,
+) -> None:
+    """Draw a part of a picture anew, which a mask or a box marks: every code that a marked pixel lies in."""
+    common.spin_briefly()
+    if (mask is None) == (box is None):
+        raise UserError("give --mask or --box")
+    common.check_pictures([picture] if mask is None else [picture, mask])
+    outputs = numbered(output, count)
+    for file in outputs:
+        check_file("--output", file, common.SHEET_TYPES)
+    pixels = common.parse_size(size)
+    area = mask or _box(box or "")
+    prompt = clean_text(prompt)
+
+    from showo.engine.tasks.inpaint import as_mask
+    from showo.pictures import open_image, save_image, to_grey
+
+    common.begin(threads)
+    image = open_image(picture)
+    marked = as_mask(open_image(area, convert=to_grey) if isinstance(area, Path) else area, image.size)
+    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
+    common.check_prompts(pipe, [prompt])
+    common.check_negative(pipe, negative)
+    pictures = pipe.inpaint(
+        image,
+        prompt,
+        marked,
+        blend=blend,
+        num_images_per_prompt=count,
+        batch=batch,
+        size=pixels,
+        steps=steps,
+        guidance=guidance,
+        top_k=top_k,
+        schedule=schedule,
+        temperature=temperature,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        negative_prompt=negative,
+        seed=seed,
+    )
+    for drawn, file in zip(pictures, outputs):
+        save_image(drawn, file)
+    say_files({"pictures": outputs}, as_json, prompt=prompt, seeds=[seed + number for number in range(count)])
+
+
+def _box(box: str) -> tuple[int, int, int, int]:
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6}){3}", box):
+        raise UserError(f"--box must be LEFT,TOP,RIGHT,BOTTOM in pixels, such as 0,0,32,64, got {box!r}")
+    left, top, right, bottom = map(int, box.split(","))
+    return left, top, right, bottom
