@@ -289,6 +289,57 @@ def test_halton_wants_the_shape_of_a_canvas(model: Showo, prompting: Prompting) 
     assert generate_codes(model, prompting, [[1]], grid=(3, 4), **options).shape == (1, 12)  # type: ignore[arg-type]
 
 
+# ---------------------------------------------------------------- composed prompts
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_composed_prompts(model: Showo, prompting: Prompting, official: bool) -> None:
+    """A picture with others as alone; further prompts of weight 0 are guidance; a prompt split in two is the prompt."""
+    texts, steps = [[1, 2], [3]], {"steps": 4, "official": official}
+    also = [[([5], 1.5), ([6, 7], -0.75)], []]
+    codes = generate_codes(model, prompting, texts, also=also, guidance=1.0, seed=3, **steps)  # type: ignore[arg-type]
+    alone = generate_codes(model, prompting, texts[:1], also=also[:1], guidance=1.0, seed=3, **steps)  # type: ignore[arg-type]
+    assert torch.equal(codes[:1], alone)
+    plain = generate_codes(model, prompting, texts, guidance=1.0, seed=3, **steps)  # type: ignore[arg-type]
+    assert not torch.equal(codes[0], plain[0])
+    assert torch.equal(codes[1], plain[1])
+    unsaid = generate_codes(model, prompting, texts, also=[[([5], 0.0)]] * 2, guidance=1.0, seed=3, **steps)  # type: ignore[arg-type]
+    assert torch.equal(unsaid, plain)
+    split = generate_codes(model, prompting, [[1, 2]], also=[[([1, 2], 1.5)]], guidance=0.25, seed=3, **steps)  # type: ignore[arg-type]
+    whole = generate_codes(model, prompting, [[1, 2]], guidance=1.75, seed=3, **steps)  # type: ignore[arg-type]
+    assert (split == whole).double().mean() > 0.9  # but for rounding
+
+
+def test_composed_prompts_with_a_schedule_and_another_sampler(model: Showo, prompting: Prompting) -> None:
+    options = {"steps": 4, "seed": 3, "guidance": 0.0, "also": [[([5], 4.0)]]}
+    free = generate_codes(model, prompting, [[1, 2]], steps=4, seed=3, guidance=0.0)
+    assert torch.equal(generate_codes(model, prompting, [[1, 2]], guidance_schedule="off1", **options), free)  # type: ignore[arg-type]
+    assert not torch.equal(generate_codes(model, prompting, [[1, 2]], guidance_schedule="linear", **options), free)  # type: ignore[arg-type]
+    canvas = torch.full((3, PLACES), MASK)
+    weights = torch.tensor([[1.5, -0.5], [2.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    told = filling(canvas, weights=weights.expand(STEPS, 3, 2))
+    conditions, uncond = randn(2, 3, PLACES, CODES, seed=1), randn(3, PLACES, CODES, seed=2)
+    combined = torch.stack(
+        [uncond[b] + sum(weights[b, i] * (conditions[i, b] - uncond[b]) for i in range(2)) for b in range(3)]
+    )
+    torch.testing.assert_close(told.guided(0, Prediction(conditions, uncond)), combined.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [
+        ([[]], "also: 1 lists of further prompts for 2 pictures"),
+        ([[([1], 1.0)] * 8, []], "also: a picture has 9 prompts, at most 8"),
+        ([[([1], math.nan)], []], "also: a weight must be a number from -1e30 to 1e30, got nan"),
+    ],
+)
+def test_composed_mistakes(
+    model: Showo, prompting: Prompting, also: list[list[tuple[list[int], float]]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        generate_codes(model, prompting, [[1], [2]], also=also)
+
+
 # ---------------------------------------------------------------- guidance schedules
 
 

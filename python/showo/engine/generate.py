@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from showo.engine.composing import Others, compose
 from showo.engine.growing import OpenImage, check_finite
 from showo.engine.guidance import guidance_weights
 from showo.engine.samplers import Filling, Prediction, find_sampler
@@ -61,6 +62,7 @@ def generate_codes(
     *,
     earlier: Earlier | Session | None = None,
     negatives: Sequence[TextIds] | None = None,
+    also: Sequence[Others] | None = None,
     grid: tuple[int, int] | None = None,
     canvas: Tensor | None = None,
     steps: int = 18,
@@ -82,6 +84,8 @@ def generate_codes(
         session's rows hold them already, and stay as they are.
     negatives: ids of a text for each picture, which takes the place of the empty text in the unconditional half (the
         negative prompt of diffusers); None is the empty text.
+    also: for each picture further texts with weights, negative ones too, composed with its own text, whose weight is
+        1 + guidance: see `showo.engine.composing`. A guidance schedule goes for all of them.
     grid: (height, width) in codes; None is the square of the model's training size.
     canvas: int64 [B, N] vocabulary ids to start from, mask tokens where codes are wanted (None: everywhere).
     guidance: w of (1 + w) * conditional - w * unconditional logits; 0 runs without the second half.
@@ -99,6 +103,11 @@ def generate_codes(
     places = canvas.shape[1]
     check_options(model, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
     weights = guidance_weights(guidance, steps, guidance_schedule)
+    conditions, guided, composed = texts, [weight > 0 for weight in weights], None
+    if also is not None:
+        shares = guidance_weights(1.0, steps, guidance_schedule)
+        conditions, table = compose(texts, also, guidance, shares)
+        guided, composed = [share > 0 for share in shares], torch.tensor(table, dtype=torch.float64, device=device)
     filling = Filling(
         canvas,
         grid,
@@ -110,11 +119,12 @@ def generate_codes(
         mask_schedule(schedule),
         temperature,
         top_k,
+        composed,
     )
     if batch == 0:
         return canvas
     chooser = make_sampler(filling)
-    lasts = [*texts, *(negatives or [[]] * batch)] if any(weights) else texts
+    lasts = [*conditions, *(negatives or [[]] * batch)] if any(guided) else texts
     compute: OpenImage | _Padded
     if isinstance(earlier, Session):
         if official:
@@ -134,11 +144,13 @@ def generate_codes(
         # Whether a picture is done before its last step is asked where asking does not wait for the device.
         if not (chooser.ends_early and device.type == "cpu" and step > 0 and not masked.any()):
             # A step without guidance needs no second half.
-            logits = compute.logits(canvas, rows=(2 if weights[step] else 1) * batch)
+            logits = compute.logits(canvas, rows=len(lasts) if guided[step] else batch)
             finite = finite & logits.isfinite().all()
             if device.type == "cpu":
                 check_finite(finite)
-            cond, uncond = logits.chunk(2) if weights[step] else (logits, None)
+            cond, uncond = (logits[:-batch], logits[-batch:]) if guided[step] else (logits, None)
+            if composed is not None and guided[step]:
+                cond = cond.unflatten(0, (-1, batch))
             prediction = Prediction(cond, uncond, *(noise(step) if noise is not None else ()))
             canvas, masked, sampled = chooser.step(step, prediction, canvas)
         if callback is not None:

@@ -20,7 +20,7 @@ class Prediction:
     those that follow from the seeds: for exact tests.
     """
 
-    cond: Tensor  # [B, N, V]
+    cond: Tensor  # [B, N, V]; of composed prompts [K, B, N, V]
     uncond: Tensor | None  # [B, N, V]; None where all guidance is 0
     noise: Tensor | None = None
     place_noise: Tensor | None = None
@@ -41,6 +41,7 @@ class Filling:
     canvas: int64 [B, N] vocabulary ids to begin with, mask_id where tokens are wanted; the others are never changed.
     grid: (height, width), whose product is N; None where the caller did not say, which a square needs not.
     guidance: float64 [steps], w of (1 + w) * cond - w * uncond.
+    weights: float64 [steps, B, K] of composed prompts, in place of guidance; or None.
     offset: the id of code 0. schedule, temperature: see the samplers. top_k: 0 is all codes. seeds: int64 [B].
     """
 
@@ -54,6 +55,7 @@ class Filling:
     schedule: Schedule
     temperature: float = 1.0
     top_k: int = 0
+    weights: Tensor | None = None
 
     def on_device(self, values: object, dtype: torch.dtype) -> Tensor:
         """Numbers that change from step to step, where the steps are computed."""
@@ -79,6 +81,7 @@ class Filling:
 
         number: the step as an int64 tensor on the device.
         """
+        weights = None if self.weights is None or prediction.uncond is None else self.weights[step]
         out = resample(
             prediction.cond,
             canvas,
@@ -87,7 +90,8 @@ class Filling:
             uncond=prediction.uncond,
             known=known,
             offset=self.offset,
-            guidance=0.0 if prediction.uncond is None else self.guidance[step],
+            guidance=0.0 if weights is not None or prediction.uncond is None else self.guidance[step],
+            weights=weights,
             top_k=self.top_k,
             remask_temperature=temperature,
             seed=self.seeds,
@@ -110,5 +114,8 @@ class Filling:
         cond = prediction.cond.float()
         if prediction.uncond is None:
             return cond
+        if self.weights is not None:
+            factors = self.weights[step].float().T[..., None, None]  # [K, B, 1, 1]
+            return (factors * cond).sum(0) - (factors.sum(0) - 1) * prediction.uncond.float()
         weight = self.guidance[step]
         return (1 + weight) * cond - weight * prediction.uncond.float()
