@@ -145,12 +145,17 @@ def test_an_answer_that_nobody_takes_to_its_end(pipe: ShowoPipeline, images: lis
 def test_pieces_are_whole_characters(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     text = " né 語 \U0001f600  x \n"
 
+    seeds: list[Any] = []
+
     def said(session: Session, **options: object) -> Iterator[list[int | None]]:
+        seeds.append(options["seed"])
         yield from ([id_] for id_ in pipe.text_tokenizer.encode(text))
 
     monkeypatch.setattr(Session, "generate_text", said)
     assert list(pipe.chat().stream("a")) == ["n", "é", " 語", " \U0001f600", "  x"]
-    assert pipe.chat().ask("a") == text.strip()
+    chat = pipe.chat(seed=3)
+    assert chat.ask("a") == chat.ask("b") == text.strip()
+    assert seeds == [0, 3, 4]  # each turn has its own
 
 
 def test_a_full_model_says_so(pipe: ShowoPipeline, images: list[Image.Image]) -> None:
@@ -161,6 +166,8 @@ def test_a_full_model_says_so(pipe: ShowoPipeline, images: list[Image.Image]) ->
         chat.ask("a", top_p=0)
     with pytest.raises(UserError, match="turn 1 of the chat takes 136 positions, and 128 of the model's 128 are left"):
         chat.ask("x" * 80)
+    with pytest.raises(UserError, match="turn 1 of the chat takes 128 positions, and 128 of the model's 128 are left"):
+        chat.ask("x" * 72)  # which leaves no position for an answer
     assert chat.turns == []
     with pytest.warns(UserWarning, match="the answer was cut: the model's 128 positions are used up"):
         answer = chat.ask("a", max_new_tokens=500)

@@ -22,7 +22,7 @@ from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from tests.showo.command import failure, run
 
-TEXTS = [[[1, 2, 3], [4], []], [[5]], [[], [6, 7, 8, 9, 10, 11, 12, 13]], [[2], [3]]]
+TEXTS = [[[2], [3], [4, 5]], [[], [6, 7, 8, 9, 10, 11, 12, 13]], [[5]], [[1, 2, 3], [4], []]]
 GRID = (4, 4)
 
 
@@ -33,9 +33,9 @@ def long_model(model: Showo) -> Showo:
 
 
 def given(model: Showo) -> list[Tensor]:
-    """The first pictures of some of the stories; of the last one, all."""
+    """The first pictures of some of the stories."""
     vocab = model.config.vocabulary
-    return [torch.randint(vocab.image_offset, vocab.mask_id, (count, 16)) for count in (0, 0, 1, 2)]
+    return [torch.randint(vocab.image_offset, vocab.mask_id, (count, 16)) for count in (2, 1, 0, 0)]
 
 
 def tell(
@@ -81,20 +81,21 @@ def test_pictures_are_those_of_whole_rows(
             assert torch.equal(alone[0] + model.config.vocabulary.image_offset, story[number])
 
 
-def test_nothing_is_read_twice(long_model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every picture but the last is read once, after it is drawn; the given one is only read."""
-    vocab, seen = long_model.config.vocabulary, []
+def test_pictures_are_read_once(long_model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The given one, and each that is drawn but the last; a text when its picture is drawn, and when it is kept."""
+    vocab, seen, eot = long_model.config.vocabulary, [], prompting.eot
     hidden_states = long_model.hidden_states
-    monkeypatch.setattr(
-        long_model,
-        "hidden_states",
-        lambda ids=None, **rest: (seen.append(ids) if ids is not None else None) or hidden_states(ids, **rest),
-    )
-    shown = given(long_model)[2]
-    (story,) = tell(long_model, prompting, [[[1], [2], [3]]], [shown], [0], steps=3)
-    read = [ids[0, 1:-1].tolist() for ids in seen if int(ids[0, 0]) == vocab.soi]
-    assert read == story[:2].tolist()
-    assert max(ids.shape[1] for ids in seen) == 18  # soi image eoi: no row is read as a whole
+
+    def spied(ids: Tensor | None = None, **rest: Any) -> Tensor:
+        seen.extend([] if ids is None else ids.tolist())
+        return hidden_states(ids, **rest)
+
+    monkeypatch.setattr(long_model, "hidden_states", spied)
+    shown = given(long_model)[1]
+    (story,) = tell(long_model, prompting, [[[1], [2], [3]]], [shown], [0], steps=3, guidance=0.0)
+    marked = [[vocab.soi, *image, vocab.eoi] for image in story.tolist()]
+    first, second, third = [vocab.t2i, eot, 1, eot], [eot, 2, eot], [eot, 3, eot]
+    assert seen == [first, marked[0], second, second, marked[1], third]
 
 
 def test_a_session_is_not_computed_as_officially(long_model: Showo, prompting: Prompting) -> None:
