@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -92,3 +93,22 @@ def test_stories_and_chats_in_python(capsys: pytest.CaptureFixture[str]) -> None
     (code,) = re.findall(r"```python\n(.*?)```", section("Talking about pictures, stories"), re.DOTALL)
     exec(compile(code, "inference.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == re.findall(r"  # (.*)", code)
+
+
+@pytest.mark.slow
+def test_pictures_from_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands and the Python of that section, by the bundled model; their pictures are as large as those shown."""
+    section = DOCS.partition("## Pictures from pictures\n")[2].partition("\n## ")[0]
+    commands, code = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for line in commands.splitlines():
+        assert run(*shlex.split(line)[1:]) == 0
+    for name in re.findall(r"from-pictures/((?:inpainted|extended|variation-.|between)\.png)", section):
+        with Image.open(name) as made, Image.open(IMAGES / "from-pictures" / name) as shown:
+            assert made.size == shown.size
+    names: dict[str, Any] = {}
+    exec(compile(code, "inference.md", "exec"), names)
+    assert names["wider"][0].size == (128, 64)
+    assert names["similar"].shape == (3, 3, 64, 64)
+    (changed,), scene = names["changed"], names["scene"]
+    assert changed.crop((0, 0, 64, 26)).tobytes() == scene.crop((0, 0, 64, 26)).tobytes()
