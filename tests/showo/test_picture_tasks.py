@@ -53,7 +53,7 @@ def test_codes_outside_the_mask_stay(pipe: ShowoPipeline, sampler: str) -> None:
     for number, found in enumerate(codes):
         old = codes_of(pipe, pictures[number // 3])
         assert torch.equal(found[~drawn], old[~drawn])
-        assert not torch.equal(found[drawn], old[drawn])
+    assert all(len(set(found)) > 1 for found in codes[:3, drawn].T.tolist())  # every marked place, in one of three
     assert len({tuple(found.flatten().tolist()) for found in codes}) == 6
 
 
