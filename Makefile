@@ -52,7 +52,7 @@ kernel-table: emulator ## write docs/kernels.md anew: registers, shared memory a
 
 test: emulator ## lint and the tests, but for the soak runs and the exhaustive sweep over kernels
 	$(MAKE) lint $(if $(SETUP),,PYTHON=$(PYTHON))
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile -m "not soak and not kernels"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m "not soak and not kernels"
 
 test-fast: dev ## the tests that take seconds
 	$(PYTHON) -m pytest -q -m "not slow and not soak and not kernels"

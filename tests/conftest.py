@@ -14,6 +14,14 @@ def pytest_addoption(parser):
     parser.addoption("--write-kernel-table", action="store_true", help="write docs/kernels.md anew")
 
 
+# Files that take a minute or more. They begin first: a worker that takes one of them last leaves the others idle.
+_LONG = ("test_parallel", "test_recipe_whole", "test_soak", "test_faults", "test_install", "test_unseen")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("no GPU")
