@@ -58,7 +58,7 @@ def clean(device: emulated.EmulatedDevice) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", [name for name, rooms in OPERATORS.items() if rooms.cuda == "native"])
 def test_every_operator_runs_without_a_finding(device, op: str, dtype: torch.dtype) -> None:
     examples()[op](showo_ext, dtype)
     assert device.records()
