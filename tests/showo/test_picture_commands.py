@@ -111,6 +111,22 @@ def test_mistakes(
     assert sorted(here.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--sampler", "sampler must be"),
+        ("--schedule", "schedule must be"),
+        ("--guidance-schedule", "guidance schedule must be"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inpaint", "extend", "vary"])
+def test_names_are_checked_before_a_model_is_looked_for(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, option: str, message: str
+) -> None:
+    told = {"inpaint": ["a", "--box", "0,0,8,8"], "extend": ["right: a"], "vary": ["a"]}[command]
+    assert message in failure(capsys, command, "picture.png", *told, option, "none", "-m", here / "missing")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interrupt_leaves_nothing(
     here: Path, checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from showo.engine.pipeline import ShowoPipeline
+    from showo.sheets import Sheet
 
 MAX_SIDE = 4096
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
@@ -135,6 +136,26 @@ def spin_briefly() -> None:
     slower. To be called before torch is loaded, which is when the setting is read; one that the user has made stays.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def check_drawing(schedule: str, sampler: str, guidance_schedule: str) -> None:
+    """UserError for names that say nothing of how to draw, before anything is loaded."""
+    from showo.engine.guidance import guidance_weights
+    from showo.engine.samplers import find_sampler
+    from showo.engine.schedule import mask_schedule
+
+    mask_schedule(schedule)
+    find_sampler(sampler)
+    guidance_weights(0.0, 1, guidance_schedule)
+
+
+def sheet_of(pipe: ShowoPipeline, texts: list[str], size: tuple[int, int] | None, columns: int) -> Sheet:
+    """A sheet for a picture with each text, small ones enlarged."""
+    from showo.sheets import Sheet
+
+    width, height = pipe.pixels(pipe.grid(size))
+    scale = max(1, PREVIEW_SIDE // max(width, height))
+    return Sheet(len(texts), (width, height), texts, columns=columns, scale=scale)
 
 
 def begin(threads: int | None) -> None:

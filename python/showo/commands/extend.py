@@ -60,6 +60,7 @@ def extend(
     from showo.engine.tasks.extend import Extension
     from showo.pictures import open_image, save_image
 
+    common.check_drawing(schedule, sampler, guidance_schedule)
     common.begin(threads)
     image = open_image(picture)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)

@@ -78,21 +78,12 @@ def generate(
     pixels = common.parse_size(size)
     prompts = [clean_text(prompt) for prompt in prompts]
 
-    from showo.engine.guidance import guidance_weights
-    from showo.engine.samplers import find_sampler
-    from showo.engine.schedule import mask_schedule
-    from showo.sheets import Sheet
-
-    mask_schedule(schedule)
-    find_sampler(sampler)
-    guidance_weights(guidance or 0.0, 1, guidance_schedule)
+    common.check_drawing(schedule, sampler, guidance_schedule)
     common.begin(threads)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     common.check_prompts(pipe, prompts)
     common.check_negative(pipe, negative)
-    height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
-    scale = max(1, common.PREVIEW_SIDE // max(width, height))
-    layout = Sheet(len(prompts), (width, height), prompts, columns=columns, scale=scale)
+    layout = common.sheet_of(pipe, prompts, pixels, columns)
     for option, path in (("--output", output), ("--steps-gif", steps_gif)):
         if path is not None:
             check_sides(option, path, layout.size)

@@ -62,6 +62,7 @@ def inpaint(
     from showo.engine.tasks.inpaint import as_mask
     from showo.pictures import open_image, save_image, to_grey
 
+    common.check_drawing(schedule, sampler, guidance_schedule)
     common.begin(threads)
     image = open_image(picture)
     marked = as_mask(open_image(area, convert=to_grey) if isinstance(area, Path) else area, image.size)

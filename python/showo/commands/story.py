@@ -63,23 +63,15 @@ def story(
     pixels = common.parse_size(size)
     texts = [clean_text(text) for text in texts]
 
-    from showo.engine.guidance import guidance_weights
-    from showo.engine.samplers import find_sampler
-    from showo.engine.schedule import mask_schedule
     from showo.pictures import open_image, save_image
-    from showo.sheets import Sheet
 
-    mask_schedule(schedule)
-    find_sampler(sampler)
-    guidance_weights(guidance or 0.0, 1, guidance_schedule)
+    common.check_drawing(schedule, sampler, guidance_schedule)
     common.begin(threads)
     given = [open_image(path) for path in shown]
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
     common.check_prompts(pipe, texts)
     common.check_negative(pipe, negative)
-    height, width = (codes * pipe.image_tokenizer.config.downsampling for codes in pipe.grid(pixels))
-    scale = max(1, common.PREVIEW_SIDE // max(width, height))
-    layout = Sheet(len(texts), (width, height), texts, columns=columns, scale=scale)
+    layout = common.sheet_of(pipe, texts, pixels, columns)
     check_sides("--output", output, layout.size)
     (pictures,) = pipe.interleave(
         [texts],

@@ -56,6 +56,7 @@ def vary(
     from showo.pictures import open_image, save_image
 
     check_share(share)
+    common.check_drawing(schedule, sampler, guidance_schedule)
     common.begin(threads)
     image, second = open_image(picture), None if other is None else open_image(other)
     pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
