@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_generation [--codes 256] [--dtype float32] [--layers 24] [--rounds 3] [--csv]
 
-Random weights, one picture, a prompt of 20 tokens, a step after the first. Ours is what `generate_codes` does in a
-step: logits of the image places from the cached prompts, then one call of the sampling kernel. The official formula is
+Random weights, one picture, a prompt of 20 tokens, the step in the middle of 18. Ours is what `generate_codes` does in
+a step: logits of the image places from the cached prompts, then one call of the sampling kernel. With the sampler
+halton the last layer and the head compute only the places that the step draws, here 17 of 256. The official formula is
 plain torch in fp32 whatever --dtype says: padded rows with a dense mask, all ids of the vocabulary, softmax,
 multinomial and a sort. The lower bound is the matrix products of our step alone, by torch, in its dtype.
 """
@@ -21,6 +22,7 @@ from benchmarks.bench_step_memory import make_eager
 from benchmarks.harness import OURS, Case, arguments, measure, report, write_csv
 from benchmarks.roofline import Work
 from showo.config import ShowoConfig, official
+from showo.engine.generate import spread
 from showo.engine.samplers import Filling, Prediction, find_sampler
 from showo.engine.schedule import mask_schedule
 from showo.engine.session import Session
@@ -28,17 +30,22 @@ from showo.model.transformer import Showo
 from showo.prompting import Prompting
 
 GUIDANCE, STEPS, PROMPT = 1.75, 18, 20
+MIDDLE = STEPS // 2
 EOT = 50256
 
 
-def our_logits(model: Showo, prompting: Prompting, canvas: Tensor) -> Callable[[], Tensor]:
-    """[2, N, codes], with and without the prompt."""
+def our_logits(
+    model: Showo, prompting: Prompting, canvas: Tensor, wanted: Tensor | None = None
+) -> Callable[[], Tensor]:
+    """[2, N, codes], with and without the prompt. wanted: int64 [1, n], the places that are computed; None is all."""
     places = canvas.shape[1]
     texts: list[list[int]] = [list(range(PROMPT)), []]
     session = Session(model, 2)
     session.append(prompting.lvg([[text] for text in texts], [torch.empty(0, places, dtype=torch.int64)] * 2))
     image = session.open_image(places)
-    return lambda: image.logits(canvas)
+    if wanted is None:
+        return lambda: image.logits(canvas)
+    return lambda: spread(image.logits(canvas, places=wanted.expand(2, -1)), wanted, places)
 
 
 def official_logits(model: Showo, prompting: Prompting, canvas: Tensor) -> Callable[[], Tensor]:
@@ -48,16 +55,18 @@ def official_logits(model: Showo, prompting: Prompting, canvas: Tensor) -> Calla
     return torch.no_grad()(lambda: model(rows.input_ids, mask=rows.mask))
 
 
-def our_step(model: Showo, prompting: Prompting, canvas: Tensor) -> Callable[[], object]:
-    vocab, logits = model.config.vocabulary, our_logits(model, prompting, canvas)
+def our_step(model: Showo, prompting: Prompting, canvas: Tensor, name: str = "confidence") -> Callable[[], object]:
+    """The step in the middle with the sampler of this name."""
+    vocab = model.config.vocabulary
     guidance = torch.full((STEPS,), GUIDANCE, dtype=torch.float64)
     seeds = torch.zeros(1, dtype=torch.int64)
     blank = torch.full_like(canvas, vocab.mask_id)
     filling = Filling(blank, None, STEPS, guidance, seeds, vocab.mask_id, vocab.image_offset, mask_schedule("cosine"))
-    sampler = find_sampler("confidence")(filling)
+    sampler = find_sampler(name)(filling)
+    logits = our_logits(model, prompting, canvas, sampler.places(MIDDLE))
 
     def step() -> object:
-        return sampler.step(1, Prediction(*logits().chunk(2)), canvas)
+        return sampler.step(MIDDLE, Prediction(*logits().chunk(2)), canvas)
 
     return step
 
@@ -128,6 +137,7 @@ def cases(codes: int, dtype: torch.dtype, layers: int) -> Iterator[Case]:
     canvas[:, ::2] = vocab.mask_id
     candidates: dict[str, Callable[..., object] | str] = {
         OURS: our_step(ours, prompting, canvas),
+        "ours, sampler halton": our_step(ours, prompting, canvas, "halton"),
         "official formula, eager, fp32": official_step(eager, prompting, canvas),
         "our matrix products alone": products(ours, codes),
     }

@@ -25,3 +25,6 @@ def test_both_steps_see_the_same_logits() -> None:
     ours = bench_generation.our_logits(model, prompting, canvas)()
     theirs = bench_generation.official_logits(eager, prompting, canvas)()[:, -257:-1, vocab.image_offset : -1]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    wanted = torch.tensor([[3, 200, 17]])
+    some = bench_generation.our_logits(model, prompting, canvas, wanted)()
+    torch.testing.assert_close(some[:, wanted[0]], ours[:, wanted[0]], rtol=1e-4, atol=1e-5)

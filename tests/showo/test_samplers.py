@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from showo.engine.composing import Others
 from showo.engine.generate import GenerationStep, generate_codes
 from showo.engine.guidance import guidance_weights
 from showo.engine.samplers import Drawn, Filling, Prediction, Sampler, find_sampler
 from showo.engine.samplers.halton import halton_order
 from showo.engine.schedule import mask_schedule
+from showo.engine.session import Session
 from showo.errors import UserError
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
@@ -279,6 +281,34 @@ def test_a_picture_that_is_done_early_asks_the_model_no_more(
     assert len(heard) == 9
     assert all(torch.equal(step.codes, codes) and not step.masked.any() for step in heard)
     assert torch.equal(codes, generate_codes(model, prompting, [[1]], steps=1, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("also", [None, [[([4], 0.5)], []]])
+def test_halton_computes_the_places_that_it_draws(
+    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch, also: list[Others] | None
+) -> None:
+    """The last layer's queries, its MLP and the head; with guidance for all conditions. Rows differ in what is known,
+    and 20 steps for 16 places have some that draw nothing. The codes are those of whole pictures, computed officially.
+    """
+    vocab, seen = model.config.vocabulary, dict[str, list[torch.Size]]()
+    canvas = torch.full((2, 16), vocab.mask_id)
+    canvas[1, 3:9] = vocab.image_offset
+    last = model.showo.model.layers[-1]
+    watched = {"queries": last.self_attn.q_proj, "mlp": last.mlp, "head": model.showo.lm_head}
+    options = {"canvas": canvas, "sampler": "halton", "steps": 20, "grid": (2, 8), "seed": 6, "also": also}
+    expected = generate_codes(model, prompting, [[1, 2], [3]], official=True, **options)  # type: ignore[arg-type]
+    for name, module in watched.items():
+        module.register_forward_hook(lambda _, given, __, name=name: seen.setdefault(name, []).append(given[0].shape))
+    open_image = Session.open_image
+    # What the texts took, which are read before the picture is begun, does not count.
+    monkeypatch.setattr(Session, "open_image", lambda *given: (seen.clear(), open_image(*given))[1])
+    codes = generate_codes(model, prompting, [[1, 2], [3]], **options)  # type: ignore[arg-type]
+    assert torch.equal(codes, expected)
+    rows = 4 if also is None else 6
+    for name in watched:
+        assert {shape[0] for shape in seen[name]} == {rows}
+        assert sum(shape[1] for shape in seen[name]) == 16  # as many as the fuller row has
+        assert len(seen[name]) < 20
 
 
 def test_halton_wants_the_shape_of_a_canvas(model: Showo, prompting: Prompting) -> None:

@@ -40,7 +40,7 @@ class Drawing:
     def __init__(self, pipe: ShowoPipeline, asked: Asked, prompts: Sequence[str], grid: tuple[int, int]) -> None:
         sampling = pipe.sampling.filled(steps=asked.steps, guidance=asked.guidance, top_k=asked.top_k)
         check_options(
-            pipe.model,
+            pipe.model.config,
             grid[0] * grid[1],
             pipe.prompting,
             steps=sampling.steps,

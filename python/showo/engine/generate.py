@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from showo.config import ShowoConfig
 from showo.engine.composing import Others, compose
 from showo.engine.growing import OpenImage, check_finite
 from showo.engine.guidance import guidance_weights
-from showo.engine.samplers import Filling, Prediction, find_sampler
+from showo.engine.samplers import Filling, Prediction, Sampler, find_sampler
 from showo.engine.schedule import mask_schedule
 from showo.engine.session import Session
 from showo.errors import UserError
@@ -101,7 +102,7 @@ def generate_codes(
     make_sampler = find_sampler(sampler)
     canvas = _canvas(model, batch, grid, canvas)
     places = canvas.shape[1]
-    check_options(model, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
+    check_options(model.config, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
     weights = guidance_weights(guidance, steps, guidance_schedule)
     conditions, guided, composed = texts, [weight > 0 for weight in weights], None
     if also is not None:
@@ -137,31 +138,55 @@ def generate_codes(
         session = Session(model, len(lasts))
         session.append(prompting.lvg(told.texts, told.image_ids))
         compute = session.open_image(places)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    first_code = vocab.image_offset
-    masked, sampled = canvas == vocab.mask_id, canvas
-    for step in range(steps):
+    return _fill(compute, chooser, filling, guided, callback, noise)
+
+
+def _fill(
+    compute: OpenImage | _Padded,
+    chooser: Sampler,
+    filling: Filling,
+    guided: Sequence[bool],
+    callback: Callback | None,
+    noise: Noise | None,
+) -> Tensor:
+    """The codes [B, N] that the steps come to. guided: whether a step needs the unconditional half, by step."""
+    canvas, batch, on_cpu = filling.canvas, len(filling.canvas), filling.canvas.device.type == "cpu"
+    finite = torch.ones((), dtype=torch.bool, device=canvas.device)
+    masked, sampled = canvas == filling.mask_id, canvas
+    for step in range(filling.steps):
+        places = chooser.places(step)
         # Whether a picture is done before its last step is asked where asking does not wait for the device.
-        if not (chooser.ends_early and device.type == "cpu" and step > 0 and not masked.any()):
-            # A step without guidance needs no second half.
-            logits = compute.logits(canvas, rows=len(lasts) if guided[step] else batch)
+        done = chooser.ends_early and on_cpu and step > 0 and not masked.any()
+        if not done and (places is None or places.shape[1] > 0):
+            rows = compute.rows if guided[step] else batch
+            logits = compute.logits(canvas, rows, None if places is None else places.repeat(rows // batch, 1))
             finite = finite & logits.isfinite().all()
-            if device.type == "cpu":
+            if on_cpu:
                 check_finite(finite)
+            if places is not None:
+                logits = spread(logits, places, canvas.shape[1])
             cond, uncond = (logits[:-batch], logits[-batch:]) if guided[step] else (logits, None)
-            if composed is not None and guided[step]:
+            if filling.weights is not None and guided[step]:
                 cond = cond.unflatten(0, (-1, batch))
             prediction = Prediction(cond, uncond, *(noise(step) if noise is not None else ()))
             canvas, masked, sampled = chooser.step(step, prediction, canvas)
         if callback is not None:
-            callback(GenerationStep(step, steps, sampled - first_code, masked))
-    if device.type != "cpu":  # once, since asking waits for the device; what is NaN stays NaN
+            callback(GenerationStep(step, filling.steps, sampled - filling.offset, masked))
+    if not on_cpu:  # once, since asking waits for the device; what is NaN stays NaN
         check_finite(finite)
-    return sampled - first_code
+    return sampled - filling.offset
+
+
+def spread(logits: Tensor, places: Tensor, count: int) -> Tensor:
+    """[rows, count, V] with logits [rows, n, V] at their places [B, n]; what is elsewhere nobody looks at."""
+    whole = logits.new_empty(len(logits), count, logits.shape[2])
+    rows = torch.arange(len(logits), device=logits.device)[:, None]
+    whole[rows, places.repeat(len(logits) // len(places), 1)] = logits
+    return whole
 
 
 def check_options(
-    model: Showo, places: int, prompting: Prompting, *, steps: int, guidance: float, temperature: float
+    config: ShowoConfig, places: int, prompting: Prompting, *, steps: int, guidance: float, temperature: float
 ) -> None:
     """UserError for options that make no sense, before any work."""
     if steps < 1:
@@ -171,10 +196,8 @@ def check_options(
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature must be 0 or more, got {temperature}")
     length = prompting.max_text_len + 1 + places + 2
-    if places < 1 or length > model.config.max_positions:
-        raise UserError(
-            f"a picture of {places} codes needs {length} positions; this model has {model.config.max_positions}"
-        )
+    if places < 1 or length > config.max_positions:
+        raise UserError(f"a picture of {places} codes needs {length} positions; this model has {config.max_positions}")
 
 
 def _told(earlier: Earlier | None, lasts: Sequence[TextIds], places: int) -> Earlier:
@@ -206,14 +229,16 @@ class _Padded:
         columns = torch.arange(batch.input_ids.shape[1])
         end = torch.where(batch.input_ids == prompting.vocabulary.pad, 0, columns).amax(1, keepdim=True)  # of its eoi
         self.places = (end - places + torch.arange(places)).to(model.device)
-        self.row = torch.arange(len(end), device=model.device)[:, None]
+        self.rows = len(end)
+        self.row = torch.arange(self.rows, device=model.device)[:, None]
 
-    def logits(self, canvas: Tensor, rows: int) -> Tensor:
-        """Those of the first rows; all are computed."""
+    def logits(self, canvas: Tensor, rows: int, places: Tensor | None = None) -> Tensor:
+        """Those of the first rows, of all their places or of those [rows, n]; all are computed."""
         ids = self.batch.input_ids.clone()
         ids[self.row, self.places] = canvas.repeat(len(ids) // len(canvas), 1)
         first, end = self.model.config.vocabulary.image_range
-        return self.model(ids, mask=self.batch.mask)[self.row, self.places, first:end][:rows]
+        logits = self.model(ids, mask=self.batch.mask)[self.row, self.places, first:end][:rows]
+        return logits if places is None else logits[self.row[:rows], places]
 
 
 def _canvas(model: Showo, batch: int, grid: tuple[int, int] | None, canvas: Tensor | None) -> Tensor:

@@ -5,34 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Protocol
-
-from torch import Tensor
 
 from showo.engine.samplers.confidence import Confidence
 from showo.engine.samplers.entropy_bound import EntropyBound
 from showo.engine.samplers.filling import Drawn as Drawn
 from showo.engine.samplers.filling import Filling as Filling
 from showo.engine.samplers.filling import Prediction as Prediction
+from showo.engine.samplers.filling import Sampler as Sampler
 from showo.engine.samplers.halton import Halton
 from showo.engine.samplers.linear_temperature import LinearTemperature
 from showo.engine.samplers.remask import Remask
 from showo.errors import UserError
-
-
-class Sampler(Protocol):
-    """Made of a `Filling` before the first step; what it can know in advance lies on the device from then on, so that
-    no step waits for the device.
-
-    ends_early: whether the picture may be done before the last step. Then the steps that are left change nothing, and
-        where asking costs no wait (on the CPU) the loop may leave them out.
-    """
-
-    ends_early: bool
-
-    def step(self, step: int, prediction: Prediction, canvas: Tensor) -> Drawn:
-        """Step `step`, counted from 0, on the canvas that the step before has left."""
-
 
 # Names, and what each makes of a filling. The last two take a number after a colon.
 _PLAIN: dict[str, Callable[[Filling], Sampler]] = {

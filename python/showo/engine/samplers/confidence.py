@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from showo.engine.samplers.filling import Drawn, Filling, Prediction
+from showo.engine.samplers.filling import Drawn, Filling, Prediction, Sampler
 
 
 def official_temperatures(start: float, steps: int) -> list[float]:
@@ -23,10 +23,8 @@ def official_temperatures(start: float, steps: int) -> list[float]:
     return values
 
 
-class Confidence:
+class Confidence(Sampler):
     """temperatures: of each step, for the noise on the confidences; None is the official rule."""
-
-    ends_early = False
 
     def __init__(self, filling: Filling, temperatures: list[float] | None = None) -> None:
         if temperatures is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from showo.engine.samplers.filling import Drawn, Filling, Prediction
+from showo.engine.samplers.filling import Drawn, Filling, Prediction, Sampler
 
 
 def within_budget(entropy: Tensor, masked: Tensor, gamma: float) -> Tensor:
@@ -23,7 +23,7 @@ def within_budget(entropy: Tensor, masked: Tensor, gamma: float) -> Tensor:
     return (before <= gamma).gather(1, order.argsort(1)) & masked
 
 
-class EntropyBound:
+class EntropyBound(Sampler):
     """gamma: the budget, in nats."""
 
     ends_early = True

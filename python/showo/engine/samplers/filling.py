@@ -1,9 +1,9 @@
-"""What every sampler is told before the first step, and the one call by which tokens are drawn."""
+"""What a sampler is and what every one is told before the first step, and the one call by which tokens are drawn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,27 @@ class Drawn(NamedTuple):
     ids: Tensor  # int64, the canvas of the next step: mask_id where a token is still wanted
     masked: Tensor  # bool, where that is
     sampled: Tensor  # int64, the canvas without masks: the picture, should this be the last step
+
+
+class Sampler(Protocol):
+    """Made of a `Filling` before the first step; what it can know in advance lies on the device from then on, so that
+    no step waits for the device.
+
+    ends_early: whether the picture may be done before the last step. Then the steps that are left change nothing, and
+        where asking costs no wait (on the CPU) the loop may leave them out.
+    """
+
+    ends_early: bool = False
+
+    def places(self, step: int) -> Tensor | None:
+        """The places whose logits step `step` looks at, int64 [B, n], where they are known before the first step: the
+        loop computes no other ones, and leaves out a step that has none. None: any masked place may be looked at.
+        """
+        return None
+
+    def step(self, step: int, prediction: Prediction, canvas: Tensor) -> Drawn:
+        """Step `step`, counted from 0, on the canvas that the step before has left."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from showo.engine.samplers.filling import Drawn, Filling, Prediction
+from showo.engine.samplers.filling import Drawn, Filling, Prediction, Sampler
 from showo.errors import UserError
 
 
@@ -45,10 +45,10 @@ def _square(places: int) -> tuple[int, int]:
     return side, side
 
 
-class Halton:
-    """settled: bool [steps, B, N], the places whose token each step draws."""
-
-    ends_early = False
+class Halton(Sampler):
+    """settled: bool [steps, B, N], the places whose token each step draws; wanted: of each step the same, int64 [B, n],
+    where n is that of the row with most, and the other rows have places besides that are not drawn.
+    """
 
     def __init__(self, filling: Filling) -> None:
         device = filling.canvas.device
@@ -62,7 +62,13 @@ class Halton:
         done = torch.cat((torch.zeros_like(left[:1]), unknown - left))[..., None]
         self.filling = filling
         self.settled = masked & (done[:-1] <= turn) & (turn < done[1:])
+        most = self.settled.sum(2).amax(1).tolist()
+        first = (~self.settled).int().argsort(dim=2, stable=True)
+        self.wanted = [order[:, :count] for order, count in zip(first, most, strict=True)]
         self.numbers = torch.arange(filling.steps, device=device)
+
+    def places(self, step: int) -> Tensor:
+        return self.wanted[step]
 
     def step(self, step: int, prediction: Prediction, canvas: Tensor) -> Drawn:
         return self.filling.draw_at(self.settled[step], step, self.numbers[step], prediction, canvas)

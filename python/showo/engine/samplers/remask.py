@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from showo.engine.samplers.filling import Drawn, Filling, Prediction
+from showo.engine.samplers.filling import Drawn, Filling, Prediction, Sampler
 from showo.engine.schedule import Schedule
 from showo_ext.reference.philox import STREAM_REMASK, uniforms
 
@@ -28,10 +28,8 @@ def rates(schedule: Schedule, steps: int, cap: float) -> list[tuple[float, float
     return result
 
 
-class Remask:
+class Remask(Sampler):
     """cap: the greatest probability with which a token is masked again in a step."""
-
-    ends_early = False
 
     def __init__(self, filling: Filling, cap: float) -> None:
         device = filling.canvas.device

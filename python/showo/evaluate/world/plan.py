@@ -43,7 +43,9 @@ def plan(pipe: ShowoPipeline, folder: Path, settings: Settings) -> list[Task]:
         raise UserError(f"the model draws {side}x{side} pixels, pictures of the world have {SIDE}x{SIDE}")
     places = pipe.grid()[0] * pipe.grid()[1]
     for guidance in (settings.guidance, settings.step_guidance):
-        check_options(pipe.model, places, pipe.prompting, steps=settings.steps, guidance=guidance, temperature=1.0)
+        check_options(
+            pipe.model.config, places, pipe.prompting, steps=settings.steps, guidance=guidance, temperature=1.0
+        )
     count, batch = settings.count, settings.batch
     tasks = []
     for column, split in COLUMNS.items():
