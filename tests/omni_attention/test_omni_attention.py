@@ -196,6 +196,22 @@ def test_forbidden_columns_do_not_matter():
     assert torch.equal(omni_attention(q, k, v, mask), omni_attention(q, k + poison, v - poison, mask))
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("rows", [3, 50])  # few rows have a kernel of their own
+def test_columns_that_do_not_exist_are_not_read(rows, dtype):
+    """A plan keeps its mask's intervals, and who writes into these makes no kernel read beyond k and v."""
+    intervals = torch.tensor([0, 70], dtype=torch.int32).repeat(1, rows, 1, 1)
+    intervals[:, 0] = 0  # of a block that is not seen as a whole, the kernels look at the intervals
+    q = randn(1, 2, rows, 32, dtype=dtype, seed=0)
+    k, v = (randn(1, 2, 200, 32, dtype=dtype, seed=seed)[:, :, :70] for seed in (1, 2))  # more memory lies behind
+    plan = make_plan(OmniMask(intervals, 70), 0)
+    expected = OPS.omni_attention_forward(q, k, v, *plan, 0.2)
+    wide = torch.where(intervals == 70, 200, intervals)
+    wide[:, 1:, :, 0] = -5
+    found = OPS.omni_attention_forward(q, k, v, *plan._replace(intervals=wide), 0.2)
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
 def test_rows_without_columns_pass_no_gradient():
     intervals = torch.zeros(1, 50, 1, 2, dtype=torch.int32)
     intervals[0, ::2, 0, 1] = 7
