@@ -13,7 +13,7 @@ from torch import Tensor
 
 from showo.engine.pipeline import ShowoPipeline
 from showo.engine.samplers import SAMPLERS
-from showo.engine.tasks.extend import Extension
+from showo.engine.tasks.extend import Extension, draw_in_turn
 from showo.engine.tasks.inpaint import as_mask, blended, masked_places
 from showo.engine.tasks.vary import seams, some_places, some_region
 from showo.errors import SampleError, UserError
@@ -131,7 +131,7 @@ def test_windows_draw_every_place_once_with_neighbours_in_view() -> None:
         seen.append(number)
         return torch.where(masked, 1000 + number, window)
 
-    grown = steps.draw(ids, MASK, draw)
+    grown = draw_in_turn(steps.draw(ids, MASK), draw)
     assert grown.shape == steps.grids()[-1] == (6 + 9, 5 + 6)
     assert steps.corner() == (6, 3)
     assert torch.equal(grown[6:12, 3:8], ids)

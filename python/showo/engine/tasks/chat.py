@@ -9,7 +9,7 @@ several, such as the key frames of a video, which then stand in one row in the o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,14 +21,13 @@ from torch import Tensor
 from showo.batch import Batch
 from showo.dialogue import SYSTEM_PROMPT
 from showo.engine.session import Session
+from showo.engine.text_pieces import TextPieces
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options
 from showo.errors import UserError
 from showo.text import clean_text
 
 if TYPE_CHECKING:
     from showo.engine.pipeline import ShowoPipeline
-
-BROKEN = "\ufffd"  # what the bytes of half a character become
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Chat:
         self.turns: list[Turn] = []
         self.seed = seed
         self._pipe = pipe
-        self._pictures = _looked_at(pipe, images, size)
+        self._pictures = looking(pipe, images, size)()
         self._session = Session(pipe.model, 1)
         self._answer: Generator[str] | None = None
 
@@ -126,15 +125,9 @@ class Chat:
             self._check_room(len(ids))
             self._session.append_text([ids])
         else:
-            row, image_ids = self._first_row(ids)
+            row, image_ids = first_row(self._pipe, self._pictures, ids)
             self._check_room(row.input_ids.shape[1])
             self._session.append(row, image_ids)
-
-    def _first_row(self, question: list[int]) -> tuple[Batch, Tensor | None]:
-        pictures, prompting = self._pictures, self._pipe.prompting
-        if isinstance(pictures, SeenPictures):
-            return prompting.asked_vit([question], pictures.system, pictures.features), None
-        return prompting.asked([question], pictures.shape[1], [len(pictures)]), pictures
 
     def _check_room(self, count: int) -> None:
         room, positions = self._session.room(0), self._pipe.model.config.max_positions
@@ -145,22 +138,16 @@ class Chat:
             )
 
     def _answered(self, steps: Generator[list[int | None]], max_new_tokens: int) -> Generator[str]:
-        """Text of ids as far as what follows cannot change it: some characters are several ids."""
-        decode, number = self._pipe.text_tokenizer.decode, len(self.turns) - 1
-        longest = min(max_new_tokens, self._session.room(0))
-        turn = self.turns[number]
-        ids: list[int] = []
+        number, longest = len(self.turns) - 1, min(max_new_tokens, self._session.room(0))
+        pieces, turn = TextPieces(self._pipe.text_tokenizer), self.turns[number]
         with closing(steps):
-            for step in steps:
-                ids += [id_ for id_ in step if id_ is not None]  # the one of the only row
-                text = decode(ids).strip()
-                piece = "" if text.endswith(BROKEN) else text[len(turn.answer) :]
+            for (id_,) in steps:  # of the only row
+                piece = "" if id_ is None else pieces.add(id_)
                 if piece:
-                    self.turns[number] = turn = replace(turn, answer=text)
+                    self.turns[number] = turn = replace(turn, answer=pieces.text)
                     yield piece
-        text = decode(ids).strip()
-        piece = text[len(turn.answer) :]
-        self.turns[number] = turn = replace(turn, answer=text, finished=len(ids) < longest)
+        piece = pieces.end()
+        self.turns[number] = turn = replace(turn, answer=pieces.text, finished=len(pieces.ids) < longest)
         if piece:
             yield piece
         if not turn.finished and longest < max_new_tokens:
@@ -168,10 +155,17 @@ class Chat:
             warnings.warn(f"the answer was cut: the model's {positions} positions are used up", stacklevel=2)
 
 
-def _looked_at(
+def first_row(pipe: ShowoPipeline, pictures: Tensor | SeenPictures, text: Sequence[int]) -> tuple[Batch, Tensor | None]:
+    """The row that a talk about pictures begins with, up to an answer, and the vocabulary ids of its pictures."""
+    if isinstance(pictures, SeenPictures):
+        return pipe.prompting.asked_vit([text], pictures.system, pictures.features), None
+    return pipe.prompting.asked([text], pictures.shape[1], [len(pictures)]), pictures
+
+
+def looking(
     pipe: ShowoPipeline, images: Sequence[Image.Image], size: tuple[int, int] | None
-) -> Tensor | SeenPictures:
-    """Pictures as the model reads them, once it is known that they have room there."""
+) -> Callable[[], Tensor | SeenPictures]:
+    """How pictures become what the model reads: vocabulary ids [n, N], or features. UserError where they cannot."""
     clip = pipe.model.config.w_clip_vit
     if clip and len(images) != 1:
         raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {len(images)}")
@@ -185,5 +179,5 @@ def _looked_at(
     if length >= positions:
         raise UserError(f"{len(images)} pictures take {length} positions; this model has {positions}")
     if clip:
-        return SeenPictures(pipe.see(images), system)
-    return pipe.encode(images, grid) if images else torch.empty(0, places, dtype=torch.int64)
+        return lambda: SeenPictures(pipe.see(images), system)
+    return lambda: pipe.encode(images, grid) if images else torch.empty(0, places, dtype=torch.int64)

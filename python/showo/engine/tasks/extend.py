@@ -7,7 +7,7 @@ one before, and what they see masked is drawn: nothing is drawn without its neig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,21 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("left", "right", "up", "down")
 
-# Draws the masked codes of a window: (number of the window, vocabulary ids [h, w]) -> ids [h, w] without masks.
-DrawWindow = Callable[[int, Tensor], Tensor]
+# Yields canvases to be filled in turn, vocabulary ids int64 [h, w] with mask tokens, is sent the ids of each without
+# masks, and returns what they have become together.
+Fill = Generator[Tensor, Tensor, Tensor]
+
+
+def draw_in_turn(fill: Fill, draw: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """What `fill` returns. draw: (number of the canvas, canvas) -> ids without masks."""
+    number = 0
+    try:
+        canvas = next(fill)
+        while True:
+            canvas = fill.send(draw(number, canvas))
+            number += 1
+    except StopIteration as end:
+        return end.value
 
 
 def extend(
@@ -40,6 +53,23 @@ def extend(
     blend: int | None,
     output_type: str,
 ) -> Any:
+    """The output for one picture that is drawn on; arguments and errors as of `Extending`."""
+    check_output(output_type, blend)
+    task = Extending(pipe, asked, picture, prompts, directions, by, blend)
+    offset = pipe.model.config.vocabulary.image_offset
+
+    def draw(number: int, window: Tensor) -> Tensor:
+        return task.drawing.draw(slice(number, number + 1), window.reshape(1, -1)).view(window.shape) + offset
+
+    with task.drawing.bar(len(task.drawing.texts)):
+        grown = draw_in_turn(task.fill(), draw) - offset
+    if output_type == "codes":
+        return grown[None]
+    (drawn,) = pipe.decode(grown.view(1, -1), task.grid)
+    return as_output([task.finish(0, drawn)], output_type)
+
+
+class Extending:
     """One picture, of any size: all codes of the given one stay as they are, and a band is added in every direction.
 
     directions: left, right, up or down, in the order of the steps. by: codes of a band; None is half of what the model
@@ -47,41 +77,51 @@ def extend(
     blend: as of `showo.engine.tasks.inpaint`; what is marked are the bands.
     asked.size: of the first picture, at least the training size, which the model sees at a time.
 
+    grid: (height, width) in codes of the grown picture. drawing: of the windows, in the order in which they are drawn.
+
     Raises UserError for another direction, a band as wide as what the model sees, or more pixels than MAX_PIXELS.
     """
-    check_output(output_type, blend)
-    directions = [directions] if isinstance(directions, str) else list(directions)
-    steps = Extension(pipe.grid(asked.size), pipe.grid(), directions, by)
-    grid, factor = steps.grids()[-1], pipe.image_tokenizer.config.downsampling
-    width, height = pipe.pixels(grid)
-    if width * height > MAX_PIXELS:
-        raise UserError(f"a picture of {width}x{height} pixels, more than {MAX_PIXELS}: take fewer directions")
-    texts = [
-        text
-        for text, windows in zip(spread(prompts, len(directions), "prompts"), steps.windows(), strict=True)
-        for _ in range(windows)
-    ]
-    drawing = Drawing(pipe, asked, texts, steps.window)
-    first = fit(to_rgb(picture), pipe.pixels(steps.grid))
-    vocab = pipe.model.config.vocabulary
 
-    def draw(number: int, window: Tensor) -> Tensor:
-        codes = drawing.draw(slice(number, number + 1), window.reshape(1, -1))
-        return (codes + vocab.image_offset).view(window.shape)
+    def __init__(
+        self,
+        pipe: ShowoPipeline,
+        asked: Asked,
+        picture: Image.Image,
+        prompts: str | Sequence[str],
+        directions: str | Sequence[str],
+        by: int | None,
+        blend: int | None,
+    ) -> None:
+        directions = [directions] if isinstance(directions, str) else list(directions)
+        self._steps = steps = Extension(pipe.grid(asked.size), pipe.grid(), directions, by)
+        self.grid = steps.grids()[-1]
+        width, height = pipe.pixels(self.grid)
+        if width * height > MAX_PIXELS:
+            raise UserError(f"a picture of {width}x{height} pixels, more than {MAX_PIXELS}: take fewer directions")
+        texts = [
+            text
+            for text, windows in zip(spread(prompts, len(directions), "prompts"), steps.windows(), strict=True)
+            for _ in range(windows)
+        ]
+        self.drawing = Drawing(pipe, asked, texts, steps.window)
+        self._pipe, self._blend = pipe, blend
+        self._first = fit(to_rgb(picture), pipe.pixels(steps.grid))
 
-    with drawing.bar(len(texts)):
-        ids = steps.draw(pipe.encode([first], steps.grid).view(steps.grid), vocab.mask_id, draw)
-    codes = ids - vocab.image_offset
-    if output_type == "codes":
-        return codes[None]
-    (drawn,) = pipe.decode(codes.view(1, -1), grid)
-    if blend is not None:
-        top, left = (places * factor for places in steps.corner())
+    def fill(self) -> Fill:
+        """The windows, one after the other, and at last the grown canvas [height, width]."""
+        ids = self._pipe.encode([self._first], self._steps.grid).view(self._steps.grid)
+        return self._steps.draw(ids, self._pipe.model.config.vocabulary.mask_id)
+
+    def finish(self, number: int, drawn: Image.Image) -> Image.Image:
+        """The picture as it is given back, of what the image tokenizer has decoded."""
+        if self._blend is None:
+            return drawn
+        factor = self._pipe.image_tokenizer.config.downsampling
+        top, left = (places * factor for places in self._steps.corner())
         whole, mask = Image.new("RGB", drawn.size), Image.new("L", drawn.size, 255)
-        whole.paste(first, (left, top))
-        mask.paste(0, (left, top, left + first.width, top + first.height))
-        drawn = blended(whole, drawn, mask, blend)
-    return as_output([drawn], output_type)
+        whole.paste(self._first, (left, top))
+        mask.paste(0, (left, top, left + self._first.width, top + self._first.height))
+        return blended(whole, drawn, mask, self._blend)
 
 
 @dataclass(frozen=True)
@@ -129,9 +169,8 @@ class Extension:
         )
         return above, before
 
-    def draw(self, ids: Tensor, mask_id: int, draw: DrawWindow) -> Tensor:
-        """The grown canvas; ids: int64 [h, w], which it holds unchanged."""
-        number = 0
+    def draw(self, ids: Tensor, mask_id: int) -> Fill:
+        """Grows a canvas int64 [h, w], which the grown one holds unchanged."""
         for step, direction in enumerate(self.directions):
             more = self.band(direction)
             sides = {"left": (more, 0, 0, 0), "right": (0, more, 0, 0), "up": (0, 0, more, 0), "down": (0, 0, 0, more)}
@@ -140,8 +179,7 @@ class Extension:
             for start in self._starts(step):
                 top, left = (across, start) if _axis(direction) == 0 else (start, across)
                 view = ids[top : top + self.window[0], left : left + self.window[1]]
-                view.copy_(draw(number, view))
-                number += 1
+                view.copy_((yield view))
         return ids
 
     def _starts(self, step: int) -> list[int]:

@@ -32,6 +32,13 @@ def inpaint(
     num_images_per_prompt: int,
     output_type: str,
 ) -> Any:
+    """The output for pictures that are drawn anew in part; arguments and errors as of `Inpainting`."""
+    check_output(output_type, blend)
+    task = Inpainting(pipe, asked, pictures, prompts, mask, blend, num_images_per_prompt)
+    return task.drawing.output(task.drawing.draw_all(task.canvas()), output_type, task.finish)
+
+
+class Inpainting:
     """Every code in whose patch the mask marks a pixel, be it in part, is drawn anew; all other codes stay as they are.
 
     mask: grey, of the pictures' size, as a brush paints it: black stays, all else is marked; or a box (left, top,
@@ -42,23 +49,37 @@ def inpaint(
 
     Raises UserError for a mask of another size than a picture, or that marks nothing, and for a box that is not inside.
     """
-    check_output(output_type, blend)
-    shown, texts = paired(pictures, prompts)
-    grey = to_grey(mask) if isinstance(mask, Image.Image) else mask
-    masks = [as_mask(grey, picture.size) for picture in shown]
-    drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
-    pixels = pipe.pixels(drawing.grid)
-    shown, masks = [fit(picture, pixels) for picture in shown], [fit_mask(mask, pixels) for mask in masks]
-    ids = drawing.encode(shown)
-    places = torch.stack([masked_places(mask, drawing.grid) for mask in masks]).to(ids.device)
-    canvas = ids.masked_fill(places, pipe.model.config.vocabulary.mask_id)
-    codes = drawing.draw_all(canvas.repeat_interleave(num_images_per_prompt, 0))
 
-    def finish(number: int, drawn: Image.Image) -> Image.Image:
-        source = number // num_images_per_prompt
-        return drawn if blend is None else blended(shown[source], drawn, masks[source], blend)
+    def __init__(
+        self,
+        pipe: ShowoPipeline,
+        asked: Asked,
+        pictures: Image.Image | Sequence[Image.Image],
+        prompts: str | Sequence[str],
+        mask: Image.Image | Box,
+        blend: int | None,
+        num_images_per_prompt: int = 1,
+    ) -> None:
+        shown, texts = paired(pictures, prompts)
+        grey = to_grey(mask) if isinstance(mask, Image.Image) else mask
+        masks = [as_mask(grey, picture.size) for picture in shown]
+        self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
+        pixels = pipe.pixels(self.drawing.grid)
+        self._mask_id, self._blend, self._times = pipe.model.config.vocabulary.mask_id, blend, num_images_per_prompt
+        self._shown, self._masks = [fit(picture, pixels) for picture in shown], [fit_mask(m, pixels) for m in masks]
 
-    return drawing.output(codes, output_type, finish)
+    def canvas(self) -> Tensor:
+        """Vocabulary ids [B, N] to draw on."""
+        ids = self.drawing.encode(self._shown)
+        places = torch.stack([masked_places(mask, self.drawing.grid) for mask in self._masks]).to(ids.device)
+        return ids.masked_fill(places, self._mask_id).repeat_interleave(self._times, 0)
+
+    def finish(self, number: int, drawn: Image.Image) -> Image.Image:
+        """A picture as it is given back, of what the image tokenizer has decoded."""
+        if self._blend is None:
+            return drawn
+        source = number // self._times
+        return blended(self._shown[source], drawn, self._masks[source], self._blend)
 
 
 def as_mask(mask: Image.Image | Box, size: tuple[int, int]) -> Image.Image:

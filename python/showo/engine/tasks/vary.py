@@ -31,6 +31,13 @@ def vary(
     num_images_per_prompt: int,
     output_type: str,
 ) -> Any:
+    """The output for pictures near the given ones; arguments and errors as of `Variation`."""
+    check_output(output_type)
+    task = Variation(pipe, asked, pictures, prompts, other, share, num_images_per_prompt)
+    return task.drawing.output(task.drawing.draw_all(task.canvas()), output_type)
+
+
+class Variation:
     """Without `other`: ceil(share * N) of a picture's N codes are drawn anew, the rest stays as it is.
 
     With it: as many codes are those of the other picture, in regions with smooth borders; the codes along the borders
@@ -38,19 +45,35 @@ def vary(
 
     Which codes that is follows from each picture's seed.
     """
-    check_output(output_type)
-    check_share(share)
-    shown, texts = paired(pictures, prompts)
-    drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
-    grid, mask_id = drawing.grid, pipe.model.config.vocabulary.mask_id
-    ids = drawing.encode(shown).repeat_interleave(num_images_per_prompt, 0)
-    if other is None:
-        drawn = torch.stack([some_places(ids.shape[1], share, seed) for seed in drawing.seeds])
-    else:
-        regions = torch.stack([some_region(grid, share, seed) for seed in drawing.seeds])
-        ids = torch.where(regions.to(ids.device), drawing.encode([to_rgb(other)]), ids)
-        drawn = torch.stack([seams(region, grid) for region in regions])
-    return drawing.output(drawing.draw_all(ids.masked_fill(drawn.to(ids.device), mask_id)), output_type)
+
+    def __init__(
+        self,
+        pipe: ShowoPipeline,
+        asked: Asked,
+        pictures: Image.Image | Sequence[Image.Image],
+        prompts: str | Sequence[str],
+        other: Image.Image | None,
+        share: float,
+        num_images_per_prompt: int = 1,
+    ) -> None:
+        check_share(share)
+        self._shown, texts = paired(pictures, prompts)
+        self._other = None if other is None else to_rgb(other)
+        self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
+        self._mask_id = pipe.model.config.vocabulary.mask_id
+        self._share, self._times = share, num_images_per_prompt
+
+    def canvas(self) -> Tensor:
+        """Vocabulary ids [B, N] to draw on."""
+        grid, seeds, share = self.drawing.grid, self.drawing.seeds, self._share
+        ids = self.drawing.encode(self._shown).repeat_interleave(self._times, 0)
+        if self._other is None:
+            drawn = torch.stack([some_places(ids.shape[1], share, seed) for seed in seeds])
+        else:
+            regions = torch.stack([some_region(grid, share, seed) for seed in seeds])
+            ids = torch.where(regions.to(ids.device), self.drawing.encode([self._other]), ids)
+            drawn = torch.stack([seams(region, grid) for region in regions])
+        return ids.masked_fill(drawn.to(ids.device), self._mask_id)
 
 
 def check_share(share: float) -> None:
