@@ -1,0 +1,219 @@
+"""What a request gets back: events, one after the other, for a thread that waits or for an asyncio loop.
+
+    for event in ticket: ...           # in a thread
+    async for event in ticket: ...     # in an asyncio loop, which is never blocked
+    last = ticket.result()             # or: last = await ticket.finished()
+
+Both end after the last event, `DrawingDone` or `AnswerDone`, or raise what the request came to: UserError, where what
+was asked for turns out to be impossible, or an EngineError. A reader that leaves the loop before its end cancels the
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+
+class EngineError(RuntimeError):
+    """A request that was not answered, for a reason that does not lie in what it asked for."""
+
+
+class QueueFullError(EngineError):
+    """As many requests wait as may wait."""
+
+
+class DeadlineError(EngineError):
+    """A request has taken more time than it was given."""
+
+
+class RequestCancelledError(EngineError):
+    """Nobody wants the answer any more."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed before the request was answered."""
+
+
+class StepError(EngineError):
+    """A step of the engine failed, a bug or a lack of memory: the message says how. The requests in it are lost."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a picture is done.
+
+    step: from 0, of `steps`; of an extended picture, steps are counted through all its windows.
+    codes, masked: int64 and bool [height, width] on the CPU, of the canvas that is drawn on: codes as of now (0 where
+        nothing was drawn yet), and the places that will be chosen again. picture: the decoded codes, where previews
+        are wanted.
+
+    A reader that is slower than the steps misses some of them: only the newest one is kept.
+    """
+
+    step: int
+    steps: int
+    codes: Tensor
+    masked: Tensor
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class DrawingDone:
+    """The picture, and its codes, int64 [height, width] on the CPU."""
+
+    picture: Image.Image
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class AnswerDone:
+    """The whole answer.
+
+    finished: whether the model ended it; otherwise max_new_tokens or the model's positions did.
+    prompt_tokens: places of what was read, pictures included. tokens: ids that were drawn, the end included.
+    """
+
+    text: str
+    finished: bool
+    prompt_tokens: int
+    tokens: int
+
+
+Event = Progress | Piece | DrawingDone | AnswerDone
+LAST = (DrawingDone, AnswerDone)
+
+
+class Ticket:
+    """The reader's end of a request; `Engine.submit` makes it. One reader reads a ticket, once.
+
+    queue_until, until: when the request must have begun, and be done, as of time.monotonic().
+    """
+
+    def __init__(self, queue_seconds: float, total_seconds: float) -> None:
+        now = time.monotonic()
+        self.queue_until, self.until = now + queue_seconds, now + total_seconds
+        self._unread: deque[Event] = deque()
+        self._error: BaseException | None = None
+        self._over = False
+        self._cancelled = False
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    # ---- the reader's side -----------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Frees the request's place at the next step boundary. Nothing happens where it is over already."""
+        with self._changed:
+            self._cancelled = True
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._unread or self._over)
+                    event = self._next()
+                if event is None:
+                    return
+                yield event
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                with self._changed:
+                    ready = bool(self._unread) or self._over
+                    if ready:
+                        event = self._next()
+                    else:
+                        future: asyncio.Future[None] = loop.create_future()
+                        self._waiting.append((loop, future))
+                if not ready:
+                    await future
+                elif event is None:
+                    return
+                else:
+                    yield event
+        finally:
+            self.cancel()
+
+    def result(self) -> DrawingDone | AnswerDone:
+        """Waits for the last event."""
+        return _last(list(self)[-1])
+
+    async def finished(self) -> DrawingDone | AnswerDone:
+        """`result` for an asyncio loop."""
+        return _last([event async for event in self][-1])
+
+    def _next(self) -> Event | None:
+        if self._unread:
+            return self._unread.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    # ---- the engine's side -----------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def check(self) -> None:
+        """RequestCancelledError or DeadlineError for a request that should go on no more."""
+        if self._cancelled:
+            raise RequestCancelledError("the request was cancelled")
+        if time.monotonic() > self.until:
+            raise DeadlineError("the request has taken all its time and is not done")
+
+    def check_waiting(self) -> None:
+        """The same for a request that is still to begin."""
+        self.check()
+        if time.monotonic() > self.queue_until:
+            raise DeadlineError("the request has waited for all the time that it may wait, and has not begun")
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            if isinstance(event, Progress) and self._unread and isinstance(self._unread[-1], Progress):
+                self._unread.pop()  # so that what nobody reads takes no memory
+            self._unread.append(event)
+            self._over = isinstance(event, LAST)
+            self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            if not self._over:
+                self._error, self._over = error, True
+                self._wake()
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        for loop, future in self._waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, future)
+        self._waiting.clear()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _last(event: Event) -> DrawingDone | AnswerDone:
+    assert isinstance(event, LAST)
+    return event
