@@ -11,7 +11,8 @@ class Gpu:
 
     bf16, tf32, fp32: peaks in FLOP/s, of tensor cores and, in fp32, of the ordinary units. memory: bytes/s. capacity:
     bytes of memory. multiprocessors, clock: Hz, boost. nvlink: bytes/s that it sends to the others of its machine while
-    it receives as many. network: bytes/s that a machine of eight sends to others.
+    it receives as many. network: bytes/s that a machine of eight sends to others. host_memory: bytes/s, an eighth of
+    what the memory of such a machine's CPUs has.
 
     products: share of the peak that the matrix products of a training reach. Calibrated, not chosen: with it, the plan
     of llm-foundry's 3B model at 512 tokens, on eight of these, has the published throughput (docs/scaling.md).
@@ -27,12 +28,14 @@ class Gpu:
     clock: float
     nvlink: float
     network: float
+    host_memory: float
     products: float
     mma: float = 1.0
 
 
 # Data sheets and whitepapers of NVIDIA: A100 (SXM), H100 and H200 (dense products, without sparsity); DGX A100 and DGX
-# H100, of whose eight network cards each sends 200 or 400 Gbit/s. A PCIe card reaches the others through its slot.
+# H100, of whose eight network cards each sends 200 or 400 Gbit/s, and whose two processors (EPYC 7742, Xeon 8480C) have
+# eight channels each, of DDR4-3200 or DDR5-4800. A PCIe card reaches the others through its slot.
 _A100 = Gpu(
     bf16=312e12,
     tf32=156e12,
@@ -43,6 +46,7 @@ _A100 = Gpu(
     clock=1.41e9,
     nvlink=300e9,
     network=200e9,
+    host_memory=2 * 8 * 25.6e9 / 8,
     products=0.73,
 )
 _H100 = Gpu(
@@ -55,6 +59,7 @@ _H100 = Gpu(
     clock=1.83e9,
     nvlink=450e9,
     network=400e9,
+    host_memory=2 * 8 * 38.4e9 / 8,
     products=0.56,
     mma=0.629,
 )

@@ -27,7 +27,7 @@ from showo.train.config import OptimizerConfig, ShowoTraining
 from showo.train.initial import freeze
 from showo.train.optimizer import make_optimizer
 from showo.train.plan.flops import Rows, count_parameters, step_flops
-from showo.train.plan.memory import activation_memory, activations_of_place, logits_memory, state_memory
+from showo.train.plan.memory import ON_CPU, activation_memory, activations_of_place, logits_memory, state_memory
 from showo.train.plan.sharing import Sharing
 from showo_ext import reference
 
@@ -206,9 +206,22 @@ def test_gpus_that_share_a_model_have_their_part_and_what_is_whole_for_a_while()
     alone, shared = state_memory(model, config), state_memory(model, config, Sharing("fsdp", 8, 2))
     for kind in ("weights", "optimizer", "average of the weights"):
         assert shared[kind] == alone[kind] / 8
-    assert shared["gradients"] == 4 * (everything / 8 + one)
+    assert (shared["gradients"], shared["whole gradients"]) == (4 * everything / 8, 4 * one)
     assert shared["whole weights"] == 2 * everything  # of two layers, both are there
     config.accumulate = 2
-    assert state_memory(model, config, Sharing("fsdp", 8, 2))["gradients"] == 4 * (everything / 8 + everything)
+    assert state_memory(model, config, Sharing("fsdp", 8, 2))["whole gradients"] == 4 * everything
     assert state_memory(model, config, Sharing("hybrid", 8, 2))["weights"] == alone["weights"] / 4
     assert state_memory(model, config, Sharing("ddp", 8, 2)) == alone
+
+
+@pytest.mark.parametrize("gpus", [1, 8])
+def test_what_waits_in_the_memory_of_the_cpu_is_not_on_the_device(gpus: int) -> None:
+    """The same sizes in the other place; what is whole for a while stays on the device, of one GPU too."""
+    model = Showo(ShowoConfig(**SIZES))
+    config = ShowoTraining(steps=1, precision="bf16", ema_decay=0.9)
+    there, waiting = (state_memory(model, config, Sharing("fsdp", gpus, 1, offload)) for offload in (False, True))
+    everything = count_parameters(model)[0]
+    for kind in ("weights", "gradients", "optimizer", "average of the weights"):
+        assert kind not in waiting
+        assert waiting[kind + ON_CPU] == there[kind]
+    assert waiting["whole weights"] == 2 * everything  # of two layers, both are there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from showo.gpus import GPUS
 from showo.model.transformer import Showo
 from showo.train.config import ShowoTraining
 from showo.train.plan.flops import Rows
-from showo.train.plan.kernels import COUNTED, LAUNCH, SHAPES, Counts, attention_seconds, counts_at
-from showo.train.plan.network import NETWORK_HOP, NETWORK_SHARE, NVLINK_HOP, NVLINK_SHARE, Group, Links
+from showo.train.plan.kernels import COUNTED, LAUNCH, MEMORY_SHARE, SHAPES, Counts, attention_seconds, counts_at
+from showo.train.plan.network import HOST_COPY, NETWORK_HOP, NETWORK_SHARE, NVLINK_HOP, NVLINK_SHARE, Group, Links
 from showo.train.plan.running import Failures, checkpoint_bytes
 from showo.train.plan.sharing import Sharing
 from showo.train.plan.step_time import StepTime, micro_batch_seconds, step_time
@@ -212,6 +213,26 @@ def test_what_travels_is_hidden_until_it_takes_longer_than_the_blocks() -> None:
     assert hybrid.device < many.device
 
 
+def test_weights_that_wait_in_the_memory_of_the_cpu_travel_twice() -> None:
+    """Through PCIe in fp32 before they are gathered, and their gradients back; the optimizer runs at the CPU's rate."""
+    whole, block = 1_448_176_770, 50_354_432
+    rest, copied = whole - 24 * block, 4 / HOST_COPY
+    for gpus in (1, 8):
+        sharing = Sharing("fsdp", gpus, 1)
+        rows = Rows(text=4000, image=6000, targets=5000, pairs=3e6, target_pairs=1.5e6)
+        config = ShowoTraining(steps=1, precision="bf16")
+        here, waits = (
+            step_time(meta(official()), config, A100, rows, replace(sharing, offload=offload), Links.of(A100))
+            for offload in (False, True)
+        )
+        before = {name: here.travel[name].seconds if gpus > 1 else 0.0 for name in ("weights", "shares of gradients")}
+        after = {name: waits.travel[name].seconds for name in before}
+        assert after["weights"] - before["weights"] == pytest.approx(copied / gpus * (2 * 24 * block + rest))
+        assert after["shares of gradients"] - before["shares of gradients"] == pytest.approx(copied / gpus * whole)
+        assert waits.parts["optimizer"] == pytest.approx(32 * whole / gpus / (MEMORY_SHARE * 51.2e9))
+        assert all(0 < exposed <= seconds for seconds, exposed in waits.travel.values())
+
+
 # ---------------------------------------------------------------- checkpoints and failures
 
 
@@ -268,6 +289,21 @@ def test_several_trainings_make_a_table(capsys: pytest.CaptureFixture[str]) -> N
     lines = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["training", "stage1", "stage3", "together"]
     assert float(lines[3][1]) == pytest.approx(float(lines[1][7]) + float(lines[2][7]), abs=0.01)
+
+
+def test_offload_and_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    """One GPU that the model does not fit; and what is not planned is said."""
+    options = ["parallel=fsdp", "fsdp.offload=true", "compile=inductor", "accumulate=24"]
+    assert run("plan", "--config", "stage1", "--gpu", "a100-40", *options) == 0
+    printed = capsys.readouterr().out
+    memory = table(printed, "GiB on each GPU")
+    assert memory["GiB on each GPU"] == ["fsdp"]
+    assert memory["optimizer, CPU"] == [f"{8 * 1_448_176_770 / 2**30:.2f}"]
+    on_gpu = [size for (name, (size,)) in list(memory.items())[1:-1] if "CPU" not in name and "recompute" not in name]
+    (together,), (kept,) = memory["together, recompute=none"], memory["activations, recompute=none"]
+    assert float(together.lstrip("! ")) == pytest.approx(sum(map(float, [*on_gpu, kept])), abs=0.05)
+    assert "compile=inductor is not in these times" in printed
+    assert "fsdp.offload: with ddp every GPU keeps" in failure(capsys, "plan", *options, "--parallel", "ddp")
 
 
 def test_a_stated_mfu_takes_the_place_of_the_prediction(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,9 +73,10 @@ def plan(
     links = Links.of(GPUS[gpu], *(None if speed is None else 1e9 * speed for speed in (nvlink, network)))
     cluster = Cluster(gpu, gpus, nodes or nodes_of(gpus), links, 1e9 * storage, failures or HOURS_OF_GPU, restart)
     names = config or ["stage1"]
-    kinds = _sharings(parallel, cluster, several=len(names) > 1)
+    configs = [load_config(ShowoTraining, name, overrides or []) for name in names]
+    kinds = _sharings(parallel, cluster, several=len(names) > 1, offload=any(each.fsdp.offload for each in configs))
     common.begin(threads)
-    runs = [DryRun(load_config(ShowoTraining, name, overrides or [])) for name in names]
+    runs = [DryRun(each) for each in configs]
     plans = [_plan(run, cluster, kind, mfu) for run in runs for kind in kinds]
     if len(names) > 1:
         say(stages(list(zip(names, plans, strict=True))))
@@ -83,9 +84,9 @@ def plan(
         say("\n\n".join(report(plans)))
 
 
-def _sharings(given: list[str] | None, cluster: Cluster, *, several: bool) -> list[str]:
+def _sharings(given: list[str] | None, cluster: Cluster, *, several: bool, offload: bool) -> list[str]:
     """The ways to share that were asked for, or those that differ on these GPUs. several: trainings, of which each has
-    one way: ddp, if nothing is asked for.
+    one way: ddp, if nothing is asked for. offload: weights wait in the memory of the CPU, which ddp cannot do.
     """
     from showo.train.plan.sharing import SHARINGS
 
@@ -95,11 +96,11 @@ def _sharings(given: list[str] | None, cluster: Cluster, *, several: bool) -> li
     if several and len(given or ()) > 1:
         raise UserError(f"--parallel must be given once where there are several --config, got {' '.join(given or ())}")
     differing = 1 if several or cluster.gpus == 1 else 2 if cluster.nodes == 1 else 3
-    return given or list(SHARINGS[:differing])
+    return given or list(SHARINGS[1 : max(2, differing)] if offload else SHARINGS[:differing])
 
 
 def _plan(run: DryRun, cluster: Cluster, kind: str, mfu: float | None) -> Plan:
     from showo.train.plan.sharing import Sharing
     from showo.train.plan.whole import Plan
 
-    return Plan(run, cluster, Sharing(kind, cluster.gpus, cluster.nodes), mfu or 0.0)
+    return Plan(run, cluster, Sharing(kind, cluster.gpus, cluster.nodes, run.config.fsdp.offload), mfu or 0.0)

@@ -18,6 +18,7 @@ _FLOAT = 4  # bytes of weights, gradients, the optimizer's moments, and under au
 _HALF = 2
 _MOMENTS = 2  # that AdamW keeps of every weight
 ALONE = Sharing("ddp", 1, 1)
+ON_CPU = ", CPU"  # ends the names of what does not lie on a device
 
 # Of the CUDA context with torch's kernels, cuBLAS's workspaces and NCCL's buffers: what such processes are seen to have
 # before they train. Assumed.
@@ -27,7 +28,8 @@ _LEVEL_TENSORS = 4
 
 
 def state_memory(model: Showo, config: ShowoTraining, sharing: Sharing = ALONE) -> dict[str, float]:
-    """Bytes of the weights, and of all that a training keeps beside them from step to step, on each device.
+    """Bytes of the weights, and of all that a training keeps beside them from step to step, for each device; what has
+    "CPU" in its name lies in the memory of the CPU, and the rest on the device.
 
     Of weights that are shared out, what is whole for a while is there too: copies in the precision of products, of two
     blocks (one computes, the next one is under way) and of what is no block; of gradients, those of a block, or with
@@ -37,19 +39,22 @@ def state_memory(model: Showo, config: ShowoTraining, sharing: Sharing = ALONE) 
     blocks = [sum(count_parameters(block)[i] for block in model.showo.model.layers) for i in (0, 1)]
     one, shards = blocks[0] / model.config.num_layers, sharing.shards
     size = _HALF if config.precision == "bf16" else _FLOAT
-    found: dict[str, float] = {"weights": _FLOAT * everything / shards}
-    if shards > 1:
-        found["whole weights"] = size * (everything - blocks[0] + 2 * one)
-        whole = learned if config.accumulate > 1 else blocks[1] / model.config.num_layers
-        found["gradients"] = _FLOAT * (learned / shards + whole)
-    else:
+    kept: dict[str, float] = {
+        "weights": _FLOAT * everything / shards,
+        "gradients": _FLOAT * learned / shards,
+        "optimizer": _MOMENTS * _FLOAT * learned / shards,
+    }
+    if config.ema_decay:
+        kept["average of the weights"] = _FLOAT * learned / shards
+    found = {f"{name}{ON_CPU}": amount for name, amount in kept.items()} if sharing.offload else dict(kept)
+    if sharing.whole:
         if config.precision == "bf16":  # autocast's copies of the weights of linear layers
             linear = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
             found["weights in bf16"] = _HALF * sum(layer.weight.numel() for layer in linear)
-        found["gradients"] = _FLOAT * learned
-    found["optimizer"] = _MOMENTS * _FLOAT * learned / shards
-    if config.ema_decay:
-        found["average of the weights"] = _FLOAT * learned / shards
+    else:
+        found["whole weights"] = size * (everything - blocks[0] + 2 * one)
+        whole = learned if config.accumulate > 1 else blocks[1] / model.config.num_layers
+        found["whole gradients"] = _FLOAT * whole
     return found
 
 

@@ -21,6 +21,8 @@ NETWORK_SHARE = 0.86
 # Seconds of a hop, of the protocol for large messages: constants by which NCCL itself chooses (src/graph/tuning.cc).
 NVLINK_HOP, NETWORK_HOP = 3.4e-6, 14e-6
 _TREE_HOP, _TREE_NETWORK_HOP = 4e-6, 14e-6
+# Bytes/s between a GPU and the CPU's memory, one way, through PCIe 4.0 x16, of 32 GB/s. Assumed.
+HOST_COPY = 25e9
 # Of a message between two processes through gloo and TCP. Assumed.
 GLOO_HOP = 50e-6
 

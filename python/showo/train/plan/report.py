@@ -81,8 +81,10 @@ def _time(plans: Sequence[Plan]) -> str:
         ["MFU", *(f"{plan.mfu:.1%}" for plan in plans)],
         [f"days for {plans[0].run.config.steps:,} steps", *(f"{plan.days:.2f}" for plan in plans)],
     ]
-    note = "a step is what the device takes, or what is beside it, whichever is longer"
-    return "\n".join([*_table("ms a step", plans, lines), note])
+    notes = ["a step is what the device takes, or what is beside it, whichever is longer"]
+    if compiler := plans[0].run.config.compile:
+        notes.append(f"compile={compiler} is not in these times: it fuses much of what lies between products")
+    return "\n".join([*_table("ms a step", plans, lines), *notes])
 
 
 def _ms(seconds: float) -> str:

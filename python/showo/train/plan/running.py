@@ -15,7 +15,6 @@ CODES_A_SECOND = 8000  # samples of ready codes, read
 PICTURE_BYTES = 100e3  # of a picture in a data set, as it is downloaded: assumed
 CODES_BYTES = 700  # of the codes of a picture, two bytes each, and its caption
 HOURS_OF_GPU = 54 * 24 * 16384 / 419  # between failures: Llama 3's training (arXiv 2407.21783, section 3.3.4)
-HOST_COPY = 25e9  # bytes/s from a GPU to the CPU's memory through PCIe 4.0 x16, of 32 GB/s; assumed
 
 
 @dataclass(frozen=True)

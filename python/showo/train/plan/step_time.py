@@ -12,8 +12,8 @@ from showo.gpus import Gpu
 from showo.model.transformer import Showo
 from showo.train.config import ShowoTraining
 from showo.train.plan.flops import Product, Rows, StepWork, count_parameters, step_work
-from showo.train.plan.kernels import attention_seconds, memory_seconds, product_seconds
-from showo.train.plan.network import Links, copies_of, shards_of, talk_seconds
+from showo.train.plan.kernels import MEMORY_SHARE, attention_seconds, memory_seconds, product_seconds
+from showo.train.plan.network import HOST_COPY, Links, copies_of, shards_of, talk_seconds
 from showo.train.plan.sharing import Sharing
 
 _FLOAT, _HALF = 4, 2  # bytes
@@ -159,17 +159,18 @@ def step_time(
 
     encoders: FLOPs of the frozen networks in such a micro-batch, by name; they compute in tf32.
     """
-    autocast = sharing.shards == 1
+    autocast = sharing.whole
     micro = micro_batch_seconds(model, config, gpu, rows, autocast=autocast)
     parts = {name: config.accumulate * sum(passes) for name, passes in micro.items()}
     for name, flops in (encoders or {}).items():
         parts[name] = config.accumulate * flops / (gpu.products * gpu.tf32)
     parts["weights and gradients"] = memory_seconds(gpu, _weight_bytes(model, config, autocast))
     learned = count_parameters(model)[1] / sharing.shards
-    parts["optimizer"] = memory_seconds(gpu, learned * (_OPTIMIZER_BYTES + (_AVERAGE_BYTES if config.ema_decay else 0)))
+    changed = learned * (_OPTIMIZER_BYTES + (_AVERAGE_BYTES if config.ema_decay else 0))
+    parts["optimizer"] = changed / (MEMORY_SHARE * gpu.host_memory) if sharing.offload else memory_seconds(gpu, changed)
     host = config.accumulate * (_LAUNCHES_AROUND + _LAUNCHES_OF_BLOCK * model.config.num_layers) * _HOST_OF_LAUNCH
     travel = _replicated(model, micro, sharing, links) if autocast else _sharded(model, config, micro, sharing, links)
-    return StepTime(parts, travel if sharing.gpus > 1 else {}, host, talk_seconds(sharing.gpus))
+    return StepTime(parts, travel if sharing.gpus > 1 or sharing.offload else {}, host, talk_seconds(sharing.gpus))
 
 
 def _weight_bytes(model: Showo, config: ShowoTraining, autocast: bool) -> float:
@@ -209,6 +210,7 @@ def _sharded(
     """Weights of a block come while the block before it computes, and gradients of a block are shared out while the
     next one does; copies of the model add up their parts at the same time, over other links. Nothing hides the weights
     of the first block of each pass, nor the gradients of the last one, nor what is no block (embeddings, head).
+    With `offload` a GPU's part comes from the CPU's memory before it is gathered, and its gradients go there.
     """
     shards, copies, layers = shards_of(sharing, links), copies_of(sharing, links), model.config.num_layers
     size = _size(config.precision == "bf16")
@@ -216,8 +218,9 @@ def _sharded(
     whole, whole_learned = count_parameters(model)
     rest, rest_learned = whole - layers * weights, whole_learned - layers * learned
     forward, backward = (seconds / layers for seconds in _blocks(micro))
-    gather, scatter = shards.gather(size * weights), shards.gather(_FLOAT * learned)
-    rest_gather, rest_scatter = shards.gather(size * rest), shards.gather(_FLOAT * rest_learned)
+    copied = _FLOAT / HOST_COPY / sharing.shards if sharing.offload else 0.0  # seconds for each weight of the model
+    gather, rest_gather = (shards.gather(size * n) + copied * n for n in (weights, rest))
+    scatter, rest_scatter = (shards.gather(_FLOAT * n) + copied * n for n in (learned, rest_learned))
     across = across_rest = 0.0
     if sharing.kind == "hybrid":
         across, across_rest = (copies.sum(_FLOAT * n / sharing.shards) for n in (learned, rest_learned))

@@ -11,9 +11,10 @@ from showo.errors import ConfigError
 from showo.gpus import GPUS, Gpu
 from showo.train.dry_run import DryRun
 from showo.train.plan.flops import Flops, Rows, step_flops
-from showo.train.plan.memory import activation_memory, logits_memory, state_memory, workspace_memory
-from showo.train.plan.network import Links
-from showo.train.plan.running import HOST_COPY, Failures, checkpoint_bytes
+from showo.train.plan.kernels import MEMORY_SHARE
+from showo.train.plan.memory import ON_CPU, activation_memory, logits_memory, state_memory, workspace_memory
+from showo.train.plan.network import HOST_COPY, Links
+from showo.train.plan.running import Failures, checkpoint_bytes
 from showo.train.plan.sharing import Sharing
 from showo.train.plan.step_time import StepTime, step_time
 
@@ -73,7 +74,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> dict[str, float]:
-        """Bytes on each GPU, but for activations."""
+        """Bytes on each GPU, and for it in the memory of the CPU (ON_CPU), but for activations."""
         run, rows = self.run, sum(self.rows, Rows())
         found = state_memory(run.model, run.config, self.sharing)
         encoder = run.encoder_sizes if rows.encoded else None
@@ -85,11 +86,12 @@ class Plan:
     def activations(self) -> dict[str, float]:
         """Bytes of them, by what is computed again."""
         places = sum(rows.places for rows in self.rows)
-        return activation_memory(self.run.model, self.run.config.precision, places, autocast=self.sharing.shards == 1)
+        return activation_memory(self.run.model, self.run.config.precision, places, autocast=self.sharing.whole)
 
     def together(self, recompute: str) -> float:
         """Bytes on each GPU, with so much computed again."""
-        return sum(self.memory.values()) + self.activations[recompute]
+        there = sum(size for name, size in self.memory.items() if not name.endswith(ON_CPU))
+        return there + self.activations[recompute]
 
     @cached_property
     def time(self) -> StepTime:
@@ -138,10 +140,11 @@ class Plan:
 
     @cached_property
     def failures(self) -> Failures:
-        """A checkpoint stands still while each GPU copies what it has to the CPU's memory, and is written meanwhile."""
+        """Steps stand still while each GPU's part is copied, to the CPU's memory or within it, to be written later."""
         cluster = self.cluster
+        copying = MEMORY_SHARE * cluster.gpu.host_memory / 2 if self.sharing.offload else HOST_COPY  # read and written
         return Failures(
-            saving=self.checkpoint / self.sharing.shards / HOST_COPY,
+            saving=self.checkpoint / self.sharing.shards / copying,
             writing=self.checkpoint / cluster.storage,
             between=3600 * cluster.hours_of_gpu / cluster.gpus,
             restart=cluster.restart,
