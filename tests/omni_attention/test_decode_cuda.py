@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showo_ext import OmniMask, omni_attention, reference
-from showo_ext._native import use_emulated
 from showo_ext.ops import _decode
 from showo_ext.ops._mask_plan import MaskPlan, make_plan
 from showo_ext.testing import (
@@ -22,7 +21,7 @@ from showo_ext.testing import (
 )
 from tests.omni_attention.common import ONE_ROW_APART, assert_attention, one_row_apart, operands
 from tests.ptx import sass
-from tests.ptx.emulated import EmulatedDevice, module_path, native_module
+from tests.ptx.emulated import emulated_device, module_path
 
 OPS = torch.ops.showo_ext
 BF16 = torch.bfloat16
@@ -324,10 +323,8 @@ def plainly_emulated():
     """The emulated device without its torch.empty, whose guard zones are in the way of opcheck and of tracing."""
     if module_path() is None:
         pytest.skip("the PTX emulator is not built; `make emulator` builds it")
-    device = EmulatedDevice(native_module())
-    with use_emulated(device):
+    with emulated_device(guarded=False) as device:
         yield device
-    device.close()
 
 
 @dtypes

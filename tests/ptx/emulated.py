@@ -4,7 +4,8 @@
         ids = showo_ext.lfq_encode(z)          # z is a CPU tensor; the CUDA kernels run
     for counters in device.records(): ...
 
-Inside the context every tensor whose pointer reaches a launcher is a tensor of the call, known byte by byte, and
+Inside the context every tensor whose pointer reaches a launcher is a tensor of the call, known byte by byte (it is
+found when its pointer is taken: a search through all live objects would take longer than most kernels), and
 `torch.empty` and its relatives return memory that counts as never written, with guard zones on both sides.
 """
 
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import importlib.machinery
 import importlib.util
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from tests.ptx.device import GUARD, LIBRARY, Counters, Finding, library, take_records
 
 SENTINEL = 0xA5
-TENSOR_TYPES = {torch.Tensor, torch.nn.Parameter}
 
 
 def module_path() -> Path | None:
@@ -91,6 +91,7 @@ class EmulatedDevice:
     def __init__(self, module: Any) -> None:
         self._module = module
         self._memory: dict[int, Memory] = {}  # by the address of the storage
+        self._pointed: list[weakref.ref[torch.Tensor]] = []  # tensors whose pointers were taken since the last call
         self._records: list[Counters] = []
         self.stream = 0  # what every launcher is given
         self.calls: list[RuntimeCall] = []  # of all launchers so far
@@ -137,11 +138,11 @@ class EmulatedDevice:
         return result
 
     def _register(self, pointers: list[int]) -> None:
-        """Registers the storages that `pointers` point into, found among all live tensors."""
+        """Registers the storages that `pointers` point into; their tensors are among those of `_pointed`."""
         self._forget(self._gone())
-        for tensor in [o for o in gc.get_objects() if type(o) in TENSOR_TYPES]:
-            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-                continue
+        alive = [tensor for reference in self._pointed if (tensor := reference()) is not None]
+        self._pointed.clear()
+        for tensor in alive:
             storage = tensor.untyped_storage()
             start, size = storage.data_ptr(), storage.nbytes()
             if not any(start <= p < start + max(size, 1) for p in pointers):
@@ -162,6 +163,11 @@ class EmulatedDevice:
         for memory in map(self._memory.pop, starts):
             if memory.registered:
                 library().ptx_remove_tensor(memory.address)
+
+    def _data_ptr(self, original: Callable[[torch.Tensor], int], tensor: torch.Tensor) -> int:
+        """`original`'s result; what a call is given are tensors whose pointers were taken just before."""
+        self._pointed.append(weakref.ref(tensor))
+        return original(tensor)
 
     def _empty(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """`original`'s result in guarded, never-written memory."""
@@ -196,28 +202,28 @@ def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def emulated_device() -> Iterator[EmulatedDevice]:
-    """Inside, CPU tensors go through the CUDA implementation of every showo_ext operator."""
+def emulated_device(*, guarded: bool = True) -> Iterator[EmulatedDevice]:
+    """Inside, CPU tensors go through the CUDA implementation of every showo_ext operator.
+
+    guarded: False leaves torch.empty as it is: guard zones are in the way of opcheck and of tracing.
+    """
     from showo_ext._native import use_emulated
 
     device = EmulatedDevice(native_module())
     take_records()
-    patched: list[tuple[Any, str, Any]] = []
-    for owner, name in (
-        (torch, "empty"),
-        (torch, "empty_like"),
-        (torch, "empty_strided"),
-        (torch.Tensor, "new_empty"),
-    ):
-        original = getattr(owner, name)
-        patched.append((owner, name, original))
-        replacement = functools.partial(device._empty, original)
-        setattr(owner, name, _method(replacement) if owner is torch.Tensor else replacement)
+    patches: list[tuple[Any, str, Callable[..., Any]]] = [(torch.Tensor, "data_ptr", device._data_ptr)]
+    if guarded:
+        patches += [(torch, name, device._empty) for name in ("empty", "empty_like", "empty_strided")]
+        patches.append((torch.Tensor, "new_empty", device._empty))
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    for (owner, name, replacement), (_, _, original) in zip(patches, originals, strict=True):
+        function = functools.partial(replacement, original)
+        setattr(owner, name, _method(function) if owner is torch.Tensor else function)
     try:
         with use_emulated(device):
             yield device
     finally:
-        for owner, name, original in patched:
+        for owner, name, original in originals:
             setattr(owner, name, original)
         device.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,16 +31,21 @@ def load_config(kind: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     schema: Any = OmegaConf.structured(kind)
     OmegaConf.set_readonly(schema, False)
     keys = OmegaConf.create()  # without types until all are together, as ${...} may stand for keys of another file
-    for what, more in (*_with_bases(_find(source, Path())), *zip(overrides, _parsed(overrides), strict=True)):
+    given = list(zip(overrides, _parsed(overrides), strict=True))
+    for what, more in (*_with_bases(_find(source, Path())), *given):
         if missing := _without_value(OmegaConf.to_container(more)):  # OmegaConf would keep the value that was there
             raise ConfigError(f"{what}: {missing[0]} must have a value, got ???")
-        if what in overrides and "${" not in what:
-            _merged(schema, more, what)  # to name the override where its type is wrong
-        keys = _merged(keys, more, what)
+        with _errors_of(what):
+            keys.merge_with(more)
     try:
-        config = OmegaConf.to_object(_merged(schema, keys, f"config {source}"))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"config {source}: {_reason(error)}") from error
+        with _errors_of(f"config {source}"):
+            config = OmegaConf.to_object(OmegaConf.merge(schema, keys))
+    except ConfigError:
+        for what, more in given:  # each by itself, to name the one whose type is wrong; to check it first takes long
+            if "${" not in what:
+                with _errors_of(what):
+                    OmegaConf.merge(schema, more)
+        raise
     assert isinstance(config, kind)
     config.check()
     return config
@@ -90,9 +96,11 @@ def _without_value(keys: Any, prefix: str = "") -> list[str]:
     return [name for key, value in keys.items() for name in _without_value(value, f"{prefix}{key}.")]
 
 
-def _merged(config: Any, more: Any, what: str) -> Any:
+@contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+    """What OmegaConf refuses inside is an error of `what`."""
     try:
-        return OmegaConf.merge(config, more)
+        yield
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: a dictionary where a list is expected
         raise ConfigError(f"{what}: {_reason(error)}") from error
 
