@@ -293,8 +293,8 @@ needs_objects = pytest.mark.skipif(not sass.available(), reason=sass.UNAVAILABLE
 
 @needs_objects
 @pytest.mark.parametrize("name", ["vq", "vq_f16", "vq_bf16", "vq_f32", "lookup", "lfq"])
-def test_no_local_memory_and_no_spills(name):
-    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
+def test_registers(name):
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
     assert kernels
     for kernel, used in kernels.items():
         if "vq_scores" not in kernel:

@@ -335,12 +335,12 @@ needs_objects = pytest.mark.skipif(not sass.available(), reason=sass.UNAVAILABLE
 
 @needs_objects
 @pytest.mark.parametrize("name", KERNELS)
-def test_no_local_memory_and_no_spills(name):
+def test_registers(name):
     """Registers: two thread blocks of 128 threads a multiprocessor leave a thread 255, three (D = 32 in 16 bits) 168.
 
     Of fp32's thread blocks of 256 threads a multiprocessor holds one, with 129 registers a thread as with 255.
     """
-    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
     assert len(kernels) == KERNELS[name]
     for kernel, used in kernels.items():
         three = "Li32E" in kernel and name != "backward_fp32"

@@ -380,8 +380,8 @@ needs_objects = pytest.mark.skipif(not sass.available(), reason=sass.UNAVAILABLE
 
 @needs_objects
 @pytest.mark.parametrize("name", ["forward_f16", "forward_bf16", "forward_f32", "block_table"])
-def test_no_local_memory_and_no_spills(name):
-    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
+def test_registers(name):
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
     assert kernels
     for kernel, used in kernels.items():
         if name != "block_table" and "ELi1E" in kernel:

@@ -416,9 +416,9 @@ REGISTERS = {"decode": {32: 88, 64: 112, 96: 144, 128: 176}, "decode_f32": {32: 
 
 @needs_objects
 @pytest.mark.parametrize("name", REGISTERS)
-def test_no_local_memory_and_no_spills(name):
+def test_registers(name):
     """Registers never bound the thread blocks of a multiprocessor below two (three up to D = 96 in 16 bits)."""
-    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
     assert len(kernels) == {"decode": 11, "decode_f32": 4}[name]
     for kernel, used in kernels.items():
         limits = [limit for dim, limit in REGISTERS[name].items() if f"Li{dim}E" in kernel] or [40]  # combine has none

@@ -116,8 +116,8 @@ def test_no_conflicts_and_whole_sectors(form, dtype, dim):
 
 @pytest.mark.skipif(not sass.available(), reason=sass.UNAVAILABLE)
 @pytest.mark.parametrize("name", ["forward", "backward"])
-def test_no_local_memory_and_no_spills(name):
-    kernels = sass.without_local_memory(OBJECTS / f"{name}.cu.o")
+def test_registers(name):
+    kernels = sass.resources(OBJECTS / f"{name}.cu.o")
     assert len(kernels) == 3 * 4 * 2  # dtypes, head sizes, vectors or single elements
     for kernel, used in kernels.items():
         if name == "forward" or "Li96E" not in kernel:

@@ -32,16 +32,16 @@ def train(pictures: Path, run: Path, *overrides: str, resume: bool = False) -> t
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A run that has ended after step 6 of 6, with checkpoints of steps 3 and 6; its last weights."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    train(pictures, run)
-    return run
+    return run, train(pictures, run)[0].model.state_dict()
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    """A run that has ended after step 6 of 6, with checkpoints of steps 3 and 6."""
-    return shutil.copytree(trained, tmp_path / "run")
+def run(trained: tuple[Path, object], tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(trained[0], tmp_path / "run")
 
 
 def shorten(path: Path) -> None:
@@ -85,9 +85,13 @@ def vouched_for_and_empty(path: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
-    pictures: Path, run: Path, name: str, damage: Callable[[Path], object], reason: str
+    pictures: Path,
+    trained: tuple[Path, dict[str, torch.Tensor]],
+    run: Path,
+    name: str,
+    damage: Callable[[Path], object],
+    reason: str,
 ) -> None:
-    whole = {key: value.clone() for key, value in train(pictures, run, resume=True)[0].model.state_dict().items()}
     damage(run / "checkpoints" / "step-000006" / name)
     loop, said = train(pictures, run, resume=True)
     assert reason in said
@@ -97,7 +101,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
     assert (run / "checkpoints" / "step-000006.damaged").is_dir()
     assert (run / "checkpoints" / "latest").read_text() == "step-000006\n"  # which was done again
     for key, value in loop.model.state_dict().items():
-        assert torch.equal(value, whole[key]), key
+        assert torch.equal(value, trained[1][key]), key
 
 
 def test_no_whole_checkpoint_is_an_error_that_touches_nothing(pictures: Path, run: Path) -> None:
