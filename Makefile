@@ -17,7 +17,7 @@ export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 
 CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
-PY_DIRS = $(wildcard showo_ext python tests benchmarks tools setup.py)
+PY_DIRS = $(wildcard showo_ext python tests benchmarks examples tools setup.py)
 
 .PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-asan lint format clean
 

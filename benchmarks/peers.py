@@ -62,7 +62,8 @@ def flex_block_mask(mask: OmniMask) -> Callable[..., object] | str:
     return table
 
 
-def _flash_attn() -> Any | str:
+def flash_attn_module() -> Any | str:
+    """The package, or why there is none."""
     try:
         import flash_attn  # type: ignore[import-not-found]
     except ImportError:
@@ -72,7 +73,7 @@ def _flash_attn() -> Any | str:
 
 def flash_attn_dense() -> Attention | str:
     """flash_attn_func without a mask. It wants [B, S, H, D], which a transposed view of contiguous memory gives it."""
-    module = _flash_attn()
+    module = flash_attn_module()
     if isinstance(module, str):
         return module
 
@@ -86,7 +87,7 @@ def flash_attn_two_calls(mask: OmniMask, paddings: list[int], image_rows: int) -
     """A text-to-image batch as flash-attn can do it: the text rows causal, then the image rows over all columns that
     are not padding, both with variable lengths. Gathering the rows is part of the time, as it is for its users.
     """
-    module = _flash_attn()
+    module = flash_attn_module()
     if isinstance(module, str):
         return module
     device, length = mask.device, mask.kv_length

@@ -22,13 +22,15 @@ class Kept:
 
     def __init__(self) -> None:
         self.plans: dict[tuple[int, int], Any] = {}
-        self.selections: dict[Hashable, tuple[OmniMask, Tensor | None]] = {}
+        self.selections: dict[Hashable, tuple[OmniMask, Tensor | tuple[Tensor, ...] | None]] = {}
         self.traced = torch.compiler.is_compiling()
 
-    def selection(self, key: Hashable, make: Callable[[], OmniMask], index: Tensor | None = None) -> OmniMask:
+    def selection(
+        self, key: Hashable, make: Callable[[], OmniMask], index: Tensor | tuple[Tensor, ...] | None = None
+    ) -> OmniMask:
         """The mask that was made for this key before, else a new one; the selection used longest ago makes room.
 
-        index: a tensor whose id is part of the key; as long as it is kept no other tensor gets that id.
+        index: tensors whose ids are part of the key; as long as they are kept no other tensor gets such an id.
         """
         found = self.selections.pop(key, None) or (make(), index)
         self.selections[key] = found

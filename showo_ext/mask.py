@@ -10,7 +10,7 @@ gives zeros and lse = -inf.
     mask = OmniMask.packed(ids, samples, formats, pad_id=..., soi_id=..., eoi_id=...)   # many samples in one row
     last = mask.rows(-1, None)                                                   # one query row against the whole cache
 
-The rules of the formats live in `showo_ext.mask_formats`.
+The rules of the formats live in `showo_ext.mask_formats`, those of windows and caches in `showo_ext.mask_windows`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showo_ext import mask_formats
+from showo_ext import mask_formats, mask_windows
 from showo_ext._checks import check_int, check_shape, check_tensor
 from showo_ext._inference import normal_tensors
 from showo_ext._kept import Kept
@@ -133,24 +133,7 @@ class OmniMask:
             dense = dense[:, 0]
         if dense.dim() != 3:
             raise ValueError(f"dense has shape {list(dense.shape)}, expected [B, S_q, S_kv] or [B, 1, S_q, S_kv]")
-        batch, rows, columns = dense.shape
-        edge = dense.new_zeros((batch, rows, 1))
-        before, after = torch.cat([edge, dense], -1), torch.cat([dense, edge], -1)
-        starts, stops = (
-            after & ~before,
-            before & ~after,
-        )  # [B, S_q, S_kv + 1]: at a run's first column, one past its last
-        count = starts.sum(-1)
-        used = int(count.max()) if count.numel() else 0
-        if used > MAX_INTERVALS:
-            b, r = (int(x) for x in (count > MAX_INTERVALS).nonzero()[0])
-            raise ValueError(f"dense[{b}, {r}] has {int(count[b, r])} intervals, expected at most {MAX_INTERVALS}")
-        intervals = torch.zeros((batch, rows, max(used, 1), 2), dtype=torch.int32, device=dense.device)
-        for side, flags in enumerate((starts, stops)):
-            place = flags.nonzero(as_tuple=True)
-            rank = flags.cumsum(-1)[place] - 1
-            intervals[place[0], place[1], rank, side] = place[2].to(torch.int32)
-        return cls(intervals, columns)
+        return cls(mask_formats.from_dense(dense, MAX_INTERVALS), dense.size(2))
 
     def to_dense(self) -> Tensor:
         """bool [B, S_q, S_kv], True where the row may look at the column."""
@@ -175,6 +158,47 @@ class OmniMask:
         """Every row sees every column."""
         kv = length if kv_length is None else kv_length
         return cls(mask_formats.full(batch, length, kv, torch.device(device or "cpu")), kv)
+
+    @classmethod
+    def sliding_window(
+        cls,
+        batch: int,
+        length: int,
+        left: int | None,
+        right: int | None = 0,
+        *,
+        kv_length: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> OmniMask:
+        """Each row sees its own column, `left` columns before and `right` behind it; None: all. Aligned at the end, as
+        `causal` is; a row whose window ends before the first column sees nothing."""
+        kv, where = length if kv_length is None else kv_length, torch.device(device or "cpu")
+        return cls(mask_windows.sliding_window(batch, length, kv, left, right, where), kv)
+
+    @classmethod
+    def cache_seqlens(
+        cls, cache_seqlens: Tensor, length: int, slots: int, *, left: int | None = None, right: int | None = 0
+    ) -> OmniMask:
+        """`length` rows against a KV cache of `slots` slots, of which sample b has filled the first cache_seqlens[b],
+        the rows' own at the end of them. cache_seqlens: integer [B]. left, right: as in `sliding_window`."""
+        return cls(mask_windows.cache_seqlens(cache_seqlens, length, slots, left, right), slots)
+
+    @classmethod
+    def from_cu_seqlens(
+        cls,
+        cu_seqlens: Tensor,
+        length: int,
+        *,
+        kv_cu_seqlens: Tensor | None = None,
+        kv_length: int | None = None,
+        left: int | None = None,
+        right: int | None = 0,
+    ) -> OmniMask:
+        """Sequences one after the other in a row of `length` places, none seeing another: sequence n has the places
+        cu_seqlens[n] to cu_seqlens[n + 1], of the columns kv_cu_seqlens' (default: the same). cu_seqlens: integer
+        [sequences + 1], rising from 0; what lies behind its last sees nothing. left, right: as in `sliding_window`."""
+        ends, kv = kv_cu_seqlens, length if kv_length is None else kv_length
+        return cls(mask_windows.cu_seqlens(cu_seqlens, ends, length, kv, left, right), kv)
 
     @classmethod
     def prefix(cls, prefix: Tensor, length: int) -> OmniMask:

@@ -65,6 +65,24 @@ def merge(intervals: Tensor) -> Tensor:
     return torch.stack([out_start, out_stop], -1)
 
 
+def from_dense(dense: Tensor, most: int) -> Tensor:
+    """The runs of True of bool [B, S_q, S_kv], at most `most` in a row."""
+    edge = dense.new_zeros((*dense.shape[:2], 1))
+    before, after = torch.cat([edge, dense], -1), torch.cat([dense, edge], -1)
+    starts, stops = after & ~before, before & ~after  # [B, S_q, S_kv + 1]: a run's first column, one past its last
+    count = starts.sum(-1)
+    used = int(count.max()) if count.numel() else 0
+    if used > most:
+        b, r = (int(x) for x in (count > most).nonzero()[0])
+        raise ValueError(f"dense[{b}, {r}] has {int(count[b, r])} intervals, expected at most {most}")
+    intervals = torch.zeros((*dense.shape[:2], max(used, 1), 2), dtype=torch.int32, device=dense.device)
+    for side, flags in enumerate((starts, stops)):
+        place = flags.nonzero(as_tuple=True)
+        rank = flags.cumsum(-1)[place] - 1
+        intervals[place[0], place[1], rank, side] = place[2].to(torch.int32)
+    return intervals
+
+
 def check_ids(ids: Tensor, name: str = "ids") -> None:
     check_tensor(name, ids, (torch.int32, torch.int64))
     check_shape(name, ids, "B", "S")

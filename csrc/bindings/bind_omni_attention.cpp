@@ -23,6 +23,7 @@ Fields inputs(OmniInputs& in) {
           {"block_states_batch_stride", in.block_states_batch_stride},
           {"seen", in.seen},
           {"scale", in.scale},
+          {"softcap", in.softcap},
           {"dtype", in.dtype}};
 }
 

@@ -3,6 +3,8 @@
 //   p = 2^(s - lse);  dp = dout v^T;  ds = scale p (dp - delta),  delta = sum_d dout out - dlse
 //   dv += p^T dout;   dk += ds^T q;   dq += ds k
 //
+// With a softcap, whose slope is 1 - tanh^2, ds is that much smaller.
+//
 // The query rows that read a kv head are dealt to several tasks, as many as there are summands of dk and dv
 // (omni_attention_backward_summands). A task alone writes its summand of its kv head's dk and dv: no atomics, and the
 // same bits every time.
@@ -12,11 +14,9 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 template <int D>
 struct alignas(64) BackwardScratch {
-  float q_panels[kQBlock * D];     // [kPanels][D][kPanel], times scale log2(e)
+  float q_panels[kQBlock * D];     // [kPanels][D][kPanel], times the factor of Scores
   float dout_panels[kQBlock * D];  // [kPanels][D][kPanel]
   float q[kQBlock * D];            // [row][d]
   float dout[kQBlock * D];         // [row][d]
@@ -30,8 +30,8 @@ struct alignas(64) BackwardScratch {
 
 // p and ds of one panel, columns [from, to).
 template <int D>
-SHOWO_INLINE void panel_gradients(BackwardScratch<D>* s, const float* keys, const float* values, float scale,
-                                  int64_t panel, int from, int to) {
+SHOWO_INLINE void panel_gradients(BackwardScratch<D>* s, const Scores& scores, const float* keys, const float* values,
+                                  float scale, int64_t panel, int from, int to) {
   const int64_t row = panel * kPanel;
   const float* q = s->q_panels + panel * (D * kPanel);
   const float* dout = s->dout_panels + panel * (D * kPanel);
@@ -51,8 +51,14 @@ SHOWO_INLINE void panel_gradients(BackwardScratch<D>* s, const float* keys, cons
       for (int column = j; column < j + height; ++column) {
         float* p_at = s->p + column * kQBlock + at;
         float* ds_at = s->ds + column * kQBlock + at;
-        VecF p = exp2_bounded(load(p_at) - lse);
-        VecF ds = p * (load(ds_at) - delta) * scale;
+        VecF score = load(p_at), slope = set1(scale);
+        if (scores.capped()) {
+          const VecF share = scores.share(score);
+          score = share * scores.softcap;
+          slope *= 1.0f - share * share;
+        }
+        VecF p = exp2_bounded(score - lse);
+        VecF ds = p * (load(ds_at) - delta) * slope;
         if (!(every >> column & 1)) {
           const VecI sees = s->mask.sees(at, column) < 0;
           p = select(sees, p, VecF{});
@@ -66,13 +72,13 @@ SHOWO_INLINE void panel_gradients(BackwardScratch<D>* s, const float* keys, cons
 }
 
 template <int D>
-void backward_block(BackwardScratch<D>* s, int64_t rows, float scale, const float* keys, const float* values, float* dk,
-                    float* dv) {
+void backward_block(BackwardScratch<D>* s, const Scores& scores, int64_t rows, float scale, const float* keys,
+                    const float* values, float* dk, float* dv) {
   const int first = first_bit(s->mask.any_row), last = end_bit(s->mask.any_row);
   for (int64_t panel = 0; panel < kPanels; ++panel) {
     const uint64_t any = s->mask.any[panel];
     const int from = any ? first_bit(any) : last, to = any ? end_bit(any) : last;
-    panel_gradients(s, keys, values, scale, panel, from, to);
+    panel_gradients(s, scores, keys, values, scale, panel, from, to);
     fill_columns(s->p, panel, first, from, 0.0f);
     fill_columns(s->p, panel, to, last, 0.0f);
     fill_columns(s->ds, panel, first, from, 0.0f);
@@ -132,7 +138,7 @@ void load_rows(BackwardScratch<D>* s, const OmniBackwardParams& p, int64_t batch
     const float lse = p.lse[first + row];
     if (lse != -__builtin_inff()) s->lse[row] = lse * kLog2E;
   }
-  transpose_to_panels<D>(s->q_panels, s->q, rows, in.scale * kLog2E);
+  transpose_to_panels<D>(s->q_panels, s->q, rows, Scores(in).factor);
 }
 
 template <int D>
@@ -147,6 +153,7 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
   if (kv_size > 0) std::memset(dk, 0, sizeof(float) * kv_size);
   if (kv_size > 0) std::memset(dv, 0, sizeof(float) * kv_size);
 
+  const Scores scores(in);
   const int64_t group = in.heads / in.kv_heads;
   for (int64_t item = task.first_item; item < task.last_item; ++item) {
     const int64_t head = task.kv_head * group + item / plan.num_q_blocks, block = item % plan.num_q_blocks;
@@ -161,7 +168,7 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
       const int64_t first_column = kv * kKvBlock;
       const int64_t columns = in.kv_length - first_column < kKvBlock ? in.kv_length - first_column : kKvBlock;
       s->mask.fill(in, task.batch, first_row, rows, first_column, columns, state[kv] == kFull);
-      backward_block<D>(s, rows, in.scale, keys.block(kv), values.block(kv), dk + first_column * D,
+      backward_block<D>(s, scores, rows, in.scale, keys.block(kv), values.block(kv), dk + first_column * D,
                         dv + first_column * D);
     }
     float* dq = p.dq + ((task.batch * in.heads + head) * in.q_length + first_row) * D;
@@ -173,7 +180,7 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p) {
   int64_t fixed = 0;
-  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
     fixed = sizeof(BackwardScratch<decltype(size)::value>);
     return ok_status();
   });
@@ -181,7 +188,7 @@ int64_t omni_backward_scratch(const OmniBackwardParams& p) {
 }
 
 void omni_backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
     backward_task<decltype(size)::value>(p, plan, task, scratch);
     return ok_status();
   });

@@ -16,11 +16,21 @@ SHOWO_INLINE int take_first_bit(uint64_t* bits) {
   return first;
 }
 
-// One row of one head. log2_scale: of the scores, in units of log2; headroom: see cpu_forward.cpp. out [D] is divided
-// by the sum of probabilities; returns lse in units of log2.
+// Products of the columns in `seen` become capped scores; the others stay -inf.
+SHOWO_INLINE void cap_scores(float* scores, const Scores& of_products, uint64_t seen) {
+  alignas(64) int32_t lane[kLanes];
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  for (int64_t j = 0; j < kKvBlock; j += kLanes) {
+    const VecI sees = set1(static_cast<int32_t>(seen >> j)) << (31 - load(lane));
+    store(scores + j, select(sees < 0, of_products.score(load(scores + j)), set1(-__builtin_inff())));
+  }
+}
+
+// One row of one head. headroom: see cpu_forward.cpp. out [D] is divided by the sum of probabilities; returns lse in
+// units of log2.
 template <int D, class T>
-float forward_row(const OmniForwardParams& p, int64_t batch, int64_t head, int64_t row, float log2_scale, int headroom,
-                  float* out) {
+float forward_row(const OmniForwardParams& p, const Scores& of_products, int64_t batch, int64_t head, int64_t row,
+                  int headroom, float* out) {
   constexpr int kVectors = D / kLanes;
   const float minus_infinity = -__builtin_inff();
   const OmniInputs& in = p.in;
@@ -28,7 +38,7 @@ float forward_row(const OmniForwardParams& p, int64_t batch, int64_t head, int64
   const int32_t* intervals = in.intervals + batch * in.intervals_batch_stride + row * in.intervals_row_stride;
   const auto* from = static_cast<const T*>(row_at(in.q, in.q_strides, in.dtype, batch, head, row));
   VecF q[kVectors], sums[kVectors] = {};
-  for (int v = 0; v < kVectors; ++v) q[v] = load(from + v * kLanes) * log2_scale;
+  for (int v = 0; v < kVectors; ++v) q[v] = load(from + v * kLanes) * of_products.factor;
   alignas(64) float scores[kKvBlock];
   float m = minus_infinity, l = 0.0f;
   for (int64_t first = 0; first < in.kv_length; first += kKvBlock) {
@@ -42,6 +52,7 @@ float forward_row(const OmniForwardParams& p, int64_t batch, int64_t head, int64
       for (int v = 0; v < kVectors; ++v) dot += q[v] * load(key + v * kLanes);
       scores[j] = sum(dot);
     }
+    if (of_products.capped()) cap_scores(scores, of_products, seen);
     VecF best = set1(m);
     for (int64_t j = 0; j < kKvBlock; j += kLanes) best = max(load(scores + j), best);
     const float next = max(best), base = next == minus_infinity ? 0.0f : next;  // not (-inf) - (-inf)

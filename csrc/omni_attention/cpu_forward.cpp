@@ -15,13 +15,12 @@ namespace showo {
 namespace SHOWO_ISA {
 namespace {
 
-constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kOnes[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 template <int D>
 struct alignas(64) ForwardScratch {
-  float q[kQBlock * D];          // panels [kPanels][D][kPanel], times scale log2(e)
+  float q[kQBlock * D];          // panels [kPanels][D][kPanel], times the factor of Scores
   float rows[kQBlock * D];       // query rows as they come
   float out[kQBlock * D];        // [row][d]
   float p[kKvBlock * kQBlock];   // [column][row]: scores, then probabilities
@@ -33,13 +32,20 @@ struct alignas(64) ForwardScratch {
 
 // Scores of one panel in p, columns [from, to). Tiles that nobody sees become -inf.
 template <int D>
-SHOWO_INLINE void panel_scores(ForwardScratch<D>* s, const float* keys, int64_t panel, int from, int to) {
+SHOWO_INLINE void panel_scores(ForwardScratch<D>* s, const Scores& scores, const float* keys, int64_t panel, int from,
+                               int to) {
   const float* q = s->q + panel * (D * kPanel);
   const uint64_t any = s->mask.any[panel];
   for (int j = from, height; j < to; j += height) {
     height = tile_height(to - j);
     if (any >> j & low_bits(height)) {
       tile_of<D, 1, kPanel, kQBlock, Start::kZero>(height, s->p + j * kQBlock + panel * kPanel, keys + j * D, q, D);
+      for (int column = j; scores.capped() && column < j + height; ++column) {
+        for (int half = 0; half < 2; ++half) {
+          float* p = s->p + column * kQBlock + panel * kPanel + half * kLanes;
+          store(p, scores.score(load(p)));
+        }
+      }
     } else {
       fill_columns(s->p, panel, j, j + height, -__builtin_inff());
     }
@@ -88,7 +94,7 @@ SHOWO_INLINE void panel_softmax(ForwardScratch<D>* s, int64_t panel, int from, i
 }
 
 template <int D>
-void forward_block(ForwardScratch<D>* s, int64_t rows, const float* keys, const float* values) {
+void forward_block(ForwardScratch<D>* s, const Scores& scores, int64_t rows, const float* keys, const float* values) {
   const int first = first_bit(s->mask.any_row), last = end_bit(s->mask.any_row);
   for (int64_t panel = 0; panel < kPanels; ++panel) {
     const uint64_t any = s->mask.any[panel];
@@ -99,7 +105,7 @@ void forward_block(ForwardScratch<D>* s, int64_t rows, const float* keys, const 
       continue;
     }
     const int from = first_bit(any), to = end_bit(any);
-    panel_scores(s, keys, panel, from, to);
+    panel_scores(s, scores, keys, panel, from, to);
     panel_softmax(s, panel, from, to);
     fill_columns(s->p, panel, first, from, 0.0f);
     fill_columns(s->p, panel, to, last, 0.0f);
@@ -129,11 +135,12 @@ void forward_few_rows(const OmniForwardParams& p, const OmniTask& task) {
   const OmniInputs& in = p.in;
   const int64_t group = in.heads / in.kv_heads;
   const int headroom = headroom_of(in.kv_length);
+  const Scores scores(in);
   alignas(64) float out[D];
   for (int64_t item = task.first_item; item < task.last_item; ++item) {
     const int64_t head = task.kv_head * group + item;
     for (int64_t row = 0; row < in.q_length; ++row) {
-      const float lse = forward_row<D, T>(p, task.batch, head, row, in.scale * kLog2E, headroom, out);
+      const float lse = forward_row<D, T>(p, scores, task.batch, head, row, headroom, out);
       write_row<D>(const_cast<void*>(row_at(p.out, p.out_strides, in.dtype, task.batch, head, row)), out, in.dtype);
       p.lse[(task.batch * in.heads + head) * in.q_length + row] = lse * kLn2;
     }
@@ -152,13 +159,14 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
   KvRows<D> keys, values;
   place_kv_copies<D>(&keys, &values, in, task, s + 1);
   const int64_t group = in.heads / in.kv_heads;
+  const Scores scores(in);
   s->headroom = headroom_of(in.kv_length);
   for (int64_t item = task.first_item; item < task.last_item; ++item) {
     const int64_t head = task.kv_head * group + item / plan.num_q_blocks, block = item % plan.num_q_blocks;
     const int64_t first_row = block * kQBlock;
     const int64_t rows = in.q_length - first_row < kQBlock ? in.q_length - first_row : kQBlock;
     read_rows<D>(s->rows, in.q, in.q_strides, in.dtype, task.batch, head, first_row, rows);
-    transpose_to_panels<D>(s->q, s->rows, rows, in.scale * kLog2E);
+    transpose_to_panels<D>(s->q, s->rows, rows, scores.factor);
     std::memset(s->out, 0, sizeof(s->out));
     std::memset(s->l, 0, sizeof(s->l));
     for (int64_t i = 0; i < kQBlock; ++i) s->m[i] = -__builtin_inff();
@@ -172,7 +180,7 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
       const int64_t first_column = kv * kKvBlock;
       const int64_t columns = in.kv_length - first_column < kKvBlock ? in.kv_length - first_column : kKvBlock;
       s->mask.fill(in, task.batch, first_row, rows, first_column, columns, state[kv] == kFull);
-      forward_block<D>(s, rows, keys.block(kv), values.block(kv));
+      forward_block<D>(s, scores, rows, keys.block(kv), values.block(kv));
     }
 
     for (int64_t row = 0; row < rows; ++row) {
@@ -192,7 +200,7 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
 
 int64_t omni_forward_scratch(const OmniForwardParams& p) {
   int64_t fixed = 0;
-  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
     fixed = sizeof(ForwardScratch<decltype(size)::value>);
     return ok_status();
   });
@@ -200,7 +208,7 @@ int64_t omni_forward_scratch(const OmniForwardParams& p) {
 }
 
 void omni_forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
     forward_task<decltype(size)::value>(p, plan, task, scratch);
     return ok_status();
   });

@@ -77,6 +77,28 @@ SHOWO_INLINE void tile_of(int height, float* c, const float* a, const float* b, 
   return tile<1, A_ROW, A_STEP, B_STEP, C_ROW, START>(c, a, b, count, scale);
 }
 
+// ---- scores
+
+constexpr float kLog2E = 1.4426950408889634f;
+
+// What becomes of the products of queries, which carry `factor`, and keys: scores in units of log2. Without a softcap
+// the products are the scores.
+struct Scores {
+  float factor;   // of the queries
+  float softcap;  // in units of log2; 0: none
+  float inverse;  // of the softcap, in the units of the products
+
+  explicit Scores(const OmniInputs& in)
+      : factor(in.softcap > 0 ? in.scale : in.scale * kLog2E),
+        softcap(in.softcap * kLog2E),
+        inverse(in.softcap > 0 ? 1 / in.softcap : 0) {}
+
+  bool capped() const { return softcap > 0; }
+  // Of products, with a softcap: the score, and the score as a share of the softcap.
+  VecF share(VecF product) const { return tanh(product * inverse); }
+  VecF score(VecF product) const { return share(product) * softcap; }
+};
+
 // ---- rows of tensors
 
 SHOWO_INLINE const void* row_at(const void* base, const OmniStrides& s, DType dtype, int64_t batch, int64_t head,

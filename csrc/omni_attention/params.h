@@ -2,6 +2,7 @@
 //
 //   scores = scale q k^T, -inf outside the row's intervals;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 //
+// With a softcap the scores that are not masked become softcap tanh(scores / softcap) before.
 // Rows without columns give zeros and lse = -inf. Query head h reads kv head h / (heads / kv_heads).
 #pragma once
 
@@ -27,7 +28,8 @@ struct OmniInputs {
   OmniStrides q_strides, k_strides, v_strides;
   int64_t intervals_batch_stride, intervals_row_stride;  // the K pairs of a row are contiguous
   float scale;
-  DType dtype;  // float32, float16 or bfloat16; arithmetic is float32
+  float softcap;  // from 2^-126 to 2^127; 0: none
+  DType dtype;    // float32, float16 or bfloat16; arithmetic is float32
   // [B, ceil(S_q / rows), ceil(S_kv / 64)] BlockStates of mask.h, made by omni_block_table_cpu or _cuda; rows: see
   // there. Decode does not read them.
   const uint8_t* block_states;
@@ -118,8 +120,8 @@ int64_t omni_attention_block_rows();
 // invalid_argument for an interval outside 0 <= start <= stop <= kv_length.
 Status omni_block_table_cpu(const OmniBlockTableParams& params, int num_threads);
 
-// unsupported for a head size that head_dim.h does not list. Bitwise reproducible, for any number of threads. No column
-// outside 0..kv_length is read, whatever an interval says.
+// unsupported for a head size that head_dim.h does not list for the CPU. Bitwise reproducible, for any number of
+// threads. No column outside 0..kv_length is read, whatever an interval says.
 Status omni_attention_forward_cpu(const OmniForwardParams& params, int num_threads);
 Status omni_attention_backward_cpu(const OmniBackwardParams& params, int num_threads);
 

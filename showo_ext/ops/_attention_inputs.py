@@ -1,14 +1,40 @@
-"""Layouts that the attention kernels take, and the arguments that their launchers have in common."""
+"""Layouts and head sizes that the attention kernels take, and the arguments that their launchers have in common."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from showo_ext._native import Argument
+from showo_ext._checks import HEAD_DIMS
+from showo_ext._native import Argument, runs_on_cuda
 from showo_ext.ops._mask_plan import MaskPlan, states_shape
 
 MAX_ROW_BYTES = 1 << 25  # kMaxRowBytes of csrc/omni_attention/checks.h
+
+
+def _head_dims(x: Tensor) -> tuple[int, ...]:
+    """Head sizes that kernels on x's device have. On CUDA a thread's sums of dk and dv leave no registers for 256."""
+    return HEAD_DIMS if runs_on_cuda(x) else (*HEAD_DIMS, 256)
+
+
+def check_head_dim(q: Tensor) -> None:
+    head_dim, largest = q.size(-1), _head_dims(q)[-1]
+    if head_dim % 8 or not 0 < head_dim <= largest:
+        where = (
+            f"{largest} (256 on the CPU; on CUDA the backward's registers end there)" if runs_on_cuda(q) else largest
+        )
+        raise ValueError(f"q has a head_dim of {head_dim}, expected a multiple of 8 up to {where}")
+
+
+def pad_head_dim(x: Tensor) -> Tensor:
+    """x with zeros behind its rows, up to the next head size that has kernels: zeros add nothing to a score, and their
+    outputs are zeros."""
+    more = next(size for size in _head_dims(x) if size >= x.size(-1)) - x.size(-1)
+    if not more:
+        return x
+    if x.stride(1) < x.stride(2):  # [B, S, H, D] in memory, and so is the result
+        return torch.nn.functional.pad(x.transpose(1, 2), (0, more)).transpose(1, 2)
+    return torch.nn.functional.pad(x, (0, more))
 
 
 def rows_contiguous(x: Tensor) -> Tensor:
@@ -26,7 +52,9 @@ def aligned(x: Tensor) -> Tensor:
     return x if strides_fit(x) and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def launch_arguments(q: Tensor, k: Tensor, v: Tensor, plan: MaskPlan, scale: float) -> dict[str, Argument]:
+def launch_arguments(
+    q: Tensor, k: Tensor, v: Tensor, plan: MaskPlan, scale: float, softcap: float = 0.0
+) -> dict[str, Argument]:
     """What forward, decode and backward launchers have in common."""
     intervals, states = plan.intervals, plan.states
     expected = states_shape(intervals, k.size(2))
@@ -46,5 +74,6 @@ def launch_arguments(q: Tensor, k: Tensor, v: Tensor, plan: MaskPlan, scale: flo
         "block_states_batch_stride": 0 if states is None or states.size(0) == 1 else states.stride(0),
         "seen": plan.seen,
         "scale": scale,
+        "softcap": softcap,
         "dtype": q.dtype,
     }

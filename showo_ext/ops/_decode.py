@@ -35,6 +35,7 @@ def decode(
     out: Tensor,
     lse: Tensor,
     *,
+    softcap: float = 0.0,
     num_splits: int | None = None,
 ) -> None:
     """Writes out and lse. q: 1 to DECODED_ROWS rows; num_splits: 1 to MAX_SPLITS, or what `splits` says."""
@@ -49,7 +50,7 @@ def decode(
     launch(
         "omni_attention_decode",
         q,
-        **launch_arguments(q, k, v, plan, scale),
+        **launch_arguments(q, k, v, plan, scale, softcap),
         out=out,
         lse=lse,
         out_strides=out.stride()[:3],

@@ -1,6 +1,7 @@
 """omni_attention: attention under an `OmniMask`, one fused kernel forward and one backward.
 
-    scores = scale q k^T, -inf outside the mask;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
+    scores = scale q k^T, with a softcap softcap tanh(scores / softcap), -inf outside the mask
+    lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 
 Blocks that no row of a batch entry sees are never visited. On CUDA, calls with up to 16 query rows (a KV cache) take
 kernels of their own, which split the columns and need no block table (`_decode`). The same bits every time, except
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from showo_ext._checks import (
     FLOAT_DTYPES,
-    HEAD_DIMS,
     check_contiguous_rows,
     check_number,
     check_same_device,
@@ -32,7 +32,14 @@ from showo_ext._native import Argument, launch, native, runs_on_cuda
 from showo_ext._operator import Operator
 from showo_ext.mask import OmniMask
 from showo_ext.ops import _decode
-from showo_ext.ops._attention_inputs import aligned, launch_arguments, rows_contiguous, strides_fit
+from showo_ext.ops._attention_inputs import (
+    aligned,
+    check_head_dim,
+    launch_arguments,
+    pad_head_dim,
+    rows_contiguous,
+    strides_fit,
+)
 from showo_ext.ops._mask_plan import BLOCK, PLAN_SCHEMA, MaskPlan, plan_of
 
 
@@ -44,6 +51,7 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool | None = None,
 ) -> Tensor: ...
@@ -55,6 +63,7 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: Literal[True],
     deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -65,18 +74,23 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: bool = False,
     deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale q k^T over the columns that mask allows) v.
 
     Args:
-        q: [B, H, S_q, D], float32, float16 or bfloat16, D in 32, 64, 96, 128; any strides, last dimension contiguous.
+        q: [B, H, S_q, D], float32, float16 or bfloat16; any strides, last dimension contiguous. D is a multiple of 8 up
+            to 128, on the CPU up to 256. The kernels have 32, 64, 96, 128 and, on the CPU, 256: for a D in between
+            every call copies q, k and v with zeros behind each row.
         k, v: [B, H_kv, S_kv, D], dtype and device of q; H_kv divides H: query head h reads kv head h // (H / H_kv).
         mask: OmniMask with S_q rows and S_kv columns, of batch B or 1, on the device of q.
         scale: factor of the scores, default 1 / sqrt(D); a number, or a 0-d float32 or float64 tensor on the device of
             q, for one that changes from call to call or is learned. A tensor multiplies q first, in fp32, and the
             product is rounded to q's dtype: results differ by that rounding from those of the number.
+        softcap: bounds the scores: softcap tanh(scores / softcap), as in Gemma 2. A number from 2^-126 to 2^127; on the
+            CPU only.
         return_lse: also return the natural-log normaliser of each row.
         deterministic: whether the gradients must have the same bits every time. On CUDA in 16 bits that costs two more
             products per block (seven instead of five); everywhere else it is so anyway. None: what
@@ -103,10 +117,14 @@ def omni_attention(
     """
     _validate(q, k, v, mask)
     q, factor = _split_scale(q, scale)
+    cap = 0.0 if softcap is None else check_number("softcap", softcap, 2.0**-126, 2.0**127, "None or a number above 0")
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), factor, deterministic)
+    head_dim = q.size(-1)
+    q, k, v = (pad_head_dim(x) for x in (q, k, v))
+    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), factor, deterministic, cap)
+    out = out if out.size(-1) == head_dim else out[..., :head_dim]
     return (out, lse) if return_lse else out
 
 
@@ -122,8 +140,7 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
             check_same_dtype(name, x, "q", q)
     check_shape("q", q, "B", "heads", "length", "head_dim")
     batch, heads, q_length, head_dim = q.shape
-    if head_dim not in HEAD_DIMS:
-        raise ValueError(f"q has a head_dim of {head_dim}, expected one of {HEAD_DIMS}")
+    check_head_dim(q)
     check_shape("k", k, batch, "heads", "length", head_dim)
     check_same_shape("v", v, "k", k.shape)
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -170,6 +187,7 @@ def _forward(
     tile_rows: int,
     scale: float,
     deterministic: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     out = _empty_out(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
@@ -178,15 +196,15 @@ def _forward(
     plan = MaskPlan(intervals, states, seen, order, tile_rows)
     results: dict[str, Argument] = {"out": out, "lse": lse, "out_strides": out.stride()[:3]}
     if not runs_on_cuda(q):
-        launch("omni_attention_forward", q, **launch_arguments(q, k, v, plan, scale), **results)
+        launch("omni_attention_forward", q, **launch_arguments(q, k, v, plan, scale, softcap), **results)
     elif order is None:
-        _decode.decode(q, k, v, plan, scale, out, lse)
+        _decode.decode(q, k, v, plan, scale, out, lse, softcap=softcap)
     else:
         q, k, v = aligned(q), aligned(k), aligned(v)
         launch(
             "omni_attention_forward",
             q,
-            **launch_arguments(q, k, v, plan, scale),
+            **launch_arguments(q, k, v, plan, scale, softcap),
             **results,
             tile_rows=tile_rows,
             order=order,
@@ -210,6 +228,7 @@ def _backward(
     lse: Tensor,
     scale: float,
     deterministic: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if q.numel() == 0 or k.numel() == 0:
         return _zeros(q), _zeros(k), _zeros(v)
@@ -219,7 +238,7 @@ def _backward(
     if on_cuda:
         q, k, v, out, dout = (aligned(x) for x in (q, k, v, out, dout))
     arguments: dict[str, Argument] = {
-        **launch_arguments(q, k, v, MaskPlan(intervals, states, seen, order, tile_rows), scale),
+        **launch_arguments(q, k, v, MaskPlan(intervals, states, seen, order, tile_rows), scale, softcap),
         "out": out,
         "lse": lse,
         "dout": dout,
@@ -275,6 +294,7 @@ def _forward_fake(
     tile_rows: int,
     scale: float,
     deterministic: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     return _empty_out(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
@@ -294,6 +314,7 @@ def _backward_fake(
     lse: Tensor,
     scale: float,
     deterministic: bool = False,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
@@ -302,11 +323,11 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *plan, scale, deterministic = inputs
+    q, k, v, *plan, scale, deterministic, softcap = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, out, lse)
     # The plan needs no gradient. As a plain attribute it may hold tensors that were made under torch.inference_mode.
-    ctx.plan, ctx.scale, ctx.deterministic = plan, scale, deterministic
+    ctx.plan, ctx.numbers = plan, (scale, deterministic, softcap)
     ctx.set_materialize_grads(False)
 
 
@@ -316,8 +337,8 @@ def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
     if dout is not None or dlse is not None:
         if dout is None:
             dout = torch.zeros_like(out)
-        dq, dk, dv = _BACKWARD(dout, dlse, q, k, v, *ctx.plan, out, lse, ctx.scale, ctx.deterministic)
-    return dq, dk, dv, *[None] * len(ctx.plan), None, None
+        dq, dk, dv = _BACKWARD(dout, dlse, q, k, v, *ctx.plan, out, lse, *ctx.numbers)
+    return dq, dk, dv, *[None] * (len(ctx.plan) + len(ctx.numbers))
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
@@ -329,8 +350,8 @@ def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _FORWARD = Operator(
-    f"omni_attention_forward(Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, float scale, bool deterministic=False)"
-    " -> (Tensor out, Tensor lse)",
+    f"omni_attention_forward(Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, float scale, bool deterministic=False, "
+    "float softcap=0.0) -> (Tensor out, Tensor lse)",
     _forward,
     _forward_fake,
     backward=_autograd,
@@ -339,7 +360,8 @@ _FORWARD = Operator(
 )
 _BACKWARD = Operator(
     f"omni_attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, {PLAN_SCHEMA}, "
-    "Tensor out, Tensor lse, float scale, bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
+    "Tensor out, Tensor lse, float scale, bool deterministic=False, float softcap=0.0)"
+    " -> (Tensor dq, Tensor dk, Tensor dv)",
     _backward,
     _backward_fake,
     backward=_no_second_derivative,

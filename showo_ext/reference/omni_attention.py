@@ -1,6 +1,7 @@
 """Plain-torch omni_attention: the formula, for tests, for reading, and for devices without a kernel.
 
-    scores = scale * q k^T, with -inf where the mask forbids;  lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
+    scores = scale * q k^T, with a softcap softcap * tanh(scores / softcap), with -inf where the mask forbids
+    lse = log sum_j exp(scores_j);  out = exp(scores - lse) v
 
 It materialises [B, H, S_q, S_kv] and is differentiable by autograd (twice), in whatever dtype the inputs have.
 """
@@ -23,6 +24,7 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool | None = None,
 ) -> Tensor: ...
@@ -34,6 +36,7 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: Literal[True],
     deterministic: bool | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -44,6 +47,7 @@ def omni_attention(
     mask: OmniMask,
     *,
     scale: float | Tensor | None = None,
+    softcap: float | None = None,
     return_lse: bool = False,
     deterministic: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -63,7 +67,10 @@ def omni_attention(
     q, k, v = q.masked_fill(~some, 0.0), k.masked_fill(unseen, 0.0), v.masked_fill(unseen, 0.0)
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     # Rows without columns are computed as if they saw everything, then replaced: no NaN reaches autograd.
-    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~(allowed | ~some), float("-inf"))
+    scores = q @ k.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~(allowed | ~some), float("-inf"))
     if k.size(2) == 0:
         lse = scores.new_full(scores.shape[:-1], float("-inf"))
         out = scores @ v

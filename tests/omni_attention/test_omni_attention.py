@@ -63,26 +63,29 @@ def layout(x: Tensor, name: str) -> Tensor:
     return x
 
 
-def run(function, inputs, mask, scale, dout, dlse):
+def run(function, inputs, mask, scale, dout, dlse, softcap=None):
     """out, lse, dq, dk, dv; gradients of sum(out dout) + sum(lse dlse) over the rows that have columns."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    out, lse = function(*leaves, mask, scale=scale, return_lse=True)
+    out, lse = function(*leaves, mask, scale=scale, softcap=softcap, return_lse=True)
     finite = lse.isfinite()
     loss = (out * dout.to(out.dtype)).sum() + (lse[finite] * dlse.to(lse.dtype)[finite]).sum()
     return [out, lse, *torch.autograd.grad(loss, leaves)]
 
 
-def bands(q, k, v, mask, scale, dout, dlse, dtype):
+def bands(q, k, v, mask, scale, dout, dlse, dtype, softcap=None):
     """Errors that one rounding of each term causes, from fp64 inputs: out, lse, dq, dk, dv.
 
     Terms are rounded to fp32, and a probability carries eps |score| besides, its exponent's rounding. Backward gets
-    `out` in its own dtype, so sum(dout out) carries that rounding.
+    `out` in its own dtype, so sum(dout out) carries that rounding. A softcap makes scores and gradients smaller.
     """
     group = q.size(1) // k.size(1)
     kk, vv = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    _, lse = reference.omni_attention(q, k, v, mask, scale=scale, return_lse=True)
+    _, lse = reference.omni_attention(q, k, v, mask, scale=scale, softcap=softcap, return_lse=True)
+    capped = q @ kk.mT * scale
+    if softcap is not None:
+        capped = (capped / softcap).tanh() * softcap
     allowed = mask.to_dense().unsqueeze(1)
-    p = ((q @ kk.mT * scale).sub(lse.unsqueeze(-1)).exp()).masked_fill(~allowed, 0.0)
+    p = (capped.sub(lse.unsqueeze(-1)).exp()).masked_fill(~allowed, 0.0)
     score = (q.abs() @ kk.abs().mT * abs(scale)).masked_fill(~allowed, 0.0)
     score = torch.nn.functional.pad(score, (0, 1)).amax(-1, keepdim=True)  # also without columns
     unit, out_unit = torch.finfo(torch.float32).eps / 2, torch.finfo(dtype).eps / 2
@@ -104,19 +107,20 @@ def bands(q, k, v, mask, scale, dout, dlse, dtype):
     return [x.max().item() if x.numel() else 0.0 for x in results]
 
 
-def check(batch, heads, kv_heads, mask, dim, dtype, *, order="bhsd", scale=None, seed=0):
+def check(batch, heads, kv_heads, mask, dim, dtype, *, order="bhsd", scale=None, softcap=None, seed=0):
     q = layout(randn(batch, heads, mask.q_length, dim, dtype=dtype, seed=seed), order)
     k = layout(randn(batch, kv_heads, mask.kv_length, dim, dtype=dtype, seed=seed + 1), order)
     v = layout(randn(batch, kv_heads, mask.kv_length, dim, dtype=dtype, seed=seed + 2), order)
     dout = layout(randn(*q.shape, dtype=dtype, seed=seed + 3), order)
     dlse = randn(*q.shape[:3], seed=seed + 4)
     inputs = (q, k, v)
-    actual = run(omni_attention, inputs, mask, scale, dout, dlse)
-    oracle = run(reference.omni_attention, [x.double() for x in inputs], mask, scale, dout.double(), dlse.double())
+    actual = run(omni_attention, inputs, mask, scale, dout, dlse, softcap)
+    doubles = [x.double() for x in inputs]
+    oracle = run(reference.omni_attention, doubles, mask, scale, dout.double(), dlse.double(), softcap)
     # Arithmetic is fp32 whatever the dtype, so the peer is the plain formula in fp32, rounded at the end.
-    peer = run(reference.omni_attention, [x.float() for x in inputs], mask, scale, dout.float(), dlse)
+    peer = run(reference.omni_attention, [x.float() for x in inputs], mask, scale, dout.float(), dlse, softcap)
     scale = dim**-0.5 if scale is None else scale
-    allowances = bands(*(x.double() for x in inputs), mask, scale, dout.double(), dlse.double(), dtype)
+    allowances = bands(*doubles, mask, scale, dout.double(), dlse.double(), dtype, softcap)
     names = ("out", "lse", "dq", "dk", "dv")
     for name, a, o, p, allowance in zip(names, actual, oracle, peer, allowances, strict=True):
         expected_dtype = torch.float32 if name == "lse" else dtype
@@ -142,20 +146,25 @@ def check(batch, heads, kv_heads, mask, dim, dtype, *, order="bhsd", scale=None,
     group=st.integers(1, 3),
     rows=st.one_of(st.integers(0, 5), st.integers(0, 110), st.sampled_from([47, 48, 49, 95, 96, 97])),
     columns=st.one_of(st.integers(0, 150), st.sampled_from([1, 63, 64, 65, 127, 128, 129])),
-    dim=st.sampled_from([32, 64, 96, 128]),
+    dim=st.sampled_from([32, 64, 96, 128, 256, 8, 40, 72, 200]),
     count=st.integers(1, 8),
     dtype=st.sampled_from(FLOAT_DTYPES),
     order=st.sampled_from(["bhsd", "bshd", "sliced", "expanded"]),
     scale=st.sampled_from([None, 0.05, 1.0, -0.2]),
+    softcap=st.sampled_from([None, None, 1.0, 20.0]),
     isa=st.sampled_from(available_isas()),
     threads=st.integers(1, 3),
     seed=st.integers(0, 999),
 )
-@example(1, 1, 1, 1, 1, 64, 1, torch.float32, "bhsd", None, "avx2" if "avx2" in available_isas() else "baseline", 2, 0)
-def test_random_masks(batch, kv_heads, group, rows, columns, dim, count, dtype, order, scale, isa, threads, seed):
+@example(
+    1, 1, 1, 1, 1, 64, 1, torch.float32, "bhsd", None, None, "avx2" if "avx2" in available_isas() else "baseline", 2, 0
+)
+def test_random_masks(
+    batch, kv_heads, group, rows, columns, dim, count, dtype, order, scale, softcap, isa, threads, seed
+):
     mask = random_mask(batch, rows, columns, count, seed)
     with use_isa(isa), use_threads(threads):
-        check(batch, group * kv_heads, kv_heads, mask, dim, dtype, order=order, scale=scale, seed=seed)
+        check(batch, group * kv_heads, kv_heads, mask, dim, dtype, order=order, scale=scale, softcap=softcap, seed=seed)
 
 
 FORMATS = {
@@ -426,7 +435,9 @@ GOOD = {"q": (2, 4, 10, 64), "k": (2, 2, 12, 64), "v": (2, 2, 12, 64)}
         ({"q": torch.zeros(4, 10, 64)}, ValueError, r"q has shape \[4, 10, 64\], expected \[B, heads"),
         ({"k": torch.zeros(2, 2, 12, 64, device="meta")}, ValueError, "k is on meta, expected cpu, the device of q"),
         ({"k": torch.zeros(2, 2, 64, 12).transpose(2, 3)}, ValueError, "k has strides .*, expected a contiguous"),
-        ({"q": torch.zeros(2, 4, 10, 48)}, ValueError, "head_dim"),
+        ({"q": torch.zeros(2, 4, 10, 44)}, ValueError, "q has a head_dim of 44, expected a multiple of 8 up to 256"),
+        ({"q": torch.zeros(2, 4, 10, 264)}, ValueError, "q has a head_dim of 264, expected a multiple of 8 up to 256"),
+        ({"q": torch.zeros(2, 4, 10, 48)}, ValueError, r"k has shape .*, expected \[2, heads, length, 48\]"),
         ({"k": torch.zeros(1, 2, 12, 64)}, ValueError, r"k has shape .*, expected \[2, heads, length, 64\]"),
         ({"k": torch.zeros(2, 2, 12, 32)}, ValueError, r"k has shape .*, expected \[2, heads, length, 64\]"),
         ({"v": torch.zeros(2, 2, 11, 64)}, ValueError, "v has shape .*, the shape of k"),

@@ -1,0 +1,32 @@
+"""docs/integrations.md: its Python runs as it stands there, and so does every example that it names."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python(number: int) -> None:
+    exec(compile(BLOCKS[number], "integrations.md", "exec"), {})
+
+
+def test_examples_are_named_once_and_exist() -> None:
+    named = set(re.findall(r"^python (examples/\w+\.py)$", PAGE, re.MULTILINE))
+    assert named == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each compares what it computes with another way of computing it, and says how far they are apart."""
+    runpy.run_path(str(path), run_name="__main__")
+    differences = re.findall(r"largest difference (\S+)", capsys.readouterr().out)
+    assert differences
+    assert all(float(difference) < 1e-4 for difference in differences)
