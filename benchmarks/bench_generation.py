@@ -22,7 +22,7 @@ from benchmarks.bench_step_memory import make_eager
 from benchmarks.harness import OURS, Case, arguments, measure, report, write_csv
 from benchmarks.roofline import Work
 from showo.config import ShowoConfig, official
-from showo.engine.generate import spread
+from showo.engine.open_canvas import spread
 from showo.engine.samplers import Filling, Prediction, find_sampler
 from showo.engine.schedule import mask_schedule
 from showo.engine.session import Session

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from showo.engine import generate, growing
+from showo.engine import growing, open_canvas
 from showo.engine.generate import generate_codes
 from showo.engine.growing import GrowingText, OpenImage
 from showo.engine.samplers import Filling
-from showo.engine.schedule import mask_lengths
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.model.transformer import Showo
@@ -178,12 +177,10 @@ def test_only_some_places_of_an_open_picture(model: Showo) -> None:
 def test_no_loop_waits_for_the_device(model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device there is nothing to look at: whatever looked would raise."""
     model = model.to("meta")
-    monkeypatch.setattr(generate, "check_finite", lambda finite: None)
+    monkeypatch.setattr(open_canvas, "check_finite", lambda finite: None)
 
-    def before_the_loop(filling: Filling) -> list[list[int]]:  # the canvas is asked how many codes are wanted
-        return mask_lengths([CODES, CODES], CODES, filling.steps, filling.schedule)
-
-    monkeypatch.setattr(Filling, "mask_lengths", before_the_loop)
+    # Before the loop the canvas is asked how many codes are wanted.
+    monkeypatch.setattr(Filling, "unknown", lambda filling: [CODES, CODES])
     for sampler in ("confidence", "linear-temperature", "halton", "entropy-bound", "remask"):
         codes = generate_codes(model, prompting, [[1, 2], [3]], steps=5, guidance=1.0, sampler=sampler)
         assert codes.shape == (2, CODES)
@@ -207,7 +204,9 @@ def test_steps_without_guidance_have_no_second_half(
     """And draw what a second half of no weight gives."""
     seen: list[int] = []
     logits = OpenImage.logits
-    monkeypatch.setattr(OpenImage, "logits", lambda *args, rows: seen.append(rows) or logits(*args, rows=rows))
+    monkeypatch.setattr(
+        OpenImage, "logits", lambda self, ids, rows, *to: seen.append(rows) or logits(self, ids, rows, *to)
+    )
     options: dict[str, Any] = {"steps": 4, "guidance": 2.0, "guidance_schedule": "off0.5", "seed": 3}
     fast = generate_codes(model, prompting, [[1, 2], [3]], **options)
     assert seen[0] == 4

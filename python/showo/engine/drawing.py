@@ -14,6 +14,7 @@ from torch import Tensor
 
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
 from showo.engine.guidance import guidance_weights
+from showo.engine.open_canvas import OpenCanvas
 from showo.engine.options import Asked
 from showo.engine.samplers import find_sampler
 from showo.engine.schedule import mask_schedule
@@ -106,13 +107,28 @@ class Drawing:
             self._pipe.prompting,
             [self.texts[number] for number in numbers],
             earlier=earlier,
-            grid=self.grid,
             canvas=canvas,
-            negatives=None if self._negatives is None else [self._negatives[number] for number in numbers],
-            **self._options,
-            seed=[self.seeds[number] for number in numbers],
+            **self._how(numbers),
             callback=report,
         )
+
+    def open_canvas(self, number: int, canvas: Tensor) -> OpenCanvas:
+        """The picture of this number, int64 [1, N] on the model's device, to be filled in step by step."""
+        return OpenCanvas(self._pipe.model, [self.texts[number]], canvas=canvas, **self._how([number]))
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a batch a picture takes, at most."""
+        return 2 if self._options["guidance"] > 0 else 1
+
+    def _how(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Arguments of `generate_codes` and of `OpenCanvas` alike."""
+        return {
+            "grid": self.grid,
+            "negatives": None if self._negatives is None else [self._negatives[number] for number in numbers],
+            **self._options,
+            "seed": [self.seeds[number] for number in numbers],
+        }
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Vocabulary ids [n, N] of RGB pictures, by batches."""

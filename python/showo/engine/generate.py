@@ -16,26 +16,15 @@ import torch
 from torch import Tensor
 
 from showo.config import ShowoConfig
-from showo.engine.composing import Others, compose
-from showo.engine.growing import OpenImage, check_finite
-from showo.engine.guidance import guidance_weights
-from showo.engine.samplers import Filling, Prediction, Sampler, find_sampler
-from showo.engine.schedule import mask_schedule
+from showo.engine.composing import Others
+from showo.engine.growing import OpenImage
+from showo.engine.open_canvas import GenerationStep as GenerationStep
+from showo.engine.open_canvas import OpenCanvas
+from showo.engine.samplers import find_sampler
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.model.transformer import Showo
 from showo.prompting import Prompting, TextIds
-from showo.seeds import row_seeds
-
-
-@dataclass(frozen=True)
-class GenerationStep:
-    """What a callback sees after each step: all [B, N]; codes are 0-based."""
-
-    step: int
-    steps: int
-    codes: Tensor  # the whole picture as of now, masked places filled with what was sampled, or 0 where nothing was
-    masked: Tensor  # bool, the places that will be chosen again
 
 
 @dataclass(frozen=True)
@@ -96,36 +85,29 @@ def generate_codes(
     seed: one number for the batch's first picture, the next ones counting up, or one for each picture (any integers,
         see `showo.seeds`). A picture depends on its own seed and text only, not on its neighbours in the batch.
     """
-    vocab = model.config.vocabulary
-    device = model.device
-    batch = len(texts)
-    make_sampler = find_sampler(sampler)
-    canvas = _canvas(model, batch, grid, canvas)
-    places = canvas.shape[1]
+    find_sampler(sampler)
+    start = _canvas(model, len(texts), grid, canvas)
+    places = start.shape[1]
     check_options(model.config, places, prompting, steps=steps, guidance=guidance, temperature=temperature)
-    weights = guidance_weights(guidance, steps, guidance_schedule)
-    conditions, guided, composed = texts, [weight > 0 for weight in weights], None
-    if also is not None:
-        shares = guidance_weights(1.0, steps, guidance_schedule)
-        conditions, table = compose(texts, also, guidance, shares)
-        guided, composed = [share > 0 for share in shares], torch.tensor(table, dtype=torch.float64, device=device)
-    filling = Filling(
-        canvas,
-        grid,
-        steps,
-        torch.tensor(weights, dtype=torch.float64, device=device),
-        row_seeds(seed, batch).to(device),
-        vocab.mask_id,
-        vocab.image_offset,
-        mask_schedule(schedule),
-        temperature,
-        top_k,
-        composed,
+    if len(texts) == 0:
+        return start
+    open_canvas = OpenCanvas(
+        model,
+        texts,
+        negatives=negatives,
+        also=also,
+        canvas=start,
+        grid=grid,
+        steps=steps,
+        guidance=guidance,
+        top_k=top_k,
+        schedule=schedule,
+        temperature=temperature,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        seed=seed,
     )
-    if batch == 0:
-        return canvas
-    chooser = make_sampler(filling)
-    lasts = [*conditions, *(negatives or [[]] * batch)] if any(guided) else texts
+    lasts = open_canvas.texts
     compute: OpenImage | _Padded
     if isinstance(earlier, Session):
         if official:
@@ -134,55 +116,28 @@ def generate_codes(
     elif official:
         compute = _Padded(model, prompting, _told(earlier, lasts, places), places)
     else:
-        told = _told(earlier, lasts, places)
-        session = Session(model, len(lasts))
-        session.append(prompting.lvg(told.texts, told.image_ids))
-        compute = session.open_image(places)
-    return _fill(compute, chooser, filling, guided, callback, noise)
-
-
-def _fill(
-    compute: OpenImage | _Padded,
-    chooser: Sampler,
-    filling: Filling,
-    guided: Sequence[bool],
-    callback: Callback | None,
-    noise: Noise | None,
-) -> Tensor:
-    """The codes [B, N] that the steps come to. guided: whether a step needs the unconditional half, by step."""
-    canvas, batch, on_cpu = filling.canvas, len(filling.canvas), filling.canvas.device.type == "cpu"
-    finite = torch.ones((), dtype=torch.bool, device=canvas.device)
-    masked, sampled = canvas == filling.mask_id, canvas
-    for step in range(filling.steps):
-        places = chooser.places(step)
-        # Whether a picture is done before its last step is asked where asking does not wait for the device.
-        done = chooser.ends_early and on_cpu and step > 0 and not masked.any()
-        if not done and (places is None or places.shape[1] > 0):
-            rows = compute.rows if guided[step] else batch
-            logits = compute.logits(canvas, rows, None if places is None else places.repeat(rows // batch, 1))
-            finite = finite & logits.isfinite().all()
-            if on_cpu:
-                check_finite(finite)
-            if places is not None:
-                logits = spread(logits, places, canvas.shape[1])
-            cond, uncond = (logits[:-batch], logits[-batch:]) if guided[step] else (logits, None)
-            if filling.weights is not None and guided[step]:
-                cond = cond.unflatten(0, (-1, batch))
-            prediction = Prediction(cond, uncond, *(noise(step) if noise is not None else ()))
-            canvas, masked, sampled = chooser.step(step, prediction, canvas)
+        compute = read_texts(model, prompting, _told(earlier, lasts, places)).open_image(places)
+    while not open_canvas.done:
+        step = _advance(open_canvas, compute, noise)
         if callback is not None:
-            callback(GenerationStep(step, filling.steps, sampled - filling.offset, masked))
-    if not on_cpu:  # once, since asking waits for the device; what is NaN stays NaN
-        check_finite(finite)
-    return sampled - filling.offset
+            callback(step)
+    return open_canvas.codes()
 
 
-def spread(logits: Tensor, places: Tensor, count: int) -> Tensor:
-    """[rows, count, V] with logits [rows, n, V] at their places [B, n]; what is elsewhere nobody looks at."""
-    whole = logits.new_empty(len(logits), count, logits.shape[2])
-    rows = torch.arange(len(logits), device=logits.device)[:, None]
-    whole[rows, places.repeat(len(logits) // len(places), 1)] = logits
-    return whole
+def _advance(open_canvas: OpenCanvas, compute: OpenImage | _Padded, noise: Noise | None) -> GenerationStep:
+    if not open_canvas.needs_logits:
+        return open_canvas.advance(None)
+    rows, places = open_canvas.rows, open_canvas.places
+    own = None if places is None else places.repeat(rows // len(places), 1)
+    logits = compute.logits(open_canvas.ids, rows, own)
+    return open_canvas.advance(logits, places, () if noise is None else noise(open_canvas.step))
+
+
+def read_texts(model: Showo, prompting: Prompting, told: Earlier) -> Session:
+    """Rows that go on with the wanted pictures; those that begin alike are read once."""
+    session = Session(model, len(told.texts))
+    session.append(prompting.lvg(told.texts, told.image_ids))
+    return session
 
 
 def check_options(

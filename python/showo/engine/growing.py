@@ -97,16 +97,25 @@ class GrowingText:
         return len(self._unseen)
 
     @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Logits [B, V] of the next id of every row: a text id, the head's other rows are not computed."""
+        return self._model.logits(self._hidden[:, 0], (0, self._model.config.vocabulary.text_vocab_size))
+
+    def give(self, ids: Tensor) -> None:
+        """The next id of every row, int64 [B]."""
+        self._ids = ids[:, None].to(self._slots.device)
+        self.drawn += 1
+
+    @torch.inference_mode()
     def draw(self, seeds: Tensor, temperature: float, top_k: int, top_p: float) -> None:
-        """The next id of every row. Only text ids can be drawn: the head's other rows are not computed."""
-        logits = self._model.logits(self._hidden[:, 0], (0, self._model.config.vocabulary.text_vocab_size))
+        """Chooses the next id of every row."""
+        logits = self.logits()
         self._finite = self._finite & logits.isfinite().all()
         if logits.device.type == "cpu":  # nothing is waited for there
             check_finite(self._finite)
         ids, _ = sample_tokens(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seeds, step=self.drawn)
         self._unseen.append(ids)
-        self._ids = ids[:, None]
-        self.drawn += 1
+        self.give(ids)
 
     def look(self) -> list[list[int]]:
         """The ids [steps][B] that have not been looked at yet. This waits for the device; nothing else here does."""

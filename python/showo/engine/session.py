@@ -48,6 +48,11 @@ class Session:
     def rows(self) -> int:
         return len(self.lengths)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of keys and values."""
+        return self._cache.nbytes
+
     def room(self, row: int) -> int:
         """Positions of the model that a row has not taken."""
         taken = self._offsets[row] + self.lengths[row] + len(self._unread[row])
@@ -56,13 +61,21 @@ class Session:
     @torch.inference_mode()
     def taken(self, rows: Sequence[int]) -> Session:
         """A session of its own with these rows as they are now, some of them several times or not at all."""
-        other = Session(self.model, 0)
-        other.lengths = [self.lengths[row] for row in rows]
-        other._offsets = [self._offsets[row] for row in rows]
-        other._unread = [list(self._unread[row]) for row in rows]
-        index = torch.tensor(rows, dtype=torch.int64, device=self.model.device)
-        other._cache = self._cache.taken(index, self._cache.slots)
-        other._last = self._last[index]
+        return Session.joined([(self, rows)])
+
+    @staticmethod
+    @torch.inference_mode()
+    def joined(parts: Sequence[tuple[Session, Sequence[int]]]) -> Session:
+        """`taken` of several sessions of one model, one after the other, with the slots of the one that has most."""
+        model = parts[0][0].model
+        other = Session(model, 0)
+        other.lengths = [session.lengths[row] for session, rows in parts for row in rows]
+        other._offsets = [session._offsets[row] for session, rows in parts for row in rows]
+        other._unread = [list(session._unread[row]) for session, rows in parts for row in rows]
+        chosen = [(session, torch.tensor(rows, dtype=torch.int64, device=model.device)) for session, rows in parts]
+        slots = max(session._cache.slots for session, _ in parts)
+        other._cache = KVCache.joined([(session._cache, index) for session, index in chosen], slots)
+        other._last = torch.cat([session._last[index] for session, index in chosen])
         return other
 
     # ---- what rows are given -------------------------------------------------------------------------------------
@@ -141,7 +154,7 @@ class Session:
     def _read(self, ids: Tensor, mask: OmniMask, counts: Tensor, features: FeatureSpans | None) -> None:
         """New places [B, S], of which each row has its first `counts`; what lies behind these is never seen."""
         device, length = self.model.device, ids.shape[1]
-        self._reserve(max(self.lengths) + length)
+        self.reserve(length)
         hidden = self.model.hidden_states(
             ids,
             features=features and features.to(device),
@@ -154,7 +167,9 @@ class Session:
         self._last = torch.where((counts > 0)[:, None, None].to(device), hidden, self._last)
         self.lengths = [before + count for before, count in zip(self.lengths, counts.tolist(), strict=True)]
 
-    def _reserve(self, slots: int) -> None:
+    def reserve(self, more: int) -> None:
+        """Makes the cache long enough for so many places after those of the longest row."""
+        slots = max(self.lengths) + more
         if slots > self._cache.slots:
             self._cache = self._cache.taken(torch.arange(self.rows, device=self.model.device), slots)
 
@@ -179,10 +194,20 @@ class Session:
         self._read_generated()
         for row in range(self.rows):
             self._check_room(row, places + 2)
-        self._reserve(max(self.lengths) + places + 2)
+        self.reserve(places + 2)
         return OpenImage(
             self.model, self._cache, self.lengths, self._slots(places + 2), self._positions(places + 2), places
         )
+
+    @torch.inference_mode()
+    def open_text(self) -> GrowingText:
+        """A text that is to grow at the end of every row, in the slots that are reserved. The rows stay as they are."""
+        self._read_generated()
+        return GrowingText(self.model, self._cache, self._last, self.lengths, self._offsets)
+
+    def keep_text(self, text: GrowingText) -> None:
+        """Takes over the ids that an `open_text` of this session has read, and no others."""
+        self.lengths = [before + text.read_steps for before in self.lengths]
 
     def generate_text(
         self,
@@ -204,8 +229,8 @@ class Session:
         self._read_generated()
         furthest = max(offset + length for offset, length in zip(self._offsets, self.lengths, strict=True))
         steps = min(max_new_tokens, self.model.config.max_positions - furthest)
-        self._reserve(max(self.lengths) + steps)
-        text = GrowingText(self.model, self._cache, self._last, self.lengths, self._offsets)
+        self.reserve(steps)
+        text = self.open_text()
         seeds = row_seeds(seed, self.rows).to(self.model.device)
         unseen_at_most = _unseen_at_most(self.model.device)
         taken: list[list[int]] = [[] for _ in range(self.rows)]

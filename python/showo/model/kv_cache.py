@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -56,14 +58,30 @@ class KVCache:
 
     def taken(self, samples: Tensor, slots: int) -> KVCache:
         """A copy with these samples (int64, on the cache's device), and so many slots, of which the new ones hold 0."""
+        return KVCache.joined([(self, samples)], slots)
 
-        def copied(x: Tensor) -> Tensor:
-            out = x.new_zeros(len(samples), x.shape[1], slots, x.shape[3])
-            kept = min(slots, self.slots)
-            out[:, :, :kept] = x[samples, :, :kept]
+    @staticmethod
+    def joined(parts: Sequence[tuple[KVCache, Tensor]], slots: int) -> KVCache:
+        """`taken` of several caches of one model, one after the other."""
+        count = sum(len(samples) for _, samples in parts)
+
+        def copied(buffers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+            x, _ = buffers[0]
+            out, first = x.new_zeros(count, x.shape[1], slots, x.shape[3]), 0
+            for x, samples in buffers:
+                kept = min(slots, x.shape[2])
+                out[first : first + len(samples), :, :kept] = x[samples, :, :kept]
+                first += len(samples)
             return out
 
-        return self._of(len(samples), slots, [copied(x) for x in self.keys], [copied(x) for x in self.values])
+        layers = range(len(parts[0][0].keys))
+        keys = [copied([(cache.keys[layer], samples) for cache, samples in parts]) for layer in layers]
+        values = [copied([(cache.values[layer], samples) for cache, samples in parts]) for layer in layers]
+        return KVCache._of(count, slots, keys, values)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (*self.keys, *self.values))
 
     @classmethod
     def _of(cls, batch: int, slots: int, keys: list[Tensor], values: list[Tensor]) -> KVCache:

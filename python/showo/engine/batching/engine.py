@@ -15,29 +15,25 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from showo.engine.batching.answering import AnswerBatch, OpenAnswer
+from showo.engine.batching.drawing import OpenPicture, PictureBatch
 from showo.engine.batching.requests import AnsweringWork, DrawingWork, Request
+from showo.engine.batching.shared_rows import Batch
 from showo.engine.batching.ticket import (
-    AnswerDone,
     DeadlineError,
     DrawingDone,
+    Ending,
     EngineClosedError,
     EngineError,
-    Piece,
-    Progress,
     QueueFullError,
     RequestCancelledError,
     StepError,
     Ticket,
 )
-from showo.engine.generate import GenerationStep
-from showo.engine.session import Session
-from showo.engine.tasks.chat import first_row
-from showo.engine.tasks.extend import draw_in_turn
-from showo.engine.text_pieces import TextPieces
 from showo.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -98,7 +94,8 @@ class Engine:
         self.max_rows, self.max_waiting = max_rows, max_waiting
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
         self._queue: deque[tuple[Ticket, DrawingWork | AnsweringWork]] = deque()
-        self._running: list[Ticket] = []
+        self._running: dict[Ticket, int] = {}  # and the rows that are kept for each
+        self._batches: list[Batch[Any]] = []
         self._facts = Facts()
         self._closed = False
         self._changed = threading.Condition()
@@ -115,6 +112,8 @@ class Engine:
         with self._changed:
             self._check_open()
         work = request.prepared(self.pipe)
+        if work.rows > self.max_rows:
+            raise UserError(f"the picture takes {work.rows} rows of a batch, this engine has {self.max_rows}")
         ticket = Ticket(
             self.queue_seconds if queue_seconds is None else queue_seconds,
             self.total_seconds if total_seconds is None else total_seconds,
@@ -157,90 +156,124 @@ class Engine:
 
     # ---- the engine's thread ---------------------------------------------------------------------------------------
 
+    @torch.inference_mode()
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(lambda: self._queue or self._running or self._closed)
                 if self._closed:
                     break
-                ticket, work = self._queue.popleft()
-                self._running.append(ticket)
             begun = time.monotonic()
+            self._turn()
+            with self._changed:
+                self._measure()
+                self._count(busy_seconds=time.monotonic() - begun)
+        for ticket in [*self._running, *(ticket for ticket, _ in self._queue)]:
+            ticket.fail(EngineClosedError("the engine was closed"))
+        self._queue.clear()
+        self._running.clear()
+        self._batches.clear()
+
+    def _turn(self) -> None:
+        """A step of everything. Between two turns requests come and go."""
+        self._leave()
+        self._join()
+        for batch in self._batches:
+            if not self._closed:
+                self._step(batch)
+        self._batches = [batch for batch in self._batches if batch.rows.owners]
+
+    def _leave(self) -> None:
+        """Ends what nobody wants any more, or what is too late, whether it has begun or not."""
+        with self._changed:
+            gone = {ticket: error for ticket, _ in self._queue if (error := ticket.reason_not_to_begin())}
+            self._queue = deque(item for item in self._queue if item[0] not in gone)
+        for ticket, error in gone.items():
+            self._end(ticket, error)
+        for batch in self._batches:
+            for owner in batch.rows.owners:
+                if error := owner.ticket.reason_to_end():
+                    batch.drop(owner)
+                    self._end(owner.ticket, error)
+
+    def _join(self) -> None:
+        """Begins requests in the order in which they came, as long as there are rows for them."""
+        while not self._closed:
+            with self._changed:
+                taken = sum(self._running.values())
+                if not self._queue or taken + self._queue[0][1].rows > self.max_rows:
+                    return
+                ticket, work = self._queue.popleft()
+                self._running[ticket] = work.rows
             try:
-                ticket.check_waiting()
-                with torch.inference_mode():
-                    if isinstance(work, DrawingWork):
-                        self._draw(ticket, work)
-                    else:
-                        self._answer(ticket, work)
-                self._end(ticket, None)
+                if isinstance(work, DrawingWork):
+                    self._begin_drawing(ticket, work)
+                else:
+                    self._begin_answering(ticket, work)
             except Exception as error:
                 self._end(ticket, error)
-            with self._changed:
-                self._count(busy_seconds=time.monotonic() - begun)
-        for ticket, _ in self._queue:
-            ticket.fail(EngineClosedError("the engine was closed"))
 
-    def _end(self, ticket: Ticket, error: Exception | None) -> None:
+    def _begin_drawing(self, ticket: Ticket, work: DrawingWork) -> None:
+        picture = OpenPicture(self.pipe, ticket, work)
+        if picture.last is not None:  # nothing was to be drawn
+            self._end(ticket, picture.last)
+            return
+        places = picture.canvas.ids.shape[1]
+        batches = (batch for batch in self._batches if isinstance(batch, PictureBatch) and batch.places == places)
+        batch = next(batches, None) or PictureBatch(places)
+        batch.add(picture)
+        self._keep(batch)
+
+    def _begin_answering(self, ticket: Ticket, work: AnsweringWork) -> None:
+        answer = OpenAnswer(self.pipe, ticket, work)
+        batches = (batch for batch in self._batches if isinstance(batch, AnswerBatch) and not batch.full)
+        batch = next(batches, None) or AnswerBatch()
+        ended = batch.add(answer)
+        with self._changed:
+            self._count(steps=1, tokens=1)
+        if ended is not None:
+            self._end(ticket, ended)
+        else:
+            self._keep(batch)
+
+    def _keep(self, batch: Batch[Any]) -> None:
+        if batch not in self._batches:
+            self._batches.append(batch)
+
+    def _step(self, batch: Batch[Any]) -> None:
+        owners = batch.rows.owners
+        if not owners:
+            return
+        try:
+            ended = batch.step()
+        except Exception as error:
+            ended = dict.fromkeys(owners, error)
+        with self._changed:
+            self._count(steps=1, tokens=len(owners) if isinstance(batch, AnswerBatch) else 0)
+        for owner, ending in ended.items():
+            batch.drop(owner)
+            self._end(owner.ticket, ending)
+
+    def _end(self, ticket: Ticket, ending: Ending) -> None:
+        """Tells a request's reader how it ended. It counts before it is told."""
         how = "done"
-        if error is not None:
-            cancelled, late = isinstance(error, RequestCancelledError), isinstance(error, DeadlineError)
+        if isinstance(ending, Exception):
+            cancelled, late = isinstance(ending, RequestCancelledError), isinstance(ending, DeadlineError)
             how = "cancelled" if cancelled else "late" if late else "failed"
-            if not isinstance(error, (UserError, EngineError)):
-                _log.error("a step failed", exc_info=error)
-                error = StepError(f"the engine failed at this request: {first_line(error)}")
-            ticket.fail(error)
+            if not isinstance(ending, (UserError, EngineError)):
+                _log.error("a step failed", exc_info=ending)
+                ending = StepError(f"the engine failed at this request: {first_line(ending)}")
         with self._changed:
-            self._running.remove(ticket)
-            self._count(**{how: 1})
+            self._running.pop(ticket, None)
+            self._count(**{how: 1}, pictures=isinstance(ending, DrawingDone))
+            self._measure()
+        if isinstance(ending, Exception):
+            ticket.fail(ending)
+        else:
+            ticket.put(ending)
 
-    def _check(self, ticket: Ticket) -> None:
-        ticket.check()
-        self._check_open()
-
-    def _draw(self, ticket: Ticket, work: DrawingWork) -> None:
-        drawing, offset = work.drawing, self.pipe.model.config.vocabulary.image_offset
-        grid, texts = drawing.grid, len(drawing.texts)
-
-        def report(first: int, step: GenerationStep) -> None:
-            self._check(ticket)
-            codes, masked = step.codes.view(grid).cpu(), step.masked.view(grid).cpu()
-            picture = self.pipe.decode(step.codes, grid)[0] if work.previews else None
-            ticket.put(Progress(first * step.steps + step.step, texts * step.steps, codes, masked, picture))
-            with self._changed:
-                self._count(steps=1)
-
-        drawing._asked = replace(drawing._asked, callback=report)
-        codes = draw_in_turn(
-            work.fill(),
-            lambda number, canvas: (
-                drawing.draw(slice(number, number + 1), canvas.reshape(1, -1)).view(canvas.shape) + offset
-            ),
-        ).cpu()
-        codes = codes - offset
-        (picture,) = self.pipe.decode(codes.reshape(1, -1), work.grid)
-        with self._changed:
-            self._count(pictures=1)
-        ticket.put(DrawingDone(picture if work.finish is None else work.finish(picture), codes))
-
-    def _answer(self, ticket: Ticket, work: AnsweringWork) -> None:
-        session, pieces, request = Session(self.pipe.model, 1), TextPieces(self.pipe.text_tokenizer), work.request
-        session.append(*first_row(self.pipe, work.look(), work.text))
-        for (id_,) in session.generate_text(
-            eot=self.pipe.prompting.eot,
-            max_new_tokens=work.most,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            seed=request.seed,
-        ):
-            self._check(ticket)
-            assert id_ is not None
-            if piece := pieces.add(id_):
-                ticket.put(Piece(piece))
-            with self._changed:
-                self._count(steps=1, tokens=1)
-        if piece := pieces.end():
-            ticket.put(Piece(piece))
-        finished = len(pieces.ids) < work.most
-        ticket.put(AnswerDone(pieces.text, finished, work.length, len(pieces.ids) + finished))
+    def _measure(self) -> None:
+        """What is held now, for the facts; under the lock."""
+        rows = sum(batch.rows.count() for batch in self._batches)
+        held = sum(batch.rows.cache_bytes() for batch in self._batches)
+        self._facts = replace(self._facts, rows=rows, cache_bytes=held)

@@ -58,8 +58,6 @@ class Draw:
         asked = Asked.of(self.options, pipe)
         if not isinstance(asked.seed, int):
             raise UserError(f"seed must be one integer, got {asked.seed!r}")
-        if asked.steps is not None and asked.steps > MAX_STEPS:
-            raise UserError(f"steps must be at most {MAX_STEPS}, got {asked.steps}")
         if asked.negative_prompt is not None:
             _check_prompt(pipe, "negative_prompt", asked.negative_prompt)
         return asked
@@ -181,7 +179,7 @@ Request = Draw | Answer
 
 @dataclass(frozen=True)
 class DrawingWork:
-    """A picture to be drawn, all of it checked.
+    """A picture to be drawn, all of it checked but for the number of its steps, which is checked here.
 
     drawing: of the canvases that `fill` gives, in their order. finish: what the decoded picture becomes; None is
     itself. grid: (height, width) of the whole picture in codes.
@@ -192,6 +190,15 @@ class DrawingWork:
     finish: Callable[[Image.Image], Image.Image] | None
     grid: tuple[int, int]
     previews: bool
+
+    def __post_init__(self) -> None:
+        if self.drawing.steps > MAX_STEPS:
+            raise UserError(f"steps must be at most {MAX_STEPS}, got {self.drawing.steps}")
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a batch it takes, at most."""
+        return self.drawing.rows
 
 
 @dataclass(frozen=True)
@@ -207,6 +214,7 @@ class AnsweringWork:
     text: Sequence[int]
     length: int
     most: int
+    rows: int = 1
 
 
 def _whole(canvas: Tensor, grid: tuple[int, int]) -> Fill:

@@ -95,6 +95,7 @@ class AnswerDone:
 
 
 Event = Progress | Piece | DrawingDone | AnswerDone
+Ending = DrawingDone | AnswerDone | Exception  # the last event, or what is raised in its place
 LAST = (DrawingDone, AnswerDone)
 
 
@@ -108,7 +109,7 @@ class Ticket:
         now = time.monotonic()
         self.queue_until, self.until = now + queue_seconds, now + total_seconds
         self._unread: deque[Event] = deque()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._over = False
         self._cancelled = False
         self._changed = threading.Condition()
@@ -170,22 +171,21 @@ class Ticket:
 
     # ---- the engine's side -----------------------------------------------------------------------------------------
 
-    @property
-    def over(self) -> bool:
-        return self._over
-
-    def check(self) -> None:
-        """RequestCancelledError or DeadlineError for a request that should go on no more."""
+    def reason_to_end(self) -> EngineError | None:
+        """Why the request should go on no more, if there is a reason."""
         if self._cancelled:
-            raise RequestCancelledError("the request was cancelled")
+            return RequestCancelledError("the request was cancelled")
         if time.monotonic() > self.until:
-            raise DeadlineError("the request has taken all its time and is not done")
+            return DeadlineError("the request has taken all its time and is not done")
+        return None
 
-    def check_waiting(self) -> None:
+    def reason_not_to_begin(self) -> EngineError | None:
         """The same for a request that is still to begin."""
-        self.check()
         if time.monotonic() > self.queue_until:
-            raise DeadlineError("the request has waited for all the time that it may wait, and has not begun")
+            return self.reason_to_end() or DeadlineError(
+                "the request has waited for all the time that it may wait, and has not begun"
+            )
+        return self.reason_to_end()
 
     def put(self, event: Event) -> None:
         with self._changed:
@@ -195,7 +195,7 @@ class Ticket:
             self._over = isinstance(event, LAST)
             self._wake()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         with self._changed:
             if not self._over:
                 self._error, self._over = error, True

@@ -82,10 +82,13 @@ class Filling:
         """Numbers that change from step to step, where the steps are computed."""
         return torch.tensor(values, dtype=dtype, device=self.canvas.device)
 
+    def unknown(self) -> list[int]:
+        """[B], the places that begin masked; reads the canvas."""
+        return (self.canvas == self.mask_id).sum(1).tolist()
+
     def mask_lengths(self) -> list[list[int]]:
-        """[steps][B], the places that stay masked after each step by the official rule; reads the canvas once."""
-        unknown = (self.canvas == self.mask_id).sum(1).tolist()
-        return mask_lengths(unknown, self.canvas.shape[1], self.steps, self.schedule)
+        """[steps][B], the places that stay masked after each step by the official rule; reads the canvas."""
+        return mask_lengths(self.unknown(), self.canvas.shape[1], self.steps, self.schedule)
 
     def draw(
         self,

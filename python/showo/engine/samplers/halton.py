@@ -9,6 +9,7 @@ tokens that were drawn stay.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -56,13 +57,13 @@ class Halton(Sampler):
         masked = filling.canvas == filling.mask_id
         turn = torch.empty_like(filling.canvas)
         turn[:, order] = masked[:, order].cumsum(1) - 1  # how many masked places come before a place
-        unknown = masked.sum(1)
-        left = filling.on_device(filling.mask_lengths(), torch.int64)  # [steps, B]
-        left[-1] = 0
-        done = torch.cat((torch.zeros_like(left[:1]), unknown - left))[..., None]
+        unknown, lengths = filling.unknown(), filling.mask_lengths()
+        left = [unknown, *lengths[:-1], [0] * len(unknown)]  # [steps + 1][B], masked before each step and at last
+        done = filling.on_device([[a - b for a, b in zip(unknown, row, strict=True)] for row in left], torch.int64)
+        done = done[..., None]
         self.filling = filling
         self.settled = masked & (done[:-1] <= turn) & (turn < done[1:])
-        most = self.settled.sum(2).amax(1).tolist()
+        most = [max(a - b for a, b in zip(*rows, strict=True)) for rows in pairwise(left)]
         first = (~self.settled).int().argsort(dim=2, stable=True)
         self.wanted = [order[:, :count] for order, count in zip(first, most, strict=True)]
         self.numbers = torch.arange(filling.steps, device=device)
