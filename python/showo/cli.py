@@ -27,6 +27,7 @@ from showo.commands import (
     inspect,
     make_world,
     plan,
+    serve,
     story,
     tokenize,
     train,
@@ -52,6 +53,7 @@ app.command("vary")(vary.vary)
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("story")(story.story)
+app.command("serve")(serve.serve)
 app.command("inspect")(inspect.inspect)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train-tokenizer")(train.train_tokenizer)

@@ -36,23 +36,27 @@ _TIFF_BITS, _TIFF_INTERPRETATION, _WHITE_IS_ZERO = 258, 262, 0  # tags, and a va
 
 
 def open_image(
-    source: bytes | Path, name: str = "picture", convert: Callable[[Image.Image, str], Image.Image] | None = None
+    source: bytes | Path,
+    name: str = "picture",
+    convert: Callable[[Image.Image, str], Image.Image] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Read a picture file as `convert` gives it (None: `to_rgb`); of an animation, the first frame.
 
-    source: the file's bytes, which `name` stands for in messages, or its path.
+    source: the file's bytes, which `name` stands for in messages, or its path. max_pixels: at most MAX_PIXELS.
 
     Raises:
-        SampleError: the file is no readable picture, has more than MAX_PIXELS pixels, or `convert` refuses them.
+        SampleError: the file is no readable picture, has more than max_pixels pixels, or `convert` refuses them.
     """
     name = str(source) if isinstance(source, Path) else name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's doubts about sizes and tags; the checks here are stricter
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > max_pixels:
                     size = f"{image.width}x{image.height}"
-                    raise SampleError(f"{name}: {size} pixels, more than {MAX_PIXELS}", "too large")
+                    raise SampleError(f"{name}: {size} pixels, more than {max_pixels}", "too large")
                 image.load()  # a TIFF turns itself upright here; its orientation is to be asked after that
                 return (convert or to_rgb)(image, name)
     except UserError:

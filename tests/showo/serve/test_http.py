@@ -1,0 +1,164 @@
+"""The server through OpenAI's own client: what it answers is what the pipeline gives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from tests.showo.serve.conftest import NAME, Running
+
+SEED = random.SystemRandom().randrange(2**31)
+print(f"seed {SEED}")
+OPTIONS: dict[str, Any] = {"steps": 3, "guidance": 1.5, "seed": SEED}
+
+
+def noise(seed: int, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
+    bands = len(mode)
+    return Image.frombytes(mode, size, random.Random(seed).randbytes(size[0] * size[1] * bands))
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(picture: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+def picture_of(text: str | None) -> Image.Image:
+    assert text is not None
+    picture = Image.open(io.BytesIO(base64.b64decode(text)))
+    picture.load()
+    return picture
+
+
+def about(question: str | None, *pictures: Image.Image) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(p)}} for p in pictures]
+    if question is not None:
+        parts.append({"type": "text", "text": question})
+    return {"role": "user", "content": parts}
+
+
+def test_generations(served: Running) -> None:
+    answer = served.openai().images.generate(model=NAME, prompt="a b", n=3, size="16x32", extra_body=OPTIONS)
+    expected = served.pipe.generate("a b", num_images_per_prompt=3, size=(16, 32), **OPTIONS)
+    assert [picture_of(data.b64_json).tobytes() for data in answer.data or []] == [p.tobytes() for p in expected]
+    assert [data.seed for data in answer.data or []] == [SEED, SEED + 1, SEED + 2]  # type: ignore[attr-defined]
+    assert answer.size == "16x32"
+    assert answer.output_format == "png"
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, 96, 99)
+
+
+def test_a_seed_of_its_own(served: Running) -> None:
+    client = served.openai()
+    first, second = (client.images.generate(prompt="a", extra_body={"steps": 2}).data or [] for _ in range(2))
+    assert first[0].b64_json != second[0].b64_json
+    again = client.images.generate(prompt="a", extra_body={"steps": 2, "seed": first[0].seed})  # type: ignore[attr-defined]
+    assert (again.data or [])[0].b64_json == first[0].b64_json
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_other_formats(served: Running, kind: Any) -> None:
+    sizes = []
+    for quality in (95, 10):
+        answer = served.openai().images.generate(
+            prompt="a", output_format=kind, output_compression=quality, extra_body=OPTIONS
+        )
+        text = (answer.data or [])[0].b64_json
+        assert picture_of(text).format == kind.upper()
+        sizes.append(len(text or ""))
+    assert sizes[0] > sizes[1]
+
+
+def test_streamed_generation(served: Running) -> None:
+    stream = served.openai().images.generate(prompt="a b", stream=True, partial_images=2, extra_body=OPTIONS)
+    *partial, last = stream
+    assert last.type == "image_generation.completed"
+    (expected,) = served.pipe.generate("a b", **OPTIONS)
+    assert picture_of(last.b64_json).tobytes() == expected.tobytes()
+    assert last.usage.output_tokens == 16
+    assert len(partial) <= 2  # a reader that is slower than the steps misses some
+    for number, event in enumerate(partial):
+        assert event.type == "image_generation.partial_image"
+        assert event.partial_image_index == number
+        assert picture_of(event.b64_json).size == (16, 16)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_edits(served: Running, separate: bool) -> None:
+    picture, alpha = noise(SEED), Image.new("L", (16, 16), 255)
+    alpha.paste(0, (0, 0, 8, 5))
+    clear = picture.copy()
+    clear.putalpha(alpha)
+    files: dict[str, Any] = {"image": png(picture), "mask": png(clear)} if separate else {"image": png(clear)}
+    answer = served.openai().images.edit(prompt="b", n=2, extra_body={**OPTIONS, "blend": 1}, **files)
+    shown = picture if separate else Image.open(io.BytesIO(png(clear)))
+    options = {**OPTIONS, "num_images_per_prompt": 2}
+    expected = served.pipe.inpaint(shown, "b", (0, 0, 8, 5), blend=1, **options)
+    assert [picture_of(data.b64_json).tobytes() for data in answer.data or []] == [p.tobytes() for p in expected]
+
+
+def test_streamed_edit(served: Running) -> None:
+    picture = noise(SEED, mode="RGBA")
+    *_, last = served.openai().images.edit(image=[png(picture)], prompt="b", stream=True, extra_body=OPTIONS)
+    assert last.type == "image_edit.completed"
+    assert picture_of(last.b64_json).size == (16, 16)
+
+
+@pytest.mark.parametrize("question", ["a b", None])
+def test_chat(served: Running, question: str | None) -> None:
+    picture = noise(SEED, (20, 30))
+    answer = served.openai().chat.completions.create(model=NAME, messages=[about(question, picture)], max_tokens=5)  # type: ignore[list-item]
+    (expected,) = served.pipe.describe([picture], question, max_new_tokens=5)
+    assert answer.choices[0].message.content == expected
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 5
+    assert answer.choices[0].finish_reason == ("length" if answer.usage.completion_tokens == 5 else "stop")
+
+
+def test_streamed_chat_of_several_turns(served: Running) -> None:
+    pictures = [noise(SEED), noise(SEED + 1)]
+    talk = served.pipe.chat(pictures)
+    turns: list[Any] = []
+    for question in ("a", "b c"):
+        asked = about(question, *pictures) if not turns else {"role": "user", "content": question}
+        options = {"stream": True, "max_completion_tokens": 4, "stream_options": {"include_usage": True}}
+        stream = served.openai().chat.completions.create(model=NAME, messages=[*turns, asked], **options)
+        chunks = list(stream)
+        answer = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert answer == talk.ask(question, max_new_tokens=4)
+        assert chunks[-1].usage.completion_tokens <= 4
+        assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-1] in ("stop", "length")
+        turns += [asked, {"role": "assistant", "content": answer}]
+
+
+def test_models_and_health(served: Running) -> None:
+    client = served.openai()
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    with served.http(key=None) as http:
+        assert http.get("/health").json() == {"status": "ok", "model": NAME, "waiting": 0, "running": 0}
+        assert http.get("/v1/models").status_code == 401
+
+
+def test_errors_of_the_client(served: Running) -> None:
+    client = served.openai()
+    with pytest.raises(openai.AuthenticationError, match="key"):
+        served.openai(api_key="another").models.list()
+    with pytest.raises(openai.NotFoundError, match="gpt-5"):
+        client.images.generate(model="gpt-5", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="steps must be at most 1000") as error:
+        client.images.generate(prompt="a", extra_body={"steps": 10_000})
+    assert error.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError, match="b64_json") as error:
+        client.images.generate(prompt="a", response_format="url")
+    assert error.value.param == "response_format"
