@@ -27,7 +27,7 @@ from showo_ext._checks import check_int, check_shape, check_tensor
 from showo_ext._inference import normal_tensors
 from showo_ext._kept import Kept
 
-MAX_INTERVALS = 8
+MAX_INTERVALS = mask_formats.MAX_INTERVALS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,7 +133,7 @@ class OmniMask:
             dense = dense[:, 0]
         if dense.dim() != 3:
             raise ValueError(f"dense has shape {list(dense.shape)}, expected [B, S_q, S_kv] or [B, 1, S_q, S_kv]")
-        return cls(mask_formats.from_dense(dense, MAX_INTERVALS), dense.size(2))
+        return cls(mask_formats.runs(dense, "dense"), dense.size(2))
 
     def to_dense(self) -> Tensor:
         """bool [B, S_q, S_kv], True where the row may look at the column."""

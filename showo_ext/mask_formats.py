@@ -33,6 +33,7 @@ from torch import Tensor
 from showo_ext._checks import check_int, check_same_shape, check_shape, check_tensor
 
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+MAX_INTERVALS = 8
 FORMATS = ("causal", "lm", "full", "t2i", "mmu", "mmu_vit", "lvg", "lvg_v2")
 _CODE = {name: code for code, name in enumerate(FORMATS)}
 
@@ -65,22 +66,28 @@ def merge(intervals: Tensor) -> Tensor:
     return torch.stack([out_start, out_stop], -1)
 
 
-def from_dense(dense: Tensor, most: int) -> Tensor:
-    """The runs of True of bool [B, S_q, S_kv], at most `most` in a row."""
-    edge = dense.new_zeros((*dense.shape[:2], 1))
-    before, after = torch.cat([edge, dense], -1), torch.cat([dense, edge], -1)
-    starts, stops = after & ~before, before & ~after  # [B, S_q, S_kv + 1]: a run's first column, one past its last
-    count = starts.sum(-1)
-    used = int(count.max()) if count.numel() else 0
-    if used > most:
-        b, r = (int(x) for x in (count > most).nonzero()[0])
-        raise ValueError(f"dense[{b}, {r}] has {int(count[b, r])} intervals, expected at most {most}")
-    intervals = torch.zeros((*dense.shape[:2], max(used, 1), 2), dtype=torch.int32, device=dense.device)
-    for side, flags in enumerate((starts, stops)):
-        place = flags.nonzero(as_tuple=True)
-        rank = flags.cumsum(-1)[place] - 1
-        intervals[place[0], place[1], rank, side] = place[2].to(torch.int32)
-    return intervals
+def runs(flags: Tensor, name: str) -> Tensor:
+    """The runs of True of every row, as intervals: int32 [B, S, K, 2], K what the fullest row needs, at least 1.
+
+    flags: bool [B, S, columns], called `name` in the ValueError that a row of more than 8 runs raises.
+    """
+    batch, rows, _ = flags.shape
+    padded = torch.nn.functional.pad(flags, (1, 1))
+    border = padded[..., 1:] != padded[..., :-1]  # of each run in turn its first column, and the column behind its last
+    count = border.sum(-1).flatten() // 2
+    most = int(count.max()) if count.numel() else 0
+    if most > MAX_INTERVALS:
+        bad = int((count > MAX_INTERVALS).nonzero()[0])
+        raise ValueError(
+            f"{name}[{bad // rows}, {bad % rows}] has {int(count[bad])} intervals, expected at most {MAX_INTERVALS}"
+        )
+    row, column = border.flatten(0, 1).nonzero(as_tuple=True)
+    row = row[::2]
+    first = count.cumsum(0) - count  # the number of the first run of each row, counted over all rows
+    rank = torch.arange(row.numel(), dtype=torch.int64, device=flags.device) - first[row]
+    out = torch.zeros((batch * rows, max(most, 1), 2), dtype=torch.int32, device=flags.device)
+    out[row, rank] = column.view(-1, 2).to(torch.int32)
+    return out.unflatten(0, (batch, rows))
 
 
 def check_ids(ids: Tensor, name: str = "ids") -> None:
@@ -310,9 +317,11 @@ class _Layout:
         before = torch.where(self.lo > 0, _at(begun, self.lo - 1, 0), 0)  # of them, those of earlier samples
         count = torch.where(text_row, begun - before, 1)
         most = int(count.max()) if count.numel() else 1
-        if most > 8:
+        if most > MAX_INTERVALS:
             b = int(count.max(1).values.argmax())
-            raise ValueError(f"ids[{b}] has a sample with {most} runs of text, expected at most 8 for lvg_v2")
+            raise ValueError(
+                f"ids[{b}] has a sample with {most} runs of text, expected at most {MAX_INTERVALS} for lvg_v2"
+            )
 
         # Tables of the runs of each row, one spare entry for places that begin none.
         runs = int(begun.max()) if begun.numel() else 0

@@ -124,6 +124,20 @@ def test_references_import_torch_alone(path):
         assert fine or module.startswith("showo_ext.mask"), f"{name(path)} imports {module}"
 
 
+def test_only_integrations_know_the_libraries_that_they_integrate_with():
+    for path in [*sources("showo_ext", ".py"), *sources("python/showo", ".py")]:
+        if "integrations" not in path.parts:
+            assert not [module for module in imports(path) if "integrations" in module.split(".")], name(path)
+        else:
+            roots = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names)
+            assert roots <= {"torch", "transformers", "showo_ext"}, f"{name(path)} imports {sorted(roots)}"
+
+
+def test_showo_ext_needs_no_transformers():
+    script = "import sys; sys.modules['transformers'] = None; import showo_ext, showo_ext.integrations"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("path", sources("python/showo", ".py"), ids=name)
 def test_showo_uses_public_names_of_showo_ext(path):
     for module in imports(path):
