@@ -51,6 +51,8 @@ class Guard:
         if self.serving.stopping:
             return busy("the server is about to stop", "stopping")
         headers = dict(scope["headers"])
+        if b"origin" in headers:  # else any page that somebody looks at could make this server draw
+            return ApiError(403, "pages in a browser may not ask this server", code="from_a_page")
         if self.serving.key is not None and scope["path"] not in OPEN_PATHS:
             given = headers.get(b"authorization", b"").partition(b" ")
             if given[0].lower() != b"bearer" or not hmac.compare_digest(given[2].strip(), self.serving.key.encode()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from showo.serve.errors import api_error
 
+_log = logging.getLogger(__name__)
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: for proxies that would collect them
 
 
@@ -32,4 +34,4 @@ async def _told(frames: AsyncIterator[str]) -> AsyncIterator[str]:
         told = api_error(error)
         yield f"event: error\ndata: {json.dumps(told.body)}\n\n"
         if told.status_code == 500:
-            raise  # so that the log has it
+            _log.error("a response ended early", exc_info=error)

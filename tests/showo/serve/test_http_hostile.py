@@ -129,6 +129,14 @@ def test_json_that_says_it_is_none(http: httpx.Client) -> None:
     assert "application/json" in reason(answer, 400)["message"]
 
 
+def test_pages_of_others(http: httpx.Client) -> None:
+    """A form on a page can post to any address without being asked; browsers say where it comes from."""
+    files = {"image": png(noise(1, mode="RGBA"))}
+    for origin in ("https://example.org", "null"):
+        answer = http.post(EDIT, data={"prompt": "a"}, files=files, headers={"Origin": origin})
+        assert reason(answer, 403)["code"] == "from_a_page"
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
