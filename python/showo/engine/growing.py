@@ -13,6 +13,15 @@ from showo.model.transformer import Showo
 from showo_ext import OmniMask, sample_tokens
 
 
+def all_finite(logits: Tensor, dim: int | None = None) -> Tensor:
+    """bool, without waiting for the device: whether no number of all, or along `dim`, is NaN or infinite.
+
+    A sum tells it at the price of reading once, since whatever is added to these stays one of them. That the sum of
+    finite logits is too large for fp32 takes such as nothing can be drawn from either.
+    """
+    return logits.sum(dim, dtype=torch.promote_types(logits.dtype, torch.float32)).isfinite()
+
+
 def check_finite(finite: Tensor) -> None:
     """NotFiniteError where logits were NaN or infinite, of which any choice would be an arbitrary one."""
     if not finite:
@@ -110,7 +119,7 @@ class GrowingText:
     def draw(self, seeds: Tensor, temperature: float, top_k: int, top_p: float) -> None:
         """Chooses the next id of every row."""
         logits = self.logits()
-        self._finite = self._finite & logits.isfinite().all()
+        self._finite = self._finite & all_finite(logits)
         if logits.device.type == "cpu":  # nothing is waited for there
             check_finite(self._finite)
         ids, _ = sample_tokens(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seeds, step=self.drawn)

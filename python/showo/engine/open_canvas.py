@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from showo.engine.composing import Others, compose
-from showo.engine.growing import check_finite
+from showo.engine.growing import all_finite, check_finite
 from showo.engine.guidance import guidance_weights
 from showo.engine.samplers import Filling, Prediction, find_sampler
 from showo.engine.schedule import mask_schedule
@@ -127,7 +127,7 @@ class OpenCanvas:
         Raises NotFiniteError for NaN and infinity, on a GPU not before the pictures are done.
         """
         if logits is not None:
-            self._finite = self._finite & logits.isfinite().all()
+            self._finite = self._finite & all_finite(logits)
             if self._on_cpu:
                 check_finite(self._finite)
             if places is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from showo.engine.batching.requests import AnsweringWork
 from showo.engine.batching.shared_rows import Batch
 from showo.engine.batching.ticket import AnswerDone, Ending, Piece, Ticket
-from showo.engine.growing import GrowingText, check_finite
+from showo.engine.growing import GrowingText, all_finite, check_finite
 from showo.engine.session import Session
 from showo.engine.tasks.chat import first_row
 from showo.engine.text_pieces import TextPieces
@@ -122,7 +122,7 @@ def _draw(answers: Sequence[OpenAnswer], logits: Tensor) -> dict[OpenAnswer, End
             logits[where], temperature=temperature, top_k=top_k, top_p=top_p, seed=seeds, step=step
         )
     ended: dict[OpenAnswer, Ending] = {}
-    for answer, id_, finite in zip(answers, ids.tolist(), logits.isfinite().all(1).cpu(), strict=True):
+    for answer, id_, finite in zip(answers, ids.tolist(), all_finite(logits, 1).cpu(), strict=True):
         try:
             check_finite(finite)
             answer.add(id_)
