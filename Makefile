@@ -19,7 +19,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks examples tools setup.py)
 
-.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-asan lint format clean
+.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-ray test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,8 +60,12 @@ test-fast: dev ## the tests that take seconds
 test-kernels: emulator ## the exhaustive sweep over kernels: single tests of it take longer than others may
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_JOBS) -m kernels -o faulthandler_timeout=7200
 
-test-soak: dev ## a training of two ranks that is killed thirty times at random moments ends with the same bits
+test-soak: dev ## long runs: a training that is killed thirty times at random moments, a server of a thousand requests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak -o faulthandler_timeout=3600
+
+test-ray: dev ## install Ray Serve and test the server in two replicas, one of which is killed
+	$(PYTHON) -m pip install -q -c constraints.txt 'ray[serve]>=2.40'
+	$(PYTHON) -m pytest -q tests/showo/serve/test_ray.py
 
 ASAN = build/asan
 test-asan: $(SETUP) ## operator tests under AddressSanitizer and UndefinedBehaviorSanitizer (ASAN_TESTS=...)
