@@ -6,6 +6,8 @@ tensor to all of its layers, so the `OmniMask` of a tensor is made once and kept
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -55,6 +57,20 @@ def mask_of(mask: Tensor, q_length: int, kv_length: int) -> OmniMask:
 
 def _make(mask: Tensor, kv_length: int) -> OmniMask:
     return OmniMask(mask if mask.dtype == torch.int32 else intervals_of(mask), kv_length)
+
+
+def plain_mask(causal: bool, q_length: int, kv_length: int, device: torch.device) -> OmniMask:
+    """The causal or full mask of batch 1 for layers that are given no tensor; the same object for all of them."""
+    make = _make_plain if torch.compiler.is_compiling() else _kept_plain
+    return make(causal, q_length, kv_length, device)
+
+
+def _make_plain(causal: bool, q_length: int, kv_length: int, device: torch.device) -> OmniMask:
+    make = OmniMask.causal if causal else OmniMask.full
+    return make(1, q_length, kv_length=kv_length, device=device)
+
+
+_kept_plain = functools.lru_cache(maxsize=8)(_make_plain)
 
 
 def intervals_of(mask: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ A 4-D mask that a caller gives goes to the layers as it is; `_mask_tensors.mask_
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ from transformers.masking_utils import (
 )
 
 from showo_ext.integrations import _mask_functions
-from showo_ext.integrations._mask_tensors import intervals_of, mask_of
+from showo_ext.integrations._mask_tensors import intervals_of, mask_of, plain_mask
 from showo_ext.mask import OmniMask
 from showo_ext.ops import omni_attention
 
@@ -175,14 +174,4 @@ def _plain_mask(module: nn.Module, query: Tensor, kv_length: int, causal: bool, 
             f"attention_mask is None for {q_length} queries and {kv_length} keys of a causal layer"
             f"{' with a window' if windowed else ''}; what they see is not known without a mask"
         )
-    if torch.compiler.is_compiling():
-        return _make_plain(causal, q_length, kv_length, query.device)
-    return _kept_plain(causal, q_length, kv_length, query.device)
-
-
-def _make_plain(causal: bool, q_length: int, kv_length: int, device: torch.device) -> OmniMask:
-    make = OmniMask.causal if causal else OmniMask.full
-    return make(1, q_length, kv_length=kv_length, device=device)
-
-
-_kept_plain = functools.lru_cache(maxsize=8)(_make_plain)  # with the plan that all layers share
+    return plain_mask(causal, q_length, kv_length, query.device)

@@ -113,8 +113,8 @@ def test_spans_of_pictures_see_themselves_both_ways(config: Callable[[], Any], s
     else:
         pictures[0, 7:] = pictures[1, 4:] = 1
     real = every_place()
-    keywords = {"token_type_ids": pictures, "attention_mask": real.long()}
     ids = models.ids(BATCH, LENGTH, seed)
+    keywords = {"token_type_ids": pictures, "attention_mask": real.long(), "labels": ids}  # PaliGemma 4 asks for labels
     model = models.build(config(), "omni", seed).train()
     causal = model(
         input_ids=ids, **{**keywords, "token_type_ids": torch.full_like(pictures, config is models.paligemma)}
