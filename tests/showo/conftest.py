@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def unreadable(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with damaged weights: whoever is told of another mistake is told before they are read."""
+    folder = tmp_path_factory.mktemp("unreadable")
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    for weights in folder.rglob("*.safetensors"):
+        weights.write_bytes(b"no weights")
+    return folder
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
-    Image.effect_noise((40, 30), 80).convert("RGB").save(path)
+    pixels = torch.randint(256, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(path)
     return path

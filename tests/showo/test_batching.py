@@ -112,8 +112,8 @@ def test_every_kind(pipe: ShowoPipeline) -> None:
     assert (facts.waiting, facts.running, facts.rows, facts.cache_bytes) == (0, 0, 0, 0)
 
 
-def mixed(random: Random) -> tuple[Draw | Answer, Callable[[ShowoPipeline], Any]]:
-    """A request of some kind and options, and what the pipeline makes of it alone."""
+def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[ShowoPipeline], Any]]:
+    """A request of some kind, which takes max_rows rows at most, and what the pipeline makes of it alone."""
     prompt, picture = random.choice(["", "a", "a red thing", "b c"]), noise(random.randrange(99))
     if random.random() < 0.4:
         how = {
@@ -136,6 +136,8 @@ def mixed(random: Random) -> tuple[Draw | Answer, Callable[[ShowoPipeline], Any]
         "size": random.choice([(16, 16), (16, 16), (24, 16)]),
         "seed": random.randrange(99),
     }
+    if max_rows >= 4 and random.random() < 0.3:  # two further prompts make four rows
+        options["also"] = [("y", random.uniform(-2, 4)), ("w", 1.0)][: random.randint(1, 2)]
     if options["guidance"] > 0 and random.random() < 0.5:
         options["negative_prompt"] = "z"
     if random.random() < 0.3:
@@ -157,7 +159,7 @@ def test_as_alone(pipe: ShowoPipeline, max_rows: int) -> None:
     seed = secrets.randbits(32)
     print("seed", seed)
     random = Random(seed)
-    requests = [mixed(random) for _ in range(14)]
+    requests = [mixed(random, max_rows) for _ in range(14)]
     alone = [expected(pipe) for _, expected in requests]
     with Engine(pipe, max_rows=max_rows) as engine:
         tickets = []
@@ -376,3 +378,21 @@ def test_nothing_is_kept(pipe: ShowoPipeline) -> None:
 def test_refused_at_once(engine: Engine, request_: Draw | Answer, message: str) -> None:
     with pytest.raises(UserError, match=message):
         engine.submit(request_)
+
+
+def test_composed_prompts(pipe: ShowoPipeline) -> None:
+    also = [("b", 2.0), ("c", -1.0)]
+    (expected,) = pipe.generate("a", steps=3, also=also, progress=False)
+    with Engine(pipe) as engine:
+        for given in (also, [also]):
+            done = engine.submit(Draw("a", {"steps": 3, "also": given})).result()
+            assert isinstance(done, DrawingDone)
+            assert done.picture.tobytes() == expected.tobytes()
+        with pytest.raises(UserError, match="also has 20001 characters, at most 20000 are taken"):
+            engine.submit(Draw("a", {"also": [("b", 1.0), ("x" * 20_001, 1.0)]}))
+        with pytest.raises(UserError, match="also has 19 tokens, this model reads 18"):
+            engine.submit(Draw("a", {"also": [("x" * 19, 1.0)]}))
+    with Engine(pipe, max_rows=3) as engine:
+        assert engine.submit(Draw("a", {"steps": 1, "guidance": 0.0, "also": also[:1]})).result()
+        with pytest.raises(UserError, match="the picture takes 4 rows of a batch, this engine has 3"):
+            engine.submit(Draw("a", {"also": also}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 from showo.dialogue import SYSTEM_PROMPT, Dialogue, question_text
 from showo.engine.pipeline import ShowoPipeline
 from showo.engine.session import Session
+from showo.engine.tasks.chat import check_turns
 from showo.errors import UserError
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
@@ -183,6 +185,21 @@ def test_a_full_model_says_so(pipe: ShowoPipeline, images: list[Image.Image]) ->
         pipe.chat(images, size=(32, 32))
 
 
+def test_turns_are_checked_as_if_answers_were_empty(pipe: ShowoPipeline, images: list[Image.Image]) -> None:
+    only_letters(pipe, 1e4)
+    longest = {"a": 71, "b": 50}
+    for before, letter in (([], "a"), ([None, "b"], "b")):
+        fits, too_long = ([*before, letter * (longest[letter] + more)] for more in (0, 1))
+        chat = pipe.chat(images)
+        assert [chat.ask(question) for question in fits] == [""] * len(fits)
+        check_turns(pipe, len(images), fits, None)
+        chat = pipe.chat(images)
+        with pytest.raises(UserError) as told:
+            [chat.ask(question) for question in too_long]
+        with pytest.raises(UserError, match=re.escape(str(told.value))):
+            check_turns(pipe, len(images), too_long, None)
+
+
 class Tower:
     """Features of a vision tower: the four quarters of a picture, seen by nobody's weights."""
 
@@ -242,15 +259,22 @@ def test_on_the_command_line(
 
 
 def test_mistakes_on_the_command_line(
-    checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    unreadable: Path,
+    picture: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def message(*arguments: object) -> str:
-        return failure(capsys, "chat", *arguments, "-m", checkpoint)
+        return failure(capsys, "chat", *arguments, "-m", unreadable)
 
     assert "absent.png: no such picture" in message("absent.png", "-q", "a")
     assert "--question 2 is empty" in message("-q", "a", "-q", " ")
     assert "holds bytes that are not valid in its encoding" in message("-q", "\udcff")
     assert "top_p must lie in (0, 1], got 2.0" in message("-q", "a", "--top-p", 2)
     assert "8 pictures take 146 positions; this model has 128" in message(*[picture] * 8, "-q", "a")
+    assert "turn 1 of the chat takes 136 positions, and 128 of" in message(picture, picture, "-q", "x" * 80)
+    assert "turn 2 of the chat takes 89 positions, and 89 of" in message(picture, picture, "--caption", "-q", "x" * 71)
+    assert "/model.safetensors" in message(picture, picture, "--caption", "-q", "x" * 70)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8"))
-    assert "holds bytes that are not valid in its encoding" in message(picture)
+    assert "holds bytes that are not valid in its encoding" in failure(capsys, "chat", picture, "-m", checkpoint)

@@ -54,10 +54,12 @@ from tests.showo.command import failure, run
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (["--revision", "v1"], "is a folder here; only the hub's have revisions"),
         (["x" * 19], "prompt 2 is too long: 19 tokens, at most 18 fit ('xxx"),
+        (["--also", "x" * 19 + "=1"], "--also 1 is too long: 19 tokens, at most 18 fit ('xxx"),
+        ([], "/model.safetensors is damaged"),
     ],
 )
 def test_generate_mistakes(
-    checkpoint: Path,
+    unreadable: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -65,16 +67,16 @@ def test_generate_mistakes(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = [] if "--model" in arguments else ["--model", checkpoint]
+    model = [] if "--model" in arguments else ["--model", unreadable]
     assert message in failure(capsys, "generate", "a", *model, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_describe_mistakes(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    unreadable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def message(*arguments: object) -> str:
-        return failure(capsys, "describe", *arguments, "-m", checkpoint)
+        return failure(capsys, "describe", *arguments, "-m", unreadable)
 
     assert "absent.png: no such picture" in message(tmp_path / "absent.png")
     assert "no such picture" in message(tmp_path)

@@ -155,7 +155,7 @@ def test_on_the_command_line(
 
 
 def test_mistakes_on_the_command_line(
-    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    unreadable: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
@@ -167,6 +167,8 @@ def test_mistakes_on_the_command_line(
         (["--sampler", "gibbs"], "sampler must be confidence"),
         (["x" * 19], "prompt 2 is too long: 19 tokens, at most 18 fit"),
         (["b"] * 5, "story 0: 6 texts and pictures take 144 positions; this model has 128"),
+        (["--also", "x" * 19 + "=1"], "--also 1 is too long: 19 tokens, at most 18 fit"),
+        ([], "/model.safetensors"),
     ):
-        assert message in failure(capsys, "story", "a", *arguments, "-m", checkpoint)
+        assert message in failure(capsys, "story", "a", *arguments, "-m", unreadable)
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -95,6 +95,44 @@ def test_negative_prompts_of_a_pipeline(pipe: ShowoPipeline) -> None:
     assert other[1] != one[1]
 
 
+def test_composed_prompts_of_a_pipeline(pipe: ShowoPipeline) -> None:
+    """Of a call as of the function, whatever the batch; of one list for all pictures as of one for each."""
+    options: dict[str, Any] = {"steps": 3, "seed": 4, "guidance": 1.0, "output_type": "codes"}
+    also = [[("c", 2.0), ("d e", -1.5)], [], [("f", 0.5)]]
+    drawn = pipe.generate(["a", "b", "a"], also=also, batch=2, **options)
+    ids = pipe.text_ids(["a", "b", "a", "c", "d e", "f"])
+    others = [[(ids[3], 2.0), (ids[4], -1.5)], [], [(ids[5], 0.5)]]
+    codes = generate_codes(pipe.model, pipe.prompting, ids[:3], also=others, steps=3, seed=4, guidance=1.0)
+    assert torch.equal(drawn.flatten(1), codes)
+    plain = pipe.generate(["a", "b", "a"], **options)
+    assert [torch.equal(found, other) for found, other in zip(drawn, plain, strict=True)] == [False, True, False]
+    one = pipe.generate(["a", "b"], also=also[0], **options)
+    assert torch.equal(one, pipe.generate(["a", "b"], also=[also[0]] * 2, **options))
+    assert torch.equal(one[0], drawn[0])
+    assert torch.equal(pipe.generate(["a", "b", "a"], also=[], **options), plain)
+    options |= {"guidance": 0.0, "also": [("c", 9.0)]}
+    assert not torch.equal(pipe.generate("a", **options), pipe.generate("a", negative_prompt="g", **options))
+
+
+def test_composed_prompts_of_every_task(pipe: ShowoPipeline) -> None:
+    picture = Image.new("RGB", (16, 16), "teal")
+
+    def drawn(**options: Any) -> list[torch.Tensor]:
+        options |= {"steps": 3, "output_type": "codes", "progress": False}
+        return [
+            pipe.generate("a", earlier=[[("b", picture)]], **options),
+            pipe.inpaint(picture, "a", (0, 0, 16, 16), **options),
+            pipe.vary(picture, "a", share=0.9, **options),
+            pipe.extend(picture, "a", ["right", "up"], **options),
+            pipe.interleave([["a", "b"]], **options)[0][1],
+        ]
+
+    plain = drawn()
+    for alone, same, composed in zip(plain, drawn(also=[("c", 0.0)]), drawn(also=[("c", 9.0)]), strict=True):
+        assert torch.equal(alone, same)
+        assert not torch.equal(alone, composed)
+
+
 def test_a_bar_only_where_it_is_wanted(
     pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +159,10 @@ def test_a_bar_only_where_it_is_wanted(
         ({"seed": [1, 2]}, "seed must be one number or 1, got 2"),
         ({"negative_prompt": ["c", "d"]}, "negative_prompt must be one text or 1, got 2"),
         ({"negative_prompt": "c", "guidance": 0.0}, "negative_prompt: guidance 0 draws without it"),
+        ({"also": [[("c", 1.0)], []]}, "also: 2 lists of further prompts for 1 pictures"),
+        ({"also": [("c", 1.0)] * 8}, "also: a picture has 9 prompts, at most 8 can be composed"),
+        ({"also": [("c", float("nan"))]}, "also: a weight must be a number from -1e30 to 1e30, got nan"),
+        ({"sampler": "gibbs"}, "sampler must be confidence"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
     ],
@@ -141,3 +183,11 @@ def test_an_unknown_name_is_refused(pipe: ShowoPipeline) -> None:
 def test_every_option_is_resolved() -> None:
     others = {"height", "width", "num_inference_steps", "guidance_scale", "callback_on_step_end"}
     assert set(Options.__annotations__) - others == set(inspect.signature(Asked).parameters)
+
+
+@pytest.mark.parametrize(
+    "also", ["c", ["c"], [("c", "1")], [["c", 1.0]], [("c", 1.0, 2)], [("c", 1.0), []], [[("c",)]]]
+)
+def test_further_prompts_of_another_type(pipe: ShowoPipeline, also: Any) -> None:
+    with pytest.raises(TypeError, match=r'also must be \[\("a text", 0.5\), ...\], or one such list for each picture'):
+        pipe.generate("a", also=also)

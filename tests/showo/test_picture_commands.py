@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from PIL import Image
 
+from showo.commands import common
 from showo.engine.pipeline import ShowoPipeline
-from showo.model.transformer import Showo
 from tests.showo.command import failure, run
 
 COMMANDS = {"inpaint": ["a", "--box", "0,0,9,9"], "extend": ["up: a"], "vary": ["a"]}
@@ -29,8 +33,9 @@ def test_commands_give_what_the_pipeline_gives(
     mask.paste(200, (10, 10, 20, 20))
     mask.save("mask.png")
     Image.effect_noise((20, 20), 90).save("other.png")
-    options = {"steps": 2, "seed": 4, "negative_prompt": "b"}
+    options = {"steps": 2, "seed": 4, "negative_prompt": "b", "also": [("c = d", 2.5), ("e", -50.0)]}
     common = ["-m", checkpoint, "--steps", 2, "--seed", 4, "--negative", "b", "--json"]
+    common += ["--also", "c = d=+2.5", "--also", "e = -5e1"]
 
     def told(*arguments: object) -> dict[str, object]:
         assert run(*arguments, *common) == 0
@@ -91,12 +96,19 @@ def test_generate_in_json(here: Path, checkpoint: Path, capsys: pytest.CaptureFi
         ("vary", ["picture.png", "a", "--negative", "x" * 19], "--negative is too long: 19 tokens, at most 18 fit"),
         ("vary", ["picture.png", "a", "--size", "4096x4096"], "needs 1048599 positions; this model has 128"),
         ("vary", ["picture.png", "a", "--sampler", "gibbs"], "sampler must be confidence"),
+        ("vary", ["picture.png", "a", "--also", "b"], '--also must be TEXT=WEIGHT, such as "a blue ring=0.5", got'),
+        ("vary", ["picture.png", "a", "--also", " =1"], "--also must be TEXT=WEIGHT"),
+        ("vary", ["picture.png", "a", "--also", "b=nan"], "--also must be TEXT=WEIGHT"),
+        ("vary", ["picture.png", "a", "--also", "b=1e31"], "also: a weight must be a number from -1e30 to 1e30, got"),
+        ("vary", ["picture.png", "a", *["--also", "b=1"] * 8], "also: a picture has 9 prompts, at most 8 can be"),
+        ("vary", ["picture.png", "a", "--also", "b=1", "--also", "x" * 19 + "=1"], "--also 2 is too long: 19 tokens"),
+        *((name, ["picture.png", *told, "--guidance", "-1"], "guidance must be 0") for name, told in COMMANDS.items()),
+        *((name, ["picture.png", *told], "/model.safetensors") for name, told in COMMANDS.items()),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_told_before_weights_are_read(
     here: Path,
-    checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    unreadable: Path,
     capsys: pytest.CaptureFixture[str],
     command: str,
     arguments: list[str],
@@ -105,9 +117,8 @@ def test_mistakes(
     Path("text.png").write_text("no picture")
     Image.new("RGBA", (40, 30)).save("clear.png")
     Image.new("L", (8, 8), 255).save("small.png")
-    monkeypatch.setattr(Showo, "forward", None)
     before = sorted(here.iterdir())
-    assert message in failure(capsys, command, *arguments, "-m", checkpoint)
+    assert message in failure(capsys, command, *arguments, "-m", unreadable)
     assert sorted(here.iterdir()) == before
 
 
@@ -137,3 +148,29 @@ def test_an_interrupt_leaves_nothing(
     monkeypatch.setattr(Image.Image, "save", interrupt)
     assert run(command, picture, *COMMANDS[command], "-m", checkpoint, "--steps", 1) == 130
     assert [path.name for path in here.iterdir()] == ["picture.png"]
+
+
+def test_options_that_commands_share(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a group of options stands, each has its name, its default and its help, in the group's order."""
+
+    @common.grouped
+    def command(*, first: int = 1, drawing: common.DrawingOptions, last: int = 2, models: common.ModelOptions) -> None:
+        given.extend([first, drawing, last, models])
+
+    given: list[object] = []
+    groups = [common.DrawingOptions, common.ModelOptions]
+    drawing, models = ([field.name for field in dataclasses.fields(group)] for group in groups)
+    assert list(inspect.signature(command).parameters) == ["first", *drawing, "last", *models]
+    hints = get_type_hints(common.DrawingOptions, include_extras=True)
+    assert {name: inspect.signature(command).parameters[name].annotation for name in drawing} == hints
+    given_by_name = dict.fromkeys(drawing) | dict.fromkeys(models) | {"steps": 7, "device": "cuda", "last": 9}
+    command(first=5, **given_by_name)
+    expected = [
+        group(**{name: given_by_name[name] for name in names}) for group, names in zip(groups, (drawing, models))
+    ]
+    assert given == [5, expected[0], 9, expected[1]]
+    for name in ("generate", "inpaint", "extend", "vary", "story"):
+        assert run(name, "--help") == 0
+        told = re.findall(r"^\W*(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+        shared = [f"--{option.replace('_', '-')}" for option in [*drawing, *models] if option != "model"]
+        assert [option for option in told if option in shared] == shared

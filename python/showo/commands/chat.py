@@ -57,6 +57,7 @@ def chat(
             raise UserError(f"--question {number} is empty")
     pixels = common.parse_size(size)
 
+    from showo.engine.tasks.chat import check_turns
     from showo.engine.understand import check_options
     from showo.pictures import open_image
 
@@ -64,8 +65,9 @@ def chat(
     common.begin(threads)
     images = [open_image(path) for path in pictures or []]
     pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization
+        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization, deferred=True
     )
+    check_turns(pipe, len(images), [*[None] * caption, *(question or [])], pixels)
     talk = pipe.chat(images, size=pixels, seed=seed)
     for asked in itertools.chain([None] * caption, question if question is not None else _lines()):
         stream = talk.stream(asked, max_new_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p)

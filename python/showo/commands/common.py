@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from showo.errors import UserError
+from showo.commands.output import check_file, check_folder
+from showo.errors import OutputError, UserError
 from showo.text import clean_text
 
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 4096
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 PREVIEW_SIDE = 256  # pixels to which small pictures are enlarged on a sheet, at most
 
@@ -90,6 +97,15 @@ GuidanceSchedule = Annotated[
 Negative = Annotated[
     str | None, typer.Option("--negative", help="What the pictures are to be unlike.", show_default="the empty text")
 ]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        metavar="TEXT=WEIGHT",
+        help='A further text that the pictures are composed of, such as "a blue ring=0.5", beside the prompt, whose '
+        "weight is 1 + guidance; a negative weight leads away from the text. May be given several times.",
+    ),
+]
 Blend = Annotated[
     int | None,
     typer.Option(
@@ -109,6 +125,99 @@ Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for 
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads to compute with.", show_default="torch's choice")
 ]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: where one of its parameters is a dataclass of options, these stand in its place."""
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            types = get_type_hints(hints[name], include_extras=True)
+            members = [(field.name, field.default) for field in dataclasses.fields(hints[name])]
+        else:
+            types, members = hints, [(name, parameter.default)]
+        parameters += [
+            inspect.Parameter(member, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[member])
+            for member, default in members
+        ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How pictures are drawn: the options of every command that draws."""
+
+    steps: Steps = None
+    guidance: Guidance = None
+    top_k: TopCodes = None
+    schedule: Schedule = "cosine"
+    temperature: Temperature = 1.0
+    sampler: Sampler = "confidence"
+    guidance_schedule: GuidanceSchedule = "constant"
+    negative: Negative = None
+    also: Also = None
+
+    def read(self) -> dict[str, Any]:
+        """The same as `showo.engine.options.Options`. UserError where one cannot be, before anything is loaded."""
+        from showo.engine.options import check_names
+
+        check_names(self.schedule, self.sampler, self.guidance_schedule)
+        return {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "top_k": self.top_k,
+            "schedule": self.schedule,
+            "temperature": self.temperature,
+            "sampler": self.sampler,
+            "guidance_schedule": self.guidance_schedule,
+            "negative_prompt": self.negative,
+            "also": [_weighted(text) for text in self.also or []],
+        }
+
+
+def _weighted(also: str) -> tuple[str, float]:
+    """("a blue ring", 0.5) of "a blue ring=0.5"."""
+    text, _, weight = (part.strip() for part in also.rpartition("="))
+    if not clean_text(text) or not _NUMBER.fullmatch(weight):
+        raise UserError(f'--also must be TEXT=WEIGHT, such as "a blue ring=0.5", got {also!r}')
+    return text, float(weight)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model draws, and where: the options of every command that draws."""
+
+    model: Model = None
+    revision: Revision = None
+    image_tokenizer: ImageTokenizerOption = None
+    text_tokenizer: TextTokenizerOption = None
+    device: Device = "cpu"
+    dtype: DType = "float32"
+    threads: Threads = None
+
+    def load(self) -> ShowoPipeline:
+        """As `load_pipeline`, weights deferred."""
+        return load_pipeline(
+            self.model,
+            self.image_tokenizer,
+            self.text_tokenizer,
+            self.device,
+            self.dtype,
+            revision=self.revision,
+            deferred=True,
+        )
 
 
 def max_threads() -> int:
@@ -136,17 +245,6 @@ def spin_briefly() -> None:
     slower. To be called before torch is loaded, which is when the setting is read; one that the user has made stays.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
-
-def check_drawing(schedule: str, sampler: str, guidance_schedule: str) -> None:
-    """UserError for names that say nothing of how to draw, before anything is loaded."""
-    from showo.engine.guidance import guidance_weights
-    from showo.engine.samplers import find_sampler
-    from showo.engine.schedule import mask_schedule
-
-    mask_schedule(schedule)
-    find_sampler(sampler)
-    guidance_weights(0.0, 1, guidance_schedule)
 
 
 def sheet_of(pipe: ShowoPipeline, texts: list[str], size: tuple[int, int] | None, columns: int) -> Sheet:
@@ -178,7 +276,9 @@ def load_pipeline(
     vision_tower: str | None = None,
     revision: str | None = None,
     quantization: str | None = None,
+    deferred: bool = False,
 ) -> ShowoPipeline:
+    """As `ShowoPipeline.from_pretrained`; deferred is for commands that do one thing, which may be wrong."""
     from showo.engine.pipeline import ShowoPipeline
 
     return ShowoPipeline.from_pretrained(
@@ -190,6 +290,7 @@ def load_pipeline(
         dtype=parse_dtype(dtype),
         device=device,
         quantization=quantization,
+        deferred=deferred,
     )
 
 
@@ -228,18 +329,31 @@ def check_pictures(paths: Sequence[Path]) -> None:
             raise UserError(f"{path}: no such picture")
 
 
-def check_prompts(pipe: ShowoPipeline, prompts: Sequence[str]) -> None:
-    """UserError for a text that would be cut."""
-    _check_room(pipe, {f"prompt {number}": prompt for number, prompt in enumerate(prompts, start=1)})
+def check_outputs(sheet: Path | None, folder: Path | None, count: int) -> list[Path]:
+    """The files of `count` single pictures in --output-dir, named by their number; none where there is no folder.
+
+    Raises OutputError where one of them, or the sheet (--output), cannot be written, or the sheet is one of them.
+    """
+    files = [] if folder is None else [folder / f"{number}.png" for number in range(count)]
+    if sheet is not None:
+        check_file("--output", sheet, SHEET_TYPES)
+        if os.path.realpath(sheet) in map(os.path.realpath, files):
+            raise OutputError(f"--output {sheet} is the name of a single picture in --output-dir")
+    if folder is not None:
+        check_folder("--output-dir", folder)
+    for file in files:
+        check_file("--output-dir", file, (".png",))
+    return files
 
 
-def check_negative(pipe: ShowoPipeline, negative: str | None) -> None:
-    """UserError for a negative prompt that would be cut."""
-    _check_room(pipe, {} if negative is None else {"--negative": clean_text(negative)})
-
-
-def _check_room(pipe: ShowoPipeline, texts: dict[str, str]) -> None:
-    for (name, text), ids in zip(texts.items(), pipe.text_tokenizer.encode_batch([*texts.values()])):
-        if pipe.prompting.is_cut(ids):
+def check_texts(pipe: ShowoPipeline, prompts: Sequence[str], options: dict[str, Any]) -> None:
+    """UserError for a prompt that would be cut, or a text of the options."""
+    texts = {f"prompt {number}": prompt for number, prompt in enumerate(prompts, start=1)}
+    if options["negative_prompt"] is not None:
+        texts["--negative"] = options["negative_prompt"]
+    texts |= {f"--also {number}": text for number, (text, _) in enumerate(options["also"], start=1)}
+    ids = pipe.text_tokenizer.encode_batch([clean_text(text) for text in texts.values()])
+    for (name, text), row in zip(texts.items(), ids, strict=True):
+        if pipe.prompting.is_cut(row):
             start = text if len(text) <= 40 else text[:37] + "..."
-            raise UserError(f"{name} is too long: {len(ids)} tokens, at most {pipe.room} fit ({start!r})")
+            raise UserError(f"{name} is too long: {len(row)} tokens, at most {pipe.room} fit ({start!r})")

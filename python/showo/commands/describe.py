@@ -43,7 +43,7 @@ def describe(
     common.begin(threads)
     images = [open_image(path) for path in pictures]
     pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization
+        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization, deferred=True
     )
     texts = pipe.describe(
         images,

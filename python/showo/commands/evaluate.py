@@ -58,7 +58,9 @@ def world(
     from showo.pictures import save_image
 
     common.begin(threads)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision)
+    pipe = common.load_pipeline(
+        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, deferred=True
+    )
     drawn = pipe.sampling.filled(steps=steps, guidance=guidance)
     settings = Settings(drawn.steps, drawn.guidance, step_guidance, seed, count, batch)
     report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))

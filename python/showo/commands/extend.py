@@ -13,7 +13,9 @@ from showo.errors import UserError
 from showo.text import clean_text
 
 
+@common.grouped
 def extend(
+    *,
     picture: Annotated[Path, typer.Argument(help="Picture file.")],
     told: Annotated[
         list[str],
@@ -27,23 +29,10 @@ def extend(
         typer.Option("--by", min=1, help="Codes that each step adds.", show_default="half of the training size"),
     ] = None,
     blend: common.Blend = None,
-    steps: common.Steps = None,
-    guidance: common.Guidance = None,
-    top_k: common.TopCodes = None,
-    schedule: common.Schedule = "cosine",
-    temperature: common.Temperature = 1.0,
-    sampler: common.Sampler = "confidence",
-    guidance_schedule: common.GuidanceSchedule = "constant",
-    negative: common.Negative = None,
+    drawing: common.DrawingOptions,
     seed: Annotated[int, typer.Option(help="Of the first window; the next ones count up.")] = 0,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    threads: common.Threads = None,
+    models: common.ModelOptions,
     as_json: common.Json = False,
 ) -> None:
     """Draw a picture on beyond its edges, step by step, on a canvas of any size."""
@@ -60,12 +49,11 @@ def extend(
     from showo.engine.tasks.extend import Extension
     from showo.pictures import open_image, save_image
 
-    common.check_drawing(schedule, sampler, guidance_schedule)
-    common.begin(threads)
+    options = drawing.read()
+    common.begin(models.threads)
     image = open_image(picture)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
-    common.check_prompts(pipe, prompts)
-    common.check_negative(pipe, negative)
+    pipe = models.load()
+    common.check_texts(pipe, prompts, options)
     grid = Extension(pipe.grid(pixels), pipe.grid(), directions, by).grids()[-1]
     check_sides("--output", output, pipe.pixels(grid))
     (drawn,) = pipe.extend(
@@ -75,15 +63,8 @@ def extend(
         by=by,
         blend=blend,
         size=pixels,
-        steps=steps,
-        guidance=guidance,
-        top_k=top_k,
-        schedule=schedule,
-        temperature=temperature,
-        sampler=sampler,
-        guidance_schedule=guidance_schedule,
-        negative_prompt=negative,
         seed=seed,
+        **options,
     )
     save_image(drawn, output)
     say_files({"picture": output}, as_json, directions=directions, prompts=prompts, seed=seed, size=drawn.size)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from showo.commands import common
-from showo.commands.output import check_file, check_folder, check_sides, say_files
-from showo.errors import UserError
+from showo.commands.output import check_file, check_sides, say_files
 from showo.text import clean_text
 
 if TYPE_CHECKING:
@@ -22,7 +20,9 @@ if TYPE_CHECKING:
 MASKED_GREY = 128
 
 
+@common.grouped
 def generate(
+    *,
     prompts: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives one picture.")],
     output: Annotated[
         Path | None,
@@ -36,14 +36,7 @@ def generate(
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Folder for the single pictures: 0.png, 1.png, ...")
     ] = None,
-    steps: common.Steps = None,
-    guidance: common.Guidance = None,
-    top_k: common.TopCodes = None,
-    schedule: common.Schedule = "cosine",
-    temperature: common.Temperature = 1.0,
-    sampler: common.Sampler = "confidence",
-    guidance_schedule: common.GuidanceSchedule = "constant",
-    negative: common.Negative = None,
+    drawing: common.DrawingOptions,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     batch: common.Batch = 8,
     columns: Annotated[int, typer.Option(min=1, help="Pictures in a row of the sheet.")] = 8,
@@ -51,38 +44,23 @@ def generate(
         Path | None, typer.Option("--steps-gif", help="Also write an animation of the masks resolving.")
     ] = None,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    threads: common.Threads = None,
+    models: common.ModelOptions,
     as_json: common.Json = False,
 ) -> None:
     """Make a picture for each prompt: on one sheet with the prompt under each, as a file each, or both."""
     common.spin_briefly()
-    files = [output_dir / f"{number}.png" for number in range(len(prompts))] if output_dir is not None else []
     if output is None and output_dir is None:
         output = Path("out.png")
-    if output is not None:
-        check_file("--output", output, common.SHEET_TYPES)
-        if os.path.realpath(output) in map(os.path.realpath, files):
-            raise UserError(f"--output {output} is the name of a single picture in --output-dir")
-    if output_dir is not None:
-        check_folder("--output-dir", output_dir)
-        for file in files:
-            check_file("--output-dir", file, (".png",))
+    files = common.check_outputs(output, output_dir, len(prompts))
     if steps_gif is not None:
         check_file("--steps-gif", steps_gif, (".gif",))
     pixels = common.parse_size(size)
     prompts = [clean_text(prompt) for prompt in prompts]
 
-    common.check_drawing(schedule, sampler, guidance_schedule)
-    common.begin(threads)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
-    common.check_prompts(pipe, prompts)
-    common.check_negative(pipe, negative)
+    options = drawing.read()
+    common.begin(models.threads)
+    pipe = models.load()
+    common.check_texts(pipe, prompts, options)
     layout = common.sheet_of(pipe, prompts, pixels, columns)
     for option, path in (("--output", output), ("--steps-gif", steps_gif)):
         if path is not None:
@@ -90,20 +68,14 @@ def generate(
 
     from showo.pictures import save_image
 
-    drawn = pipe.sampling.filled(steps=steps, guidance=guidance, top_k=top_k)
-    film: list[list[Image.Image]] = [[] for _ in range(drawn.steps)]
+    film: list[list[Image.Image]] = []
     pictures = pipe.generate(
         prompts,
         size=pixels,
-        **drawn.to_dict(),
-        schedule=schedule,
-        temperature=temperature,
-        sampler=sampler,
-        guidance_schedule=guidance_schedule,
-        negative_prompt=negative,
         seed=seed,
         batch=batch,
         callback=_watch(pipe, pixels, film) if steps_gif is not None else None,
+        **options,
     )
     for picture, file in zip(pictures, files):
         save_image(picture, file)
@@ -129,7 +101,7 @@ def _watch(
     from showo.pictures import to_image
 
     height, width = pipe.grid(size)
-    factor = pipe.image_tokenizer.config.downsampling
+    factor = pipe.image_config.downsampling
 
     def callback(first: int, step: GenerationStep) -> None:
         images = pipe.image_tokenizer.decode(step.codes, height, width)
@@ -138,6 +110,8 @@ def _watch(
             masked = torch.zeros_like(masked)
         grey = masked.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
         images = images.masked_fill(grey, MASKED_GREY / 127.5 - 1)
+        if step.step == len(film):
+            film.append([])
         film[step.step] += [to_image(image) for image in images]
 
     return callback

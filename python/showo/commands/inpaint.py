@@ -14,7 +14,9 @@ from showo.errors import UserError
 from showo.text import clean_text
 
 
+@common.grouped
 def inpaint(
+    *,
     picture: Annotated[Path, typer.Argument(help="Picture file.")],
     prompt: Annotated[str, typer.Argument(help="What the whole picture is to show.")],
     output: common.PictureOutput = Path("out.png"),
@@ -26,25 +28,12 @@ def inpaint(
         str | None, typer.Option("--box", help="LEFT,TOP,RIGHT,BOTTOM in pixels, the last two not included.")
     ] = None,
     blend: common.Blend = None,
-    steps: common.Steps = None,
-    guidance: common.Guidance = None,
-    top_k: common.TopCodes = None,
-    schedule: common.Schedule = "cosine",
-    temperature: common.Temperature = 1.0,
-    sampler: common.Sampler = "confidence",
-    guidance_schedule: common.GuidanceSchedule = "constant",
-    negative: common.Negative = None,
+    drawing: common.DrawingOptions,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     count: common.Count = 1,
     batch: common.Batch = 8,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    threads: common.Threads = None,
+    models: common.ModelOptions,
     as_json: common.Json = False,
 ) -> None:
     """Draw a part of a picture anew, which a mask or a box marks: every code that a marked pixel lies in."""
@@ -62,13 +51,12 @@ def inpaint(
     from showo.engine.tasks.inpaint import as_mask
     from showo.pictures import open_image, save_image, to_grey
 
-    common.check_drawing(schedule, sampler, guidance_schedule)
-    common.begin(threads)
+    options = drawing.read()
+    common.begin(models.threads)
     image = open_image(picture)
     marked = as_mask(open_image(area, convert=to_grey) if isinstance(area, Path) else area, image.size)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
-    common.check_prompts(pipe, [prompt])
-    common.check_negative(pipe, negative)
+    pipe = models.load()
+    common.check_texts(pipe, [prompt], options)
     pictures = pipe.inpaint(
         image,
         prompt,
@@ -77,15 +65,8 @@ def inpaint(
         num_images_per_prompt=count,
         batch=batch,
         size=pixels,
-        steps=steps,
-        guidance=guidance,
-        top_k=top_k,
-        schedule=schedule,
-        temperature=temperature,
-        sampler=sampler,
-        guidance_schedule=guidance_schedule,
-        negative_prompt=negative,
         seed=seed,
+        **options,
     )
     for drawn, file in zip(pictures, outputs):
         save_image(drawn, file)

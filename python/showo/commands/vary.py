@@ -12,7 +12,9 @@ from showo.commands.output import check_file, numbered, say_files
 from showo.text import clean_text
 
 
+@common.grouped
 def vary(
+    *,
     picture: Annotated[Path, typer.Argument(help="Picture file.")],
     prompt: Annotated[str, typer.Argument(help="What the new pictures are to show.")],
     output: common.PictureOutput = Path("out.png"),
@@ -22,25 +24,12 @@ def vary(
     other: Annotated[
         Path | None, typer.Option("--other", help="A second picture, to be mixed in; the seams are drawn anew.")
     ] = None,
-    steps: common.Steps = None,
-    guidance: common.Guidance = None,
-    top_k: common.TopCodes = None,
-    schedule: common.Schedule = "cosine",
-    temperature: common.Temperature = 1.0,
-    sampler: common.Sampler = "confidence",
-    guidance_schedule: common.GuidanceSchedule = "constant",
-    negative: common.Negative = None,
+    drawing: common.DrawingOptions,
     seed: Annotated[int, typer.Option(help="Picture i is drawn with seed + i.")] = 0,
     count: common.Count = 1,
     batch: common.Batch = 8,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    threads: common.Threads = None,
+    models: common.ModelOptions,
     as_json: common.Json = False,
 ) -> None:
     """Make pictures like a given one, or between two."""
@@ -56,12 +45,11 @@ def vary(
     from showo.pictures import open_image, save_image
 
     check_share(share)
-    common.check_drawing(schedule, sampler, guidance_schedule)
-    common.begin(threads)
+    options = drawing.read()
+    common.begin(models.threads)
     image, second = open_image(picture), None if other is None else open_image(other)
-    pipe = common.load_pipeline(model, image_tokenizer, text_tokenizer, device, dtype, revision=revision)
-    common.check_prompts(pipe, [prompt])
-    common.check_negative(pipe, negative)
+    pipe = models.load()
+    common.check_texts(pipe, [prompt], options)
     pictures = pipe.vary(
         image,
         prompt,
@@ -70,15 +58,8 @@ def vary(
         num_images_per_prompt=count,
         batch=batch,
         size=pixels,
-        steps=steps,
-        guidance=guidance,
-        top_k=top_k,
-        schedule=schedule,
-        temperature=temperature,
-        sampler=sampler,
-        guidance_schedule=guidance_schedule,
-        negative_prompt=negative,
         seed=seed,
+        **options,
     )
     for drawn, file in zip(pictures, outputs):
         save_image(drawn, file)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from showo.config import ShowoConfig
 from showo.devices import find_device
-from showo.engine.loading import IMAGE_TOKENIZER_FOLDER, SHOWO_FOLDER, VISION_TOWER_FOLDER, find_parts
+from showo.engine.loading import IMAGE_TOKENIZER_FOLDER, SHOWO_FOLDER, VISION_TOWER_FOLDER, Parts, find_parts
 from showo.engine.pipeline_file import PipelineFile
 from showo.engine.sampling import Sampling
 from showo.errors import CheckpointError
 from showo.files import new_folder
 from showo.model.clip import ClipTower
-from showo.model.image_tokenizer import ImageTokenizer
+from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.model.quantize import check_quantization, quantize
 from showo.model.transformer import Showo
+from showo.model.weights import read_config
 from showo.prompting import Prompting
 from showo.tokens import TextTokenizer
 
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
 class Assembly:
     """A transformer, an image tokenizer and a text tokenizer that fit each other.
 
+    config, image_config: of the models, also where their weights have not been read.
     sampling: how the model draws where `generate` is not told otherwise.
     vision_tower: what a model with CLIP-ViT sees pictures with, as a folder or hub id; opened when one is described.
     """
+
+    _weights: _Weights  # of what `from_pretrained` has made
 
     def __init__(
         self,
@@ -40,20 +46,31 @@ class Assembly:
         sampling: Sampling | None = None,
         vision_tower: str | Path | None = None,
     ) -> None:
-        config = model.config
+        self._describe(model.config, image_tokenizer.config, text_tokenizer, sampling or Sampling(), vision_tower)
+        self.model = model
+        self.image_tokenizer = image_tokenizer
+
+    def _describe(
+        self,
+        config: ShowoConfig,
+        image_config: ImageTokenizerConfig,
+        text_tokenizer: TextTokenizer,
+        sampling: Sampling,
+        vision_tower: str | Path | None,
+    ) -> None:
+        """All that can be said of a call before there are weights."""
         if text_tokenizer.text_vocab_size != config.text_vocab_size:
             raise CheckpointError(
                 f"the text tokenizer has {text_tokenizer.text_vocab_size} ids, the model {config.text_vocab_size}"
             )
-        if image_tokenizer.config.codebook_size != config.codebook_size:
+        if image_config.codebook_size != config.codebook_size:
             raise CheckpointError(
-                f"the image tokenizer has {image_tokenizer.config.codebook_size} codes, the model "
-                f"{config.codebook_size}"
+                f"the image tokenizer has {image_config.codebook_size} codes, the model {config.codebook_size}"
             )
-        self.model = model
-        self.image_tokenizer = image_tokenizer
+        self.config = config
+        self.image_config = image_config
         self.text_tokenizer = text_tokenizer
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling
         self.vision_tower = vision_tower
         self.prompting = Prompting.for_model(config, eot=text_tokenizer.eos)
 
@@ -69,6 +86,7 @@ class Assembly:
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
         quantization: str | None = None,
+        deferred: bool = False,
     ) -> Self:
         """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
 
@@ -82,6 +100,7 @@ class Assembly:
         revision: of `source`, where that is a hub id: a branch, a tag or a commit.
         dtype: of both models' weights; None keeps those of the files.
         quantization: "int8" gives the transformer int8 weights (`showo.model.quantize`); it cannot be saved then.
+        deferred: weights are read when the first of them is needed, and all that a call is asked for is checked before.
 
         Parts of released models are looked for beside the transformer's folder first, under the names of the hub.
 
@@ -99,11 +118,23 @@ class Assembly:
             vision_tower=vision_tower,
             revision=revision,
         )
-        pictures = ImageTokenizer.from_pretrained(parts.image_tokenizer, dtype=dtype, device=device)
-        model = Showo.from_pretrained(parts.folder, config=parts.config, dtype=dtype, device=device)
-        if quantization is not None:
-            quantize(model, quantization)
-        return cls(model, pictures, parts.text_tokenizer, parts.sampling, parts.vision_tower)
+        pipe = cls.__new__(cls)
+        image_config = read_config(parts.image_tokenizer, ImageTokenizerConfig)
+        pipe._describe(parts.config, image_config, parts.text_tokenizer, parts.sampling, parts.vision_tower)
+        pipe._weights = _Weights(parts, image_config, dtype, device, quantization)
+        if not deferred:
+            _ = pipe.image_tokenizer, pipe.model
+        return pipe
+
+    @cached_property
+    def model(self) -> Showo:
+        """The transformer; read now, where that was deferred."""
+        return self._weights.transformer()
+
+    @cached_property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """Likewise."""
+        return self._weights.image_tokenizer()
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the models, and convert the weights that `from_pretrained` converts; returns the pipeline itself.
@@ -144,9 +175,31 @@ class Assembly:
             tower = ClipTower.from_pretrained(self.vision_tower).to(self.model.device)
         except CheckpointError as error:
             raise CheckpointError(f"vision_tower: {error}; name another (vision_tower)") from error
-        if tower.width != self.model.config.clip_width:
+        if tower.width != self.config.clip_width:
             raise CheckpointError(
                 f"vision_tower: {self.vision_tower} gives features of {tower.width} numbers, the model takes "
-                f"{self.model.config.clip_width}"
+                f"{self.config.clip_width}"
             )
         return tower
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where the weights of a pipeline lie, and what is made of them."""
+
+    parts: Parts
+    image_config: ImageTokenizerConfig
+    dtype: torch.dtype | None
+    device: torch.device
+    quantization: str | None
+
+    def transformer(self) -> Showo:
+        model = Showo.from_pretrained(self.parts.folder, config=self.parts.config, dtype=self.dtype, device=self.device)
+        if self.quantization is not None:
+            quantize(model, self.quantization)
+        return model
+
+    def image_tokenizer(self) -> ImageTokenizer:
+        return ImageTokenizer.from_pretrained(
+            self.parts.image_tokenizer, config=self.image_config, dtype=self.dtype, device=self.device
+        )

@@ -17,6 +17,20 @@ MAX_CONDITIONS = 8
 Others = Sequence[tuple[TextIds, float]]
 
 
+def check_others(also: Sequence[Sequence[tuple[object, float]]], pictures: int) -> None:
+    """UserError for a number of lists that is not that of the pictures, for more than 8 prompts of a picture, and for
+    weights that are no numbers between -1e30 and 1e30.
+    """
+    if len(also) != pictures:
+        raise UserError(f"also: {len(also)} lists of further prompts for {pictures} pictures")
+    most = 1 + max(map(len, also), default=0)
+    if most > MAX_CONDITIONS:
+        raise UserError(f"also: a picture has {most} prompts, at most {MAX_CONDITIONS} can be composed")
+    for weight in (weight for others in also for _, weight in others):
+        if not abs(weight) <= 1e30:
+            raise UserError(f"also: a weight must be a number from -1e30 to 1e30, got {weight}")
+
+
 def compose(
     texts: Sequence[TextIds], also: Sequence[Others], guidance: float, shares: Sequence[float]
 ) -> tuple[list[TextIds], list[list[list[float]]]]:
@@ -24,17 +38,10 @@ def compose(
 
     shares: of guidance and of the other weights, by step. A picture with fewer prompts than others has weights of 0.
 
-    Raises UserError for a number of pictures that is not that of the texts, for more than 8 prompts of a picture, and
-    for weights that are no numbers between -1e30 and 1e30.
+    Raises what `check_others` raises.
     """
-    if len(also) != len(texts):
-        raise UserError(f"also: {len(also)} lists of further prompts for {len(texts)} pictures")
+    check_others(also, len(texts))
     most = max(map(len, also), default=0)
-    if 1 + most > MAX_CONDITIONS:
-        raise UserError(f"also: a picture has {1 + most} prompts, at most {MAX_CONDITIONS} can be composed")
-    for weight in (weight for others in also for _, weight in others):
-        if not abs(weight) <= 1e30:
-            raise UserError(f"also: a weight must be a number from -1e30 to 1e30, got {weight}")
     filled: list[list[tuple[TextIds, float]]] = [[*others, *[([], 0.0)] * (most - len(others))] for others in also]
     told = [*texts, *(others[k][0] for k in range(most) for others in filled)]
     weights = [

@@ -12,12 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from showo.engine.composing import Others, check_others
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
-from showo.engine.guidance import guidance_weights
 from showo.engine.open_canvas import OpenCanvas
-from showo.engine.options import Asked
-from showo.engine.samplers import find_sampler
-from showo.engine.schedule import mask_schedule
+from showo.engine.options import Also, Asked
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.pictures import to_pixels, to_rgb
@@ -41,16 +39,13 @@ class Drawing:
     def __init__(self, pipe: ShowoPipeline, asked: Asked, prompts: Sequence[str], grid: tuple[int, int]) -> None:
         sampling = pipe.sampling.filled(steps=asked.steps, guidance=asked.guidance, top_k=asked.top_k)
         check_options(
-            pipe.model.config,
+            pipe.config,
             grid[0] * grid[1],
             pipe.prompting,
             steps=sampling.steps,
             guidance=sampling.guidance,
             temperature=asked.temperature,
         )
-        mask_schedule(asked.schedule)
-        find_sampler(asked.sampler)
-        guidance_weights(sampling.guidance, sampling.steps, asked.guidance_schedule)
         self._pipe, self._asked, self.grid = pipe, asked, grid
         self._options: dict[str, Any] = {
             **sampling.to_dict(),
@@ -62,8 +57,11 @@ class Drawing:
         self.steps = sampling.steps
         self.texts = pipe.text_ids(prompts)
         self._negatives: list[list[int]] | None = None
+        self._others: list[Others] | None = None
+        if asked.also:
+            self._others = _others(pipe, spread_also(asked.also, len(prompts)))
         if asked.negative_prompt is not None:
-            if sampling.guidance == 0:
+            if sampling.guidance == 0 and self._others is None:
                 raise UserError("negative_prompt: guidance 0 draws without it; raise the guidance")
             self._negatives = pipe.text_ids(spread(asked.negative_prompt, len(prompts), "negative_prompt"))
         self.seeds = _seeds(asked, len(prompts))
@@ -119,6 +117,8 @@ class Drawing:
     @property
     def rows(self) -> int:
         """How many rows of a batch a picture takes, at most."""
+        if self._others is not None:
+            return 2 + max(map(len, self._others), default=0)
         return 2 if self._options["guidance"] > 0 else 1
 
     def _how(self, numbers: Sequence[int]) -> dict[str, Any]:
@@ -126,6 +126,7 @@ class Drawing:
         return {
             "grid": self.grid,
             "negatives": None if self._negatives is None else [self._negatives[number] for number in numbers],
+            "also": None if self._others is None else [self._others[number] for number in numbers],
             **self._options,
             "seed": [self.seeds[number] for number in numbers],
         }
@@ -160,6 +161,28 @@ def spread(texts: str | Sequence[str], count: int, name: str) -> list[str]:
     if len(texts) != count:
         raise UserError(f"{name} must be one text or {count}, got {len(texts)}")
     return texts
+
+
+def spread_also(also: Also | Sequence[Also], count: int) -> list[Also]:
+    """The further texts of each of `count` pictures, with their weights: those that are given, or as many lists.
+
+    Raises TypeError for what is neither, and what `check_others` raises.
+    """
+    lists: Any = [also] * count if all(map(_is_weighted, also)) else also
+    if any(isinstance(others, str) or not all(map(_is_weighted, others)) for others in lists):
+        raise TypeError(f'also must be [("a text", 0.5), ...], or one such list for each picture, got {also!r}')
+    check_others(lists, count)
+    return list(lists)
+
+
+def _is_weighted(text: object) -> bool:
+    return isinstance(text, tuple) and len(text) == 2 and isinstance(text[0], str) and isinstance(text[1], (int, float))
+
+
+def _others(pipe: ShowoPipeline, also: Sequence[Also]) -> list[Others]:
+    """The same with ids of the texts."""
+    ids = iter(pipe.text_ids([text for others in also for text, _ in others]))
+    return [[(next(ids), weight) for _, weight in others] for others in also]
 
 
 def repeated(values: Sequence[Any], times: int) -> list[Any]:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from showo.engine.generate import GenerationStep
+from showo.engine.guidance import guidance_weights
+from showo.engine.samplers import find_sampler
+from showo.engine.schedule import mask_schedule
 from showo.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 # A callback gets the number of the batch's first picture and the step.
 PictureCallback = Callable[[int, GenerationStep], None]
+# Further texts of a picture, each with its weight, beside the prompt's own, which is 1 + guidance.
+Also = Sequence[tuple[str, float]]
 # As diffusers calls it: pipeline, step, steps that are left, and what there is, "codes" and "masked" ([B, N]). What it
 # gives back is not used: a step cannot be changed.
 StepEndCallback = Callable[["Assembly", int, int, dict[str, torch.Tensor]], object]
@@ -29,6 +34,8 @@ class Options(TypedDict, total=False):
     guidance: w of (1 + w) * conditional - w * unconditional logits, None takes the model's own; guidance_scale: 1 + w.
     top_k, schedule, temperature, sampler, guidance_schedule: as in `showo.engine.generate.generate_codes`.
     negative_prompt: one text, or one for each picture, in the place of the empty text in the unconditional half.
+    also: [(text, weight), ...], or one such list for each picture: further texts that are composed with its prompt,
+        negative weights leading away from them; see `showo.engine.composing`.
     seed: of the first picture, the next ones counting up, or one for each picture.
     generator: what seeds are drawn from instead, one for each picture; it moves on, so that a second call draws others.
     batch: pictures computed at a time.
@@ -49,6 +56,7 @@ class Options(TypedDict, total=False):
     sampler: str
     guidance_schedule: str
     negative_prompt: str | Sequence[str] | None
+    also: Also | Sequence[Also] | None
     seed: int | Sequence[int]
     generator: torch.Generator | None
     batch: int
@@ -70,6 +78,7 @@ class Asked:
     sampler: str = "confidence"
     guidance_schedule: str = "constant"
     negative_prompt: str | Sequence[str] | None = None
+    also: Also | Sequence[Also] | None = None
     seed: int | Sequence[int] = 0
     generator: torch.Generator | None = None
     batch: int = 8
@@ -78,7 +87,9 @@ class Asked:
 
     @classmethod
     def of(cls, options: Options, pipe: Assembly) -> Asked:
-        """Raises UserError for one thing under two names, and TypeError for a name that is none."""
+        """Raises UserError for one thing under two names and for names of samplers and schedules that are none, and
+        TypeError for an option that there is not.
+        """
         named: dict[str, Any] = dict(options)
         height, width = named.pop("height", None), named.pop("width", None)
         if (height is None) != (width is None):
@@ -95,7 +106,16 @@ class Asked:
             raise UserError("give a seed or a generator, not both")
         if named.get("batch", 1) < 1:
             raise UserError(f"batch must be at least 1, got {named['batch']}")
-        return cls(**named)
+        asked = cls(**named)
+        check_names(asked.schedule, asked.sampler, asked.guidance_schedule)
+        return asked
+
+
+def check_names(schedule: str, sampler: str, guidance_schedule: str) -> None:
+    """UserError for names that say nothing of how to draw."""
+    mask_schedule(schedule)
+    find_sampler(sampler)
+    guidance_weights(0.0, 1, guidance_schedule)
 
 
 def _rename(named: dict[str, Any], other: str, name: str, value: object) -> None:

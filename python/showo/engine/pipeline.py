@@ -47,9 +47,9 @@ class ShowoPipeline(Assembly):
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """(height, width) in codes of pictures of size (width, height) pixels; None is the training size."""
-        factor = self.image_tokenizer.config.downsampling
+        factor = self.image_config.downsampling
         if size is None:
-            places = self.model.config.num_vq_tokens
+            places = self.config.num_vq_tokens
             side = math.isqrt(places)
             if side * side != places:
                 raise UserError(f"the model's {places} codes are no square: give a size")
@@ -61,7 +61,7 @@ class ShowoPipeline(Assembly):
 
     def pixels(self, grid: tuple[int, int]) -> tuple[int, int]:
         """(width, height) in pixels of pictures of a grid (height, width) in codes."""
-        factor = self.image_tokenizer.config.downsampling
+        factor = self.image_config.downsampling
         return grid[1] * factor, grid[0] * factor
 
     def text_ids(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -243,23 +243,23 @@ class ShowoPipeline(Assembly):
 
     def question_ids(self, questions: Sequence[str | None]) -> list[list[int]]:
         """Ids of questions in the model's template; None, which asks for a caption, has none."""
-        template = "phi1.5" if self.model.config.w_clip_vit else "showo"
+        template = "phi1.5" if self.config.w_clip_vit else "showo"
         return self.text_tokenizer.encode_batch([question_text(question, template) for question in questions])
 
     def _looking(
         self, size: tuple[int, int] | None, asked: Sequence[Sequence[int]]
     ) -> Callable[[Sequence[Image.Image]], Tensor | SeenPictures]:
         """How pictures become what the model reads. Raises UserError where that cannot be, or is too long."""
-        if self.model.config.w_clip_vit:
+        if self.config.w_clip_vit:
             if size is not None:
                 raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
             system = self.text_tokenizer.encode(SYSTEM_PROMPT)
             for question in asked:
-                check_length(self.model, seen_length(self.tower.image_tokens, system, question))
+                check_length(self.config, seen_length(self.tower.image_tokens, system, question))
             return lambda images: SeenPictures(self.see(images), system)
         grid = self.grid(size)
         for question in asked:  # before the pictures are encoded, which a size that cannot be may take all memory for
-            check_length(self.model, prompt_length(grid[0] * grid[1], self.prompting.frame(question)))
+            check_length(self.config, prompt_length(grid[0] * grid[1], self.prompting.frame(question)))
         return lambda images: self.encode(images, grid)
 
     @torch.inference_mode()
@@ -273,4 +273,4 @@ class ShowoPipeline(Assembly):
         """Vocabulary ids [B, N] of RGB pictures, cropped to the grid's shape and resized."""
         tensors = [to_tensor(fit(to_rgb(image), self.pixels(grid))) for image in images]
         batch = torch.stack(tensors).to(self.model.device, self.model.dtype)
-        return self.image_tokenizer.encode(batch) + self.model.config.vocabulary.image_offset
+        return self.image_tokenizer.encode(batch) + self.config.vocabulary.image_offset

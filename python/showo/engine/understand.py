@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from showo.config import ShowoConfig
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.model.transformer import Showo
@@ -91,7 +92,7 @@ def stream(
         asked, image_ids = prompting.asked_vit(questions, pictures.system, pictures.features), None
     else:
         asked, image_ids = prompting.asked(questions, pictures.shape[1]), pictures
-    check_length(model, asked.input_ids.shape[1])
+    check_length(model.config, asked.input_ids.shape[1])
     session = Session(model, batch)
     session.append(asked, image_ids)
     yield from session.generate_text(
@@ -126,7 +127,7 @@ def seen_length(features: int, system: TextIds, question: TextIds) -> int:
     return 3 + features + (len(system) + len(question) if len(question) else 0)
 
 
-def check_length(model: Showo, length: int) -> None:
+def check_length(config: ShowoConfig, length: int) -> None:
     """UserError where picture and question leave no position for an answer."""
-    if length >= model.config.max_positions:
-        raise UserError(f"picture and question take {length} positions; this model has {model.config.max_positions}")
+    if length >= config.max_positions:
+        raise UserError(f"picture and question take {length} positions; this model has {config.max_positions}")

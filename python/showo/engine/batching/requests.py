@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from showo.dialogue import SYSTEM_PROMPT
-from showo.engine.drawing import Drawing
+from showo.engine.drawing import Drawing, spread_also
 from showo.engine.options import Asked, Options
 from showo.engine.tasks.chat import looking
 from showo.engine.tasks.extend import Extending, Fill
@@ -60,6 +60,8 @@ class Draw:
             raise UserError(f"seed must be one integer, got {asked.seed!r}")
         if asked.negative_prompt is not None:
             _check_prompt(pipe, "negative_prompt", asked.negative_prompt)
+        for text, _ in spread_also(asked.also, 1)[0] if asked.also else ():
+            _check_prompt(pipe, "also", text)
         return asked
 
     def _prompt(self, pipe: ShowoPipeline) -> str:
@@ -148,7 +150,7 @@ class Answer:
         look = looking(pipe, self.pictures, self.size)
         text = self._text(pipe)
         length = self._length(pipe, text)
-        check_length(pipe.model, length)
+        check_length(pipe.config, length)
         room = pipe.model.config.max_positions - length
         return AnsweringWork(self, look, text, length, min(self.max_new_tokens, room))
 

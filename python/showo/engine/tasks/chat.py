@@ -8,6 +8,7 @@ several, such as the key frames of a video, which then stand in one row in the o
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from showo.batch import Batch
 from showo.dialogue import SYSTEM_PROMPT
 from showo.engine.session import Session
 from showo.engine.text_pieces import TextPieces
-from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options
+from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options, seen_length
 from showo.errors import UserError
 from showo.text import clean_text
 
@@ -130,12 +131,7 @@ class Chat:
             self._session.append(row, image_ids)
 
     def _check_room(self, count: int) -> None:
-        room, positions = self._session.room(0), self._pipe.model.config.max_positions
-        if count >= room:
-            raise UserError(
-                f"turn {len(self.turns) + 1} of the chat takes {count} positions, and {room} of the model's "
-                f"{positions} are left: begin another chat, or one with fewer pictures"
-            )
+        _check_room(len(self.turns) + 1, count, self._session.room(0), self._pipe.config.max_positions)
 
     def _answered(self, steps: Generator[list[int | None]], max_new_tokens: int) -> Generator[str]:
         number, longest = len(self.turns) - 1, min(max_new_tokens, self._session.room(0))
@@ -151,7 +147,7 @@ class Chat:
         if piece:
             yield piece
         if not turn.finished and longest < max_new_tokens:
-            positions = self._pipe.model.config.max_positions
+            positions = self._pipe.config.max_positions
             warnings.warn(f"the answer was cut: the model's {positions} positions are used up", stacklevel=2)
 
 
@@ -162,22 +158,50 @@ def first_row(pipe: ShowoPipeline, pictures: Tensor | SeenPictures, text: Sequen
     return pipe.prompting.asked([text], pictures.shape[1], [len(pictures)]), pictures
 
 
+def check_turns(
+    pipe: ShowoPipeline, pictures: int, questions: Sequence[str | None], size: tuple[int, int] | None
+) -> None:
+    """UserError for pictures, or for a question that finds no positions however short the answers before it are."""
+    places, room = _check_pictures(pipe, pictures, size), pipe.config.max_positions
+    for turn, ids in enumerate(pipe.question_ids(questions), start=1):
+        count = len(ids)
+        if turn == 1 and pipe.config.w_clip_vit:
+            count = seen_length(places, pipe.text_tokenizer.encode(SYSTEM_PROMPT), ids)
+        elif turn == 1:
+            count = pipe.prompting.asked([ids], places, [pictures]).input_ids.shape[1]
+        _check_room(turn, count, room, pipe.config.max_positions)
+        room -= count + 1  # every answer ends in eot
+
+
+def _check_room(turn: int, count: int, room: int, positions: int) -> None:
+    if count >= room:
+        raise UserError(
+            f"turn {turn} of the chat takes {count} positions, and {room} of the model's "
+            f"{positions} are left: begin another chat, or one with fewer pictures"
+        )
+
+
+def _check_pictures(pipe: ShowoPipeline, count: int, size: tuple[int, int] | None) -> int:
+    """Places of each of so many pictures. UserError where they cannot be talked about, or leave no positions."""
+    clip = pipe.config.w_clip_vit
+    if clip and count != 1:
+        raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {count}")
+    if clip and size is not None:
+        raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
+    system = pipe.text_tokenizer.encode(SYSTEM_PROMPT) if clip else []
+    places = pipe.tower.image_tokens if clip else math.prod(pipe.grid(size))
+    length = 2 + len(system) + count * (places + 2)  # mmu system? (soi image eoi)*, and sot or a first id
+    positions = pipe.config.max_positions
+    if length >= positions:
+        raise UserError(f"{count} pictures take {length} positions; this model has {positions}")
+    return places
+
+
 def looking(
     pipe: ShowoPipeline, images: Sequence[Image.Image], size: tuple[int, int] | None
 ) -> Callable[[], Tensor | SeenPictures]:
     """How pictures become what the model reads: vocabulary ids [n, N], or features. UserError where they cannot."""
-    clip = pipe.model.config.w_clip_vit
-    if clip and len(images) != 1:
-        raise UserError(f"this model, which has CLIP-ViT, can talk about one picture, got {len(images)}")
-    if clip and size is not None:
-        raise UserError("size: this model sees all pictures in the size of its vision tower; leave it out")
-    system = pipe.text_tokenizer.encode(SYSTEM_PROMPT) if clip else []
-    grid = (1, pipe.tower.image_tokens) if clip else pipe.grid(size)
-    places = grid[0] * grid[1]
-    length = 2 + len(system) + len(images) * (places + 2)  # mmu system? (soi image eoi)*, and sot or a first id
-    positions = pipe.model.config.max_positions
-    if length >= positions:
-        raise UserError(f"{len(images)} pictures take {length} positions; this model has {positions}")
-    if clip:
-        return lambda: SeenPictures(pipe.see(images), system)
-    return lambda: pipe.encode(images, grid) if images else torch.empty(0, places, dtype=torch.int64)
+    places = _check_pictures(pipe, len(images), size)
+    if pipe.config.w_clip_vit:
+        return lambda: SeenPictures(pipe.see(images), pipe.text_tokenizer.encode(SYSTEM_PROMPT))
+    return lambda: pipe.encode(images, pipe.grid(size)) if images else torch.empty(0, places, dtype=torch.int64)

@@ -56,7 +56,7 @@ def extend(
     """The output for one picture that is drawn on; arguments and errors as of `Extending`."""
     check_output(output_type, blend)
     task = Extending(pipe, asked, picture, prompts, directions, by, blend)
-    offset = pipe.model.config.vocabulary.image_offset
+    offset = pipe.config.vocabulary.image_offset
 
     def draw(number: int, window: Tensor) -> Tensor:
         return task.drawing.draw(slice(number, number + 1), window.reshape(1, -1)).view(window.shape) + offset
@@ -110,13 +110,13 @@ class Extending:
     def fill(self) -> Fill:
         """The windows, one after the other, and at last the grown canvas [height, width]."""
         ids = self._pipe.encode([self._first], self._steps.grid).view(self._steps.grid)
-        return self._steps.draw(ids, self._pipe.model.config.vocabulary.mask_id)
+        return self._steps.draw(ids, self._pipe.config.vocabulary.mask_id)
 
     def finish(self, number: int, drawn: Image.Image) -> Image.Image:
         """The picture as it is given back, of what the image tokenizer has decoded."""
         if self._blend is None:
             return drawn
-        factor = self._pipe.image_tokenizer.config.downsampling
+        factor = self._pipe.image_config.downsampling
         top, left = (places * factor for places in self._steps.corner())
         whole, mask = Image.new("RGB", drawn.size), Image.new("L", drawn.size, 255)
         whole.paste(self._first, (left, top))

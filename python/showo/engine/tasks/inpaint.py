@@ -65,7 +65,7 @@ class Inpainting:
         masks = [as_mask(grey, picture.size) for picture in shown]
         self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
         pixels = pipe.pixels(self.drawing.grid)
-        self._mask_id, self._blend, self._times = pipe.model.config.vocabulary.mask_id, blend, num_images_per_prompt
+        self._mask_id, self._blend, self._times = pipe.config.vocabulary.mask_id, blend, num_images_per_prompt
         self._shown, self._masks = [fit(picture, pixels) for picture in shown], [fit_mask(m, pixels) for m in masks]
 
     def canvas(self) -> Tensor:

@@ -58,9 +58,7 @@ def draw_stories(
     return [torch.stack(images) for images in pictures]
 
 
-def check_story(
-    model: Showo, prompting: Prompting, texts: Sequence[TextIds], given: int, grid: tuple[int, int], name: str
-) -> None:
+def check_story(prompting: Prompting, texts: Sequence[TextIds], given: int, grid: tuple[int, int], name: str) -> None:
     """UserError, which begins with `name`, for a story that cannot be told."""
     if not texts:
         raise UserError(f"{name} has no text")
@@ -68,8 +66,8 @@ def check_story(
         raise UserError(f"{name} has {given} pictures for {len(texts)} texts; each picture follows its text")
     later = sum(len(prompting.t2i_text(text)) - 1 for text in texts[1:])
     length = prompting.max_text_len + 1 + later + len(texts) * (grid[0] * grid[1] + 2)
-    positions = model.config.max_positions
-    if length > positions:
+    positions = prompting.max_positions
+    if positions is not None and length > positions:
         raise UserError(f"{name}: {len(texts)} texts and pictures take {length} positions; this model has {positions}")
 
 
@@ -98,11 +96,11 @@ def interleave(
     firsts = [0, *accumulate(map(len, stories))]
     texts = [drawing.texts[first:end] for first, end in pairwise(firsts)]
     for number, (story, images) in enumerate(zip(texts, shown)):
-        check_story(pipe.model, pipe.prompting, story, len(images), grid, f"story {number}")
+        check_story(pipe.prompting, story, len(images), grid, f"story {number}")
     if not stories:
         return []
     told: list[Tensor] = []
-    offset, none = pipe.model.config.vocabulary.image_offset, torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
+    offset, none = pipe.config.vocabulary.image_offset, torch.empty(0, grid[0] * grid[1], dtype=torch.int64)
     batches = [range(len(stories))[first : first + asked.batch] for first in range(0, len(stories), asked.batch)]
     with drawing.bar(sum(max(len(texts[row]) for row in rows) for rows in batches)):
         for rows in batches:

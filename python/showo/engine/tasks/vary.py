@@ -60,7 +60,7 @@ class Variation:
         self._shown, texts = paired(pictures, prompts)
         self._other = None if other is None else to_rgb(other)
         self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
-        self._mask_id = pipe.model.config.vocabulary.mask_id
+        self._mask_id = pipe.config.vocabulary.mask_id
         self._share, self._times = share, num_images_per_prompt
 
     def canvas(self) -> Tensor:

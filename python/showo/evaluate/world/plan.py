@@ -38,14 +38,12 @@ class Task:
 def plan(pipe: ShowoPipeline, folder: Path, settings: Settings) -> list[Task]:
     """All there is to do. Raises UserError where there is no world, or none that fits the model."""
     world = World.load(folder)
-    side = pipe.grid()[0] * pipe.image_tokenizer.config.downsampling
+    side = pipe.grid()[0] * pipe.image_config.downsampling
     if side != SIDE:
         raise UserError(f"the model draws {side}x{side} pixels, pictures of the world have {SIDE}x{SIDE}")
     places = pipe.grid()[0] * pipe.grid()[1]
     for guidance in (settings.guidance, settings.step_guidance):
-        check_options(
-            pipe.model.config, places, pipe.prompting, steps=settings.steps, guidance=guidance, temperature=1.0
-        )
+        check_options(pipe.config, places, pipe.prompting, steps=settings.steps, guidance=guidance, temperature=1.0)
     count, batch = settings.count, settings.batch
     tasks = []
     for column, split in COLUMNS.items():
@@ -75,6 +73,6 @@ def check_room(pipe: ShowoPipeline, texts: Sequence[str]) -> None:
 def check_sequences(pipe: ShowoPipeline, told: Sequence[tuple[Step, ...]]) -> None:
     """UserError for a sequence that has no room in the model."""
     check_room(pipe, [step.caption for steps in told for step in steps])
-    blank = torch.full((pipe.model.config.num_vq_tokens,), pipe.model.config.vocabulary.mask_id)
+    blank = torch.full((pipe.config.num_vq_tokens,), pipe.config.vocabulary.mask_id)
     texts = [pipe.text_tokenizer.encode_batch([step.caption for step in steps]) for steps in told]
     pipe.prompting.lvg(texts, [blank.expand(len(steps), -1) for steps in told])
