@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -112,3 +113,20 @@ def test_pictures_from_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names["similar"].shape == (3, 3, 64, 64)
     (changed,), scene = names["changed"], names["scene"]
     assert changed.crop((0, 0, 22, 64)).tobytes() == scene.crop((0, 0, 22, 64)).tobytes()
+
+
+@pytest.mark.slow
+def test_composed_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and the Python draw the same blue ring, and the other ring has no blue."""
+    command, code = re.findall(r"```(?:python)?\n(.*?)```", section("Composed prompts"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    assert run(*shlex.split(command)[1:], "--output-dir", "single") == 0
+    names: dict[str, Any] = {}
+    exec(compile(code, "inference.md", "exec"), names)
+    with Image.open("single/0.png") as drawn:
+        assert drawn.tobytes() == names["blue"].tobytes()
+    for name, of_blue in (("blue", 1.0), ("other", 0.0)):
+        red, _, blue = (band.astype(int) for band in np.moveaxis(np.asarray(names[name]), 2, 0))
+        coloured = abs(blue - red) > 60
+        assert coloured.sum() > 50
+        assert abs((blue > red)[coloured].mean() - of_blue) < 0.1
