@@ -1,10 +1,12 @@
 """A step of generation with guidance at the released models' sizes: ours, the official formula, and a lower bound.
 
     python -m benchmarks.bench_generation [--codes 256] [--dtype float32] [--layers 24] [--rounds 3] [--csv]
+    python -m benchmarks.bench_generation --tiny --rounds 200     # at the size of the bundled model
 
 Random weights, one picture, a prompt of 20 tokens, the step in the middle of 18. Ours is what `generate_codes` does in
 a step: logits of the image places from the cached prompts, then one call of the sampling kernel. With the sampler
-halton the last layer and the head compute only the places that the step draws, here 17 of 256. The official formula is
+halton the last layer and the head compute only the places that the step draws, here 17 of 256 (or 4 of 64), which is
+compared with the same sampler on logits of all places. The official formula is
 plain torch in fp32 whatever --dtype says: padded rows with a dense mask, all ids of the vocabulary, softmax,
 multinomial and a sort. The lower bound is the matrix products of our step alone, by torch, in its dtype.
 """
@@ -22,11 +24,13 @@ from benchmarks.bench_step_memory import make_eager
 from benchmarks.harness import OURS, Case, arguments, measure, report, write_csv
 from benchmarks.roofline import Work
 from showo.config import ShowoConfig, official
+from showo.engine.loading import SHOWO_FOLDER, bundled_checkpoint
 from showo.engine.open_canvas import spread
 from showo.engine.samplers import Filling, Prediction, find_sampler
 from showo.engine.schedule import mask_schedule
 from showo.engine.session import Session
 from showo.model.transformer import Showo
+from showo.model.weights import read_config
 from showo.prompting import Prompting
 
 GUIDANCE, STEPS, PROMPT = 1.75, 18, 20
@@ -55,15 +59,17 @@ def official_logits(model: Showo, prompting: Prompting, canvas: Tensor) -> Calla
     return torch.no_grad()(lambda: model(rows.input_ids, mask=rows.mask))
 
 
-def our_step(model: Showo, prompting: Prompting, canvas: Tensor, name: str = "confidence") -> Callable[[], object]:
-    """The step in the middle with the sampler of this name."""
+def our_step(
+    model: Showo, prompting: Prompting, canvas: Tensor, name: str = "confidence", *, whole: bool = False
+) -> Callable[[], object]:
+    """The step in the middle with the sampler of this name. whole: all places are computed, whatever it looks at."""
     vocab = model.config.vocabulary
     guidance = torch.full((STEPS,), GUIDANCE, dtype=torch.float64)
     seeds = torch.zeros(1, dtype=torch.int64)
     blank = torch.full_like(canvas, vocab.mask_id)
     filling = Filling(blank, None, STEPS, guidance, seeds, vocab.mask_id, vocab.image_offset, mask_schedule("cosine"))
     sampler = find_sampler(name)(filling)
-    logits = our_logits(model, prompting, canvas, sampler.places(MIDDLE))
+    logits = our_logits(model, prompting, canvas, None if whole else sampler.places(MIDDLE))
 
     def step() -> object:
         return sampler.step(MIDDLE, Prediction(*logits().chunk(2)), canvas)
@@ -119,29 +125,26 @@ def products(model: Showo, places: int) -> Callable[[], object]:
     return multiply
 
 
-def sizes(codes: int, layers: int) -> ShowoConfig:
-    return replace(official(num_vq_tokens=codes), num_layers=layers)
-
-
-def cases(codes: int, dtype: torch.dtype, layers: int) -> Iterator[Case]:
-    config = sizes(codes, layers)
+def cases(config: ShowoConfig, dtype: torch.dtype) -> Iterator[Case]:
+    codes = config.num_vq_tokens
     torch.manual_seed(0)
     model = Showo(config)
     with torch.device("meta"):
         eager = Showo(config)
     eager.load_state_dict(model.state_dict(), assign=True)  # the same tensors
     ours = model if dtype == torch.float32 else _converted(model, dtype)
-    prompting = Prompting.for_model(config, eot=EOT)
+    prompting = Prompting.for_model(config, eot=min(EOT, config.text_vocab_size - 1))
     vocab = config.vocabulary
     canvas = torch.randint(vocab.image_offset, vocab.mask_id, (1, codes))
     canvas[:, ::2] = vocab.mask_id
     candidates: dict[str, Callable[..., object] | str] = {
         OURS: our_step(ours, prompting, canvas),
         "ours, sampler halton": our_step(ours, prompting, canvas, "halton"),
+        "the same, all places": our_step(ours, prompting, canvas, "halton", whole=True),
         "official formula, eager, fp32": official_step(eager, prompting, canvas),
         "our matrix products alone": products(ours, codes),
     }
-    name = f"step with guidance, {codes} codes, {str(dtype).removeprefix('torch.')}, {layers} layers"
+    name = f"step with guidance, {codes} codes, {str(dtype).removeprefix('torch.')}, {config.num_layers} layers"
     yield Case("generation", name, candidates, lambda _: (), Work(0, 0, dtype))
 
 
@@ -158,10 +161,14 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--tiny", action="store_true", help="the bundled model's sizes instead of --codes and --layers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
-    for case in cases(options.codes, getattr(torch, options.dtype), options.layers):
+    config = replace(official(num_vq_tokens=options.codes), num_layers=options.layers)
+    if options.tiny:
+        config = read_config(bundled_checkpoint() / SHOWO_FOLDER, ShowoConfig)
+    for case in cases(config, getattr(torch, options.dtype)):
         rows += measure(case, rounds=options.rounds, warmup=1)
     report(rows)
     if options.csv:
