@@ -23,7 +23,7 @@ from showo_ext.ops import omni_attention, rope_qkv
 
 # What an attention layer of models/phi.py has, and what the forward pass below needs.
 PARTS = ("q_proj", "k_proj", "v_proj", "dense", "rotary_emb")
-NUMBERS = ("num_heads", "num_key_value_heads", "qk_layernorm", "attention_dropout")
+NUMBERS = ("config", "num_heads", "num_key_value_heads", "qk_layernorm", "attention_dropout")
 
 
 def patch(model: nn.Module) -> int:
@@ -61,7 +61,7 @@ def _forward(
 
     Args:
         hidden_states: [B, S, hidden]. position_ids: int64 [B or 1, S], default 0 to S - 1.
-        attention_mask: dense, as `mask_of` takes it; None: causal.
+        attention_mask: dense, as `mask_of` takes it; None: causal, but full in the eager layer, as published.
 
     NotImplementedError for dropout in training, a cache and weights of attention, which the published code never uses.
     """
@@ -87,7 +87,7 @@ def _forward(
         **_norm(layer),
     )
     if attention_mask is None:
-        mask = plain_mask(True, length, length, q.device)
+        mask = plain_mask(layer.config._attn_implementation != "eager", length, length, q.device)
     else:
         mask = mask_of(attention_mask, length, length)
     out = omni_attention(q, k, v, mask)

@@ -28,6 +28,7 @@ class PhiRotaryEmbedding(nn.Module):
 class PhiAttention(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.config = config
         hidden, self.num_heads = config.hidden_size, config.num_attention_heads
         self.num_key_value_heads = config.num_key_value_heads or self.num_heads
         self.head_dim, self.attention_dropout = hidden // self.num_heads, config.attention_dropout
@@ -58,9 +59,11 @@ class PhiAttention(nn.Module):
         q, k = (torch.cat([turn(x[..., : cos.size(-1)], cos, sin), x[..., cos.size(-1) :]], -1) for x in (q, k))
         k, v = (x.repeat_interleave(self.num_heads // self.num_key_value_heads, 1) for x in (k, v))
         scores = q @ k.mT / math.sqrt(self.head_dim)
-        if attention_mask is None:
-            attention_mask = torch.full((length, length), torch.finfo(q.dtype).min, dtype=q.dtype).triu(1)
-        weights = (scores + attention_mask).softmax(-1)
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        elif self.config._attn_implementation != "eager":  # PhiSdpaAttention; PhiAttention sees everything then
+            scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -math.inf)
+        weights = scores.softmax(-1)
         out = (weights @ v).transpose(1, 2).flatten(2)
         return self.dense(out), weights if output_attentions else None, past_key_value
 
@@ -129,6 +132,7 @@ class Showo(nn.Module):
         super().__init__()
         config = AutoConfig.from_pretrained(llm_model_path)
         config.vocab_size = vocab_size
+        config._attn_implementation = "sdpa"
         self.config = SimpleNamespace(w_clip_vit=w_clip_vit, mask_token_id=vocab_size - 1)
         self.showo = PhiForCausalLM(config)
 
