@@ -131,6 +131,10 @@ def test_stories_that_cannot_be_told(checkpoint: Path) -> None:
         pipe.interleave([["a"]], [[red, red]])
     with pytest.raises(UserError, match="story 0: 6 texts and pictures take 144 positions; this model has 128"):
         pipe.interleave([["a"] * 6])
+    long = "x" * 18  # of a row beside that of the story itself, which has 123 positions
+    for options in ({"negative_prompt": long}, {"also": [("b", 1.0), (long, 1.0)]}):
+        with pytest.raises(UserError, match="story 0: 5 texts and pictures take 140 positions; this model has 128"):
+            pipe.interleave([["a"] * 5], **options)
     with pytest.raises(TypeError, match="stories must be sequences of texts"):
         pipe.interleave(["a", "b"])
 

@@ -19,6 +19,7 @@ from showo.engine.options import Also, Asked
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.pictures import to_pixels, to_rgb
+from showo.prompting import TextIds
 from showo.seeds import row_seeds
 
 if TYPE_CHECKING:
@@ -120,6 +121,11 @@ class Drawing:
         if self._others is not None:
             return 2 + max(map(len, self._others), default=0)
         return 2 if self._options["guidance"] > 0 else 1
+
+    def beside(self, number: int) -> list[TextIds]:
+        """The texts that are read in the place of a picture's own, in other rows: negative and further prompts."""
+        negatives: list[TextIds] = [] if self._negatives is None else [self._negatives[number]]
+        return negatives + ([] if self._others is None else [text for text, _ in self._others[number]])
 
     def _how(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Arguments of `generate_codes` and of `OpenCanvas` alike."""

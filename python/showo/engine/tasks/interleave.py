@@ -97,6 +97,9 @@ def interleave(
     texts = [drawing.texts[first:end] for first, end in pairwise(firsts)]
     for number, (story, images) in enumerate(zip(texts, shown)):
         check_story(pipe.prompting, story, len(images), grid, f"story {number}")
+        for at in range(len(images), len(story)):
+            for text in drawing.beside(firsts[number] + at):
+                check_story(pipe.prompting, [*story[:at], text], 0, grid, f"story {number}")
     if not stories:
         return []
     told: list[Tensor] = []
