@@ -17,6 +17,7 @@ from showo.errors import NotFiniteError, UserError
 _log = logging.getLogger(__name__)
 
 INVALID, BUSY, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
+_MAX_TEXT = 500  # characters
 RETRY_SECONDS = 1  # what a client that finds the server busy is told to wait
 
 
@@ -36,11 +37,17 @@ class ApiError(HTTPException):
         kind: str = INVALID,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message, param = _short(message), None if param is None else _short(param)
         super().__init__(status, message, headers)
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status_code, self.headers)
+
+
+def _short(text: str) -> str:
+    """A text of a size to be read: what was wrong may be a megabyte of it."""
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def busy(message: str, code: str, status: int = 503) -> ApiError:
@@ -79,7 +86,7 @@ def invalid(problems: Sequence[Any]) -> ApiError:
     path = [part for part in first["loc"] if part != "body"]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".") or None
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"Unknown parameter: {param!r}."[:300], code="unknown_parameter", param=param)
+        return ApiError(400, f"Unknown parameter: {param}", code="unknown_parameter", param=param)
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return ApiError(400, f"The body is no valid JSON: {reason}", code="invalid_json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.showo.serve.conftest import NAME, Running
 
@@ -40,6 +40,17 @@ def picture_of(text: str | None) -> Image.Image:
     return picture
 
 
+def differ(drawn: str | None, expected: Image.Image) -> int:
+    """By how many levels of 255 a picture in base64 differs from another, at most.
+
+    By 1 where a value lies at the border of two: convolutions of other batches may round otherwise. Another code would
+    be seen at once.
+    """
+    shown = picture_of(drawn)
+    assert shown.size == expected.size
+    return max(high for _, high in ImageChops.difference(shown, expected).getextrema())
+
+
 def about(question: str | None, *pictures: Image.Image) -> dict[str, Any]:
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(p)}} for p in pictures]
     if question is not None:
@@ -50,7 +61,8 @@ def about(question: str | None, *pictures: Image.Image) -> dict[str, Any]:
 def test_generations(served: Running) -> None:
     answer = served.openai().images.generate(model=NAME, prompt="a b", n=3, size="16x32", extra_body=OPTIONS)
     expected = served.pipe.generate("a b", num_images_per_prompt=3, size=(16, 32), **OPTIONS)
-    assert [picture_of(data.b64_json).tobytes() for data in answer.data or []] == [p.tobytes() for p in expected]
+    for data, picture in zip(answer.data or [], expected, strict=True):
+        assert differ(data.b64_json, picture) <= 1, f"seed {SEED}"
     assert [data.seed for data in answer.data or []] == [SEED, SEED + 1, SEED + 2]  # type: ignore[attr-defined]
     assert answer.size == "16x32"
     assert answer.output_format == "png"
@@ -84,7 +96,7 @@ def test_streamed_generation(served: Running) -> None:
     *partial, last = stream
     assert last.type == "image_generation.completed"
     (expected,) = served.pipe.generate("a b", **OPTIONS)
-    assert picture_of(last.b64_json).tobytes() == expected.tobytes()
+    assert differ(last.b64_json, expected) <= 1, f"seed {SEED}"
     assert last.usage.output_tokens == 16
     assert len(partial) <= 2  # a reader that is slower than the steps misses some
     for number, event in enumerate(partial):
@@ -104,7 +116,8 @@ def test_edits(served: Running, separate: bool) -> None:
     shown = picture if separate else Image.open(io.BytesIO(png(clear)))
     options = {**OPTIONS, "num_images_per_prompt": 2}
     expected = served.pipe.inpaint(shown, "b", (0, 0, 8, 5), blend=1, **options)
-    assert [picture_of(data.b64_json).tobytes() for data in answer.data or []] == [p.tobytes() for p in expected]
+    for data, drawn in zip(answer.data or [], expected, strict=True):
+        assert differ(data.b64_json, drawn) <= 1, f"seed {SEED}"
 
 
 def test_streamed_edit(served: Running) -> None:

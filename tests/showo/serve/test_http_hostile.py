@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import struct
@@ -99,6 +100,8 @@ def bomb(side: int) -> bytes:
         ({"prompt": "word " * 100}, None, "tokens"),
         ({"prompt": "a" * 900_000}, None, "900000 characters"),
         ({"prompt": "a", "negative_prompt": "a" * 900_000}, None, "900000 characters"),
+        ({"prompt": "a", "sampler": "a" * 900_000}, None, "sampler"),
+        ({"prompt": "a", "b" * 900_000: 1}, "b" * 500 + "...", "Unknown parameter: bbb"),
     ],
 )
 def test_senseless_pictures(http: httpx.Client, body: dict[str, Any], param: str | None, said: str) -> None:
@@ -148,6 +151,7 @@ def test_pages_of_others(http: httpx.Client) -> None:
         ([{"role": "user", "content": "a" * 900_000}], "900000 characters"),
         ([{"role": "user", "content": "a" * 3000}], "positions"),
         ([{"role": "user", "content": [{"type": "video", "url": "a"}]}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "a" * 900_000}]}], "messages[0].content"),
     ],
 )
 def test_senseless_talks(http: httpx.Client, messages: list[Any], said: str) -> None:
@@ -155,23 +159,23 @@ def test_senseless_talks(http: httpx.Client, messages: list[Any], said: str) -> 
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "said"),
     [
-        "http://127.0.0.1/picture.png",
-        "file:///etc/passwd",
-        "/etc/passwd",
-        "../../picture.png",
-        "data:text/html;base64,AAAA",
-        "data:image/png,AAAA",
-        "data:image/png;base64,***",
-        "data:image/png;base64,AAAA",
-        "",
+        ("http://127.0.0.1/picture.png", "not fetched"),
+        ("file:///etc/passwd", "not fetched"),
+        ("/etc/passwd", "not fetched"),
+        ("../../picture.png", "not fetched"),
+        ("data:text/html;base64,AAAA", "not fetched"),
+        ("data:image/png,AAAA", "not fetched"),
+        ("", "not fetched"),
+        ("data:image/png;base64,***", "base64"),
+        ("data:image/png;base64,AAAA", "readable picture"),
     ],
 )
-def test_pictures_that_are_none(http: httpx.Client, url: str) -> None:
+def test_pictures_that_are_none(http: httpx.Client, url: str, said: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
     body = {"messages": [{"role": "user", "content": [part]}]}
-    assert "picture" in reason(http.post(CHAT, json=body), 400)["message"]
+    assert said in reason(http.post(CHAT, json=body), 400)["message"]
 
 
 def test_bombs(http: httpx.Client) -> None:
@@ -179,8 +183,13 @@ def test_bombs(http: httpx.Client) -> None:
     for side in (1025, 5000):
         file = bomb(side)
         assert len(file) < 50_000
-        answer = http.post(EDIT, data={"prompt": "a"}, files={"image": file, "mask": file})
-        assert f"{side}x{side} pixels, more than" in reason(answer, 400)["message"]
+        small = png(noise(1, mode="RGBA"))
+        for files, name in (({"image": file, "mask": small}, "image"), ({"image": small, "mask": file}, "mask")):
+            answer = http.post(EDIT, data={"prompt": "a"}, files=files)
+            assert f"{name}: {side}x{side} pixels, more than 1048576" in reason(answer, 400)["message"]
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(file).decode()}}
+        answer = http.post(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
+        assert f"picture 1: {side}x{side} pixels, more than 1048576" in reason(answer, 400)["message"]
 
 
 def test_forms(http: httpx.Client) -> None:

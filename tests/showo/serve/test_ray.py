@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from showo.engine.pipeline import ShowoPipeline
-from tests.showo.serve.test_http import picture_of
+from tests.showo.serve.test_http import differ
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,7 +84,7 @@ def test_a_replica_is_killed(started: tuple[int, str], checkpoint: Path) -> None
 
         def check(seed: int, answer: httpx.Response) -> None:
             (expected,) = pipe.generate("a", steps=40, seed=seed)
-            assert picture_of(answer.json()["data"][0]["b64_json"]).tobytes() == expected.tobytes()
+            assert differ(answer.json()["data"][0]["b64_json"], expected) <= 1
 
         before = replicas(process)
         assert len(before) == 2
