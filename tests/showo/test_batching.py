@@ -60,8 +60,10 @@ def engine(pipe: ShowoPipeline) -> Iterator[Engine]:
 
 
 def works(engine: Engine) -> None:
-    """Whether it draws what the pipeline does. Nothing else may run meanwhile."""
+    """Whether it draws what the pipeline does, and nothing else is left in it."""
     drawn = engine.submit(SHORT).result()
+    facts = engine.facts()
+    assert (facts.waiting, facts.running, facts.rows, facts.cache_bytes) == (0, 0, 0, 0)
     alone = engine.pipe.generate("a", steps=2, seed=3, progress=False)[0]
     assert isinstance(drawn, DrawingDone)
     assert drawn.picture.tobytes() == alone.tobytes()
@@ -141,6 +143,8 @@ def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[Showo
     if options["guidance"] > 0 and random.random() < 0.5:
         options["negative_prompt"] = "z"
     if random.random() < 0.3:
+        options["also"] = [("b", -0.7), ("x y", 0.4)][: random.randint(1, 2)]
+    if random.random() < 0.3:
         del options["size"]
         directions = random.sample(["left", "up", "right"], 2)
         return Extend(prompt, options, picture=picture, directions=directions), lambda pipe: pipe.extend(
@@ -153,13 +157,13 @@ def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[Showo
     return Draw(prompt, options), lambda pipe: pipe.generate(prompt, **options, progress=False)[0]
 
 
-@pytest.mark.parametrize("max_rows", [2, 7, 32])
+@pytest.mark.parametrize("max_rows", [4, 32])
 def test_as_alone(pipe: ShowoPipeline, max_rows: int) -> None:
     """Requests that arrive when they like, each read as slowly as its reader likes."""
     seed = secrets.randbits(32)
     print("seed", seed)
     random = Random(seed)
-    requests = [mixed(random, max_rows) for _ in range(14)]
+    requests = [mixed(random, max_rows) for _ in range(12)]
     alone = [expected(pipe) for _, expected in requests]
     with Engine(pipe, max_rows=max_rows) as engine:
         tickets = []
@@ -241,7 +245,8 @@ def test_cancelled_while_waiting(pipe: ShowoPipeline) -> None:
         second.cancel()
         with pytest.raises(RequestCancelledError):
             second.result()
-        next(events)  # the first one goes on
+        assert (engine.facts().running, engine.facts().done) == (1, 0)  # the first one goes on
+        next(events)
         first.cancel()
 
 
@@ -369,14 +374,16 @@ def test_nothing_is_kept(pipe: ShowoPipeline) -> None:
         (Draw("x" * 50), "50 tokens"),
         (Draw("x" * 30_000), "characters"),
         (Draw("a", {"seed": [1, 2]}), "seed"),
+        (Draw("a", {"also": [("x" * 50, 1.0)]}), "also has 50 tokens"),
+        (Draw("a", {"also": [("x", 1.0)] * 7}), "9 rows"),
         (Draw("a", {"batch": 4}), "batch"),
         (Answer([noise(1)], " "), "empty"),
         (Answer([noise(1)] * 9, "a"), "positions"),
         (Answer([noise(1)], None, [("a", "b")]), "first turn"),
     ],
 )
-def test_refused_at_once(engine: Engine, request_: Draw | Answer, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_refused_at_once(pipe: ShowoPipeline, request_: Draw | Answer, message: str) -> None:
+    with Engine(pipe, max_rows=8) as engine, pytest.raises(UserError, match=message):
         engine.submit(request_)
 
 
