@@ -12,6 +12,7 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--write-kernel-table", action="store_true", help="write docs/kernels.md anew")
+    parser.addoption("--write-screenshot", action="store_true", help="write docs/images/page.png anew")
 
 
 # Files that take a minute or more. They begin first: a worker that takes one of them last leaves the others idle.

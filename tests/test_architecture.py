@@ -175,6 +175,7 @@ def test_no_environment_variable_changes_behaviour(folder):
             continue
         text = path.read_text().replace('os.environ.get("XDG_CACHE_HOME")', "")  # where caches lie changes no result
         text = text.replace('os.environ.setdefault("GOMP_SPINCOUNT"', "")  # nor how torch's threads wait
+        text = text.replace('os.environ["GRADIO_TEMP_DIR"] = ', "")  # nor where the page's uploads lie
         found = re.findall(r"os\.environ\b|os\.getenv|\bgetenv\(", text)
         assert not found, f"{name(path)} reads the environment: {found}"
 

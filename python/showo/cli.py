@@ -17,6 +17,7 @@ import typer
 from showo.commands import (
     chat,
     convert,
+    demo,
     describe,
     doctor,
     evaluate,
@@ -52,6 +53,7 @@ app.command("extend")(extend.extend)
 app.command("vary")(vary.vary)
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
+app.command("demo")(demo.demo)
 app.command("story")(story.story)
 app.command("serve")(serve.serve)
 app.command("inspect")(inspect.inspect)

@@ -26,6 +26,7 @@ from showo.files import atomic_path, make_folder
 # were made of the old ones are then not those of the pictures any more.
 PREPROCESSING = 1
 MAX_PIXELS = 64 * 1024 * 1024  # a file may promise more than memory holds: refused before decoding
+MASKED_GREY = (128, 128, 128)
 MAX_EXCESS = 8  # how many times as long as the wanted shape a picture may be when it is resized
 
 UNREADABLE, UNKNOWN_RANGE = "unreadable picture", "pixels of unknown range"  # reasons of SampleError
@@ -190,6 +191,12 @@ def to_image(tensor: Tensor) -> Image.Image:
         )
     pixels = pixels.add(1).div(2).clamp(0, 1).mul(255).byte()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def cover(image: Image.Image, masked: Tensor) -> Image.Image:
+    """`image`, grey in the patches that are true in bool [height, width]: where codes are still to be chosen."""
+    patches = Image.fromarray(masked.to(torch.uint8).mul(255).numpy()).resize(image.size, Image.Resampling.NEAREST)
+    return Image.composite(Image.new("RGB", image.size, MASKED_GREY), image, patches)
 
 
 def encode_png(image: Image.Image, *, optimize: bool = False) -> bytes:

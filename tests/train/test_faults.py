@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from showo.launch import Launch, command_with
 from showo.train.checkpoint import checkpoints
 from showo.train.config import to_yaml
 from showo.train.restart import JOB_NAME, is_restart, sign_for_restarts
+from tests.ports import free_port
 from tests.train import faults
 from tests.train.conftest import small_training, train
 from tests.train.soak import children, losses, steps_done
@@ -94,12 +94,6 @@ def test_what_one_rank_is_told_all_do_and_the_command_that_is_printed_goes_on(jo
 CLUSTER = re.search(
     r"```bash\n(torchrun .*?)```", (Path(__file__).parents[2] / "docs/training.md").read_text(), re.DOTALL
 )
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.mark.slow

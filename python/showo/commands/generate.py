@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from showo.engine.options import PictureCallback
     from showo.engine.pipeline import ShowoPipeline
 
-MASKED_GREY = 128
-
 
 @common.grouped
 def generate(
@@ -98,20 +96,16 @@ def _watch(
     import torch
 
     from showo.engine.generate import GenerationStep
-    from showo.pictures import to_image
+    from showo.pictures import cover
 
-    height, width = pipe.grid(size)
-    factor = pipe.image_config.downsampling
+    grid = pipe.grid(size)
 
     def callback(first: int, step: GenerationStep) -> None:
-        images = pipe.image_tokenizer.decode(step.codes, height, width)
-        masked = step.masked.view(-1, 1, height, width)
+        masked = step.masked.view(-1, *grid).cpu()
         if step.step + 1 == step.steps:  # nothing is open after the last step
             masked = torch.zeros_like(masked)
-        grey = masked.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        images = images.masked_fill(grey, MASKED_GREY / 127.5 - 1)
         if step.step == len(film):
             film.append([])
-        film[step.step] += [to_image(image) for image in images]
+        film[step.step] += map(cover, pipe.decode(step.codes, grid), masked)
 
     return callback

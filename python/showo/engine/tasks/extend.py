@@ -169,15 +169,19 @@ class Extension:
         )
         return above, before
 
+    def corners(self, step: int) -> list[tuple[int, int]]:
+        """(top, left) of a step's windows in the canvas that the step has grown, in codes."""
+        direction, axis = self.directions[step], _axis(self.directions[step])
+        across = 0 if direction in ("left", "up") else self.grids()[step + 1][axis] - self.window[axis]
+        return [(across, start) if axis == 0 else (start, across) for start in self._starts(step)]
+
     def draw(self, ids: Tensor, mask_id: int) -> Fill:
         """Grows a canvas int64 [h, w], which the grown one holds unchanged."""
         for step, direction in enumerate(self.directions):
             more = self.band(direction)
             sides = {"left": (more, 0, 0, 0), "right": (0, more, 0, 0), "up": (0, 0, more, 0), "down": (0, 0, 0, more)}
             ids = F.pad(ids, sides[direction], value=mask_id)
-            across = 0 if direction in ("left", "up") else ids.shape[_axis(direction)] - self.window[_axis(direction)]
-            for start in self._starts(step):
-                top, left = (across, start) if _axis(direction) == 0 else (start, across)
+            for top, left in self.corners(step):
                 view = ids[top : top + self.window[0], left : left + self.window[1]]
                 view.copy_((yield view))
         return ids
