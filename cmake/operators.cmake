@@ -4,7 +4,7 @@
 #   <op>/cpu.cpp, <op>/cpu_*.cpp   once per instruction set, into the object libraries <name>_simd_<isa>
 #   <op>/*.cpp                     once, into <name>_host
 #   <op>/*.cu                      with nvcc, into <name>_cuda
-#   bindings/*.cpp                 once, into <name>_bindings
+#   bindings/*.cpp                 once, into <name>_bindings, but for what makes a module or a library of them
 #
 # Inside a file compiled once per instruction set, the macro SHOWO_ISA (baseline, avx2, avx512) names the inner
 # namespace, and csrc/common/dispatch.h picks one copy at run time. Only x86-64 has more than the baseline.
@@ -44,9 +44,11 @@ function(showo_add_operators name folder)
   endif()
 
   file(GLOB binding_sources CONFIGURE_DEPENDS ${folder}/bindings/*.cpp)
-  list(FILTER binding_sources EXCLUDE REGEX "/module.cpp$")
+  list(FILTER binding_sources EXCLUDE REGEX "/(module|stable_abi).cpp$")
   showo_add_objects(${name}_bindings ${folder} ${binding_sources})
-  target_link_libraries(${name}_bindings PRIVATE showo_flags pybind11::pybind11)
+  target_link_libraries(${name}_bindings PRIVATE showo_flags)
+  target_compile_definitions(${name}_bindings PRIVATE $<$<BOOL:${SHOWO_HAS_CUDA}>:SHOWO_HAS_CUDA=1>)
+  set(${name}_binding_sources ${binding_sources} PARENT_SCOPE)
 
   if(SHOWO_HAS_CUDA)
     file(GLOB cuda_sources CONFIGURE_DEPENDS ${folder}/*/*.cu)

@@ -1,5 +1,7 @@
 """The compiled module: one loader that says why it is missing, and the one way in which operators call it.
 
+Here `_C` is a pybind11 module; in the kernel package (docs/kernel-package.md) a Python module of the same functions.
+
 An operator names a launcher and its arguments, as csrc/bindings declares them:
 
     launch("my_op", x, x=x, out=out, dtype=x.dtype, num_rows=x.shape[0])
@@ -34,7 +36,7 @@ _module_error: ImportError | None = None
 _emulated: Any | None = None
 
 try:
-    _module = importlib.import_module("showo_ext._C")
+    _module = importlib.import_module("._C", __package__)
 except ImportError as error:
     _module_error = error
 
@@ -76,7 +78,7 @@ def launch(name: str, tensor: Tensor, **arguments: Argument) -> None:
     Args:
         name: of the launcher, without its ending.
         tensor: its device decides; see `runs_on_cuda`.
-        arguments: what the launcher takes, but for the number of threads and the stream. Tensors are handed over as
+        arguments: what the launcher takes, but for the number of threads and the stream. It takes tensors by their
             pointers, None as an absent one; they stay alive until the launcher returns.
 
     Raises:
@@ -95,7 +97,7 @@ def launch(name: str, tensor: Tensor, **arguments: Argument) -> None:
 
 
 class _Launcher:
-    """A function of the module, and what its signature (csrc/bindings/fields.h) says about tensors."""
+    """A function of the module, and what its signature (csrc/bindings/fields.h) says about tensors and dtypes."""
 
     def __init__(self, module: Any, name: str) -> None:
         function = getattr(module, name, None)
@@ -113,15 +115,13 @@ class _Launcher:
         self._pointers = [(key, None if e in kinds else getattr(torch, e), e) for key, e in elements.items()]
 
     def run(self, arguments: dict[str, Argument], place: str, where: int) -> None:
-        values: dict[str, Any] = arguments.copy()  # and `arguments` keeps the tensors alive
-        values[place] = where
+        values: dict[str, Any] = {**arguments, place: where}
         for key, dtype, told_by in self._pointers:
             tensor = values.get(key)
             if tensor is not None:
                 expected = dtype or arguments.get(told_by)
                 if tensor.dtype is not expected:
                     raise TypeError(f"{self._name}: {key} has dtype {tensor.dtype}, expected {expected}")
-                values[key] = tensor.data_ptr()
         for key in self._dtypes:
             given: Any = values.get(key)
             if given not in DTYPE_CODES:

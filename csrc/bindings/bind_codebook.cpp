@@ -2,8 +2,6 @@
 #include "bindings/bindings.h"
 #include "codebook/params.h"
 
-namespace py = pybind11;
-
 namespace showo {
 namespace {
 
@@ -62,6 +60,11 @@ Fields lookup_backward_cuda_fields(CodebookLookupParams& p) {
 }
 #endif
 
+std::array<int64_t, 2> encode_cuda_sizes(int64_t dtype, int64_t num_rows, int64_t num_codes, int64_t dim) {
+  const VqEncodeSizes sizes = vq_encode_cuda_sizes(num_rows, num_codes, dim, static_cast<DType>(dtype));
+  return {sizes.splits, sizes.offset_bytes};
+}
+
 }  // namespace
 
 SHOWO_BINDINGS(m) {
@@ -77,14 +80,8 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "codebook_lookup_forward_cuda", lookup_forward_fields, codebook_lookup_forward_cuda);
   def_launcher(m, "codebook_lookup_backward_cuda", lookup_backward_cuda_fields, codebook_lookup_backward_cuda);
 #endif
-  m.def("vq_encode_workspace_size", &vq_encode_workspace_size, py::kw_only(), py::arg("num_codes"), py::arg("dim"));
-  m.def(
-      "vq_encode_cuda_sizes",
-      [](int dtype, int64_t num_rows, int64_t num_codes, int64_t dim) {
-        const VqEncodeSizes sizes = vq_encode_cuda_sizes(num_rows, num_codes, dim, static_cast<DType>(dtype));
-        return py::make_tuple(sizes.splits, sizes.offset_bytes);
-      },
-      py::kw_only(), py::arg("dtype"), py::arg("num_rows"), py::arg("num_codes"), py::arg("dim"));
+  def_sizes(m, "vq_encode_workspace_size", {"num_codes", "dim"}, vq_encode_workspace_size);
+  def_sizes(m, "vq_encode_cuda_sizes", {"dtype", "num_rows", "num_codes", "dim"}, encode_cuda_sizes);
 }
 
 }  // namespace showo

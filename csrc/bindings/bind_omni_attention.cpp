@@ -2,8 +2,6 @@
 #include "bindings/bindings.h"
 #include "omni_attention/params.h"
 
-namespace py = pybind11;
-
 namespace showo {
 namespace {
 
@@ -82,9 +80,9 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "omni_attention_backward_cuda", backward_cuda_fields, omni_attention_backward_cuda);
   def_launcher(m, "omni_block_table_cuda", block_table_fields, omni_block_table_cuda);
 #endif
-  m.def("omni_attention_block_rows", &omni_attention_block_rows);
-  m.def("omni_attention_backward_summands", &omni_attention_backward_summands, py::kw_only(), py::arg("batch"),
-        py::arg("heads"), py::arg("kv_heads"), py::arg("q_length"));
+  def_sizes(m, "omni_attention_block_rows", {}, omni_attention_block_rows);
+  def_sizes(m, "omni_attention_backward_summands", {"batch", "heads", "kv_heads", "q_length"},
+            omni_attention_backward_summands);
 }
 
 }  // namespace showo

@@ -2,8 +2,6 @@
 #include "bindings/bindings.h"
 #include "resample/params.h"
 
-namespace py = pybind11;
-
 namespace showo {
 namespace {
 
@@ -89,10 +87,26 @@ Fields corrupt_tokens_fields(CorruptParams& p) {
                 {"batch", p.batch},   {"length", p.length}, {"mask_ratios", p.ratios}, {"mask_id", p.mask_id}};
 }
 
-void philox_uniforms(uintptr_t out, int64_t count, uint32_t first_block, uint32_t position, uint32_t step,
-                     uint32_t stream_row, uint32_t key0, uint32_t key1) {
-  const PhiloxRow row{key0, key1, position, step, stream_row};
-  launch([&] { return philox_uniforms_cpu(row, first_block, count, reinterpret_cast<float*>(out)); });
+struct PhiloxParams {
+  float* out;
+  int64_t count;
+  uint32_t first_block;
+  PhiloxRow row;
+};
+
+Fields philox_fields(PhiloxParams& p) {
+  return {{"out", p.out},
+          {"count", p.count},
+          {"first_block", p.first_block},
+          {"position", p.row.position},
+          {"step", p.row.step},
+          {"stream_row", p.row.stream_row},
+          {"key0", p.row.key0},
+          {"key1", p.row.key1}};
+}
+
+Status philox_uniforms(const PhiloxParams& p, int) {  // a few numbers: on this thread
+  return philox_uniforms_cpu(p.row, p.first_block, p.count, p.out);
 }
 
 }  // namespace
@@ -108,9 +122,7 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "resample_cuda", resample_fields, resample<void*, resample_cuda>);
   def_launcher(m, "corrupt_tokens_cuda", corrupt_tokens_fields, corrupt_tokens_cuda);
 #endif
-  using py::arg;
-  m.def("philox_uniforms_cpu", &philox_uniforms, py::kw_only(), arg("out"), arg("count"), arg("first_block"),
-        arg("position"), arg("step"), arg("stream_row"), arg("key0"), arg("key1"));
+  def_launcher(m, "philox_uniforms_cpu", philox_fields, philox_uniforms);
 }
 
 }  // namespace showo

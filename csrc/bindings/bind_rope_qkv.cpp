@@ -2,8 +2,6 @@
 #include "bindings/bindings.h"
 #include "rope_qkv/params.h"
 
-namespace py = pybind11;
-
 namespace showo {
 namespace {
 
@@ -52,8 +50,8 @@ SHOWO_BINDINGS(m) {
   def_launcher(m, "rope_qkv_forward_cuda", forward_fields, rope_qkv_forward_cuda);
   def_launcher(m, "rope_qkv_backward_cuda", backward_fields, rope_qkv_backward_cuda);
 #endif
-  m.def("rope_qkv_chunks", &rope_qkv_chunks, py::kw_only(), py::arg("num_rows"), py::arg("total_heads"));
-  m.def("rope_qkv_splits", &rope_qkv_splits, py::kw_only(), py::arg("total_heads"));
+  def_sizes(m, "rope_qkv_chunks", {"num_rows", "total_heads"}, rope_qkv_chunks);
+  def_sizes(m, "rope_qkv_splits", {"total_heads"}, rope_qkv_splits);
 }
 
 }  // namespace showo

@@ -1,5 +1,6 @@
-// Shared by the binding files. A binding converts a dict of Python arguments into a params struct, calls one launcher
-// without the GIL, and turns its status into an exception; it checks nothing but the arguments' names and types.
+// What the kernels show to a framework: launchers and functions of sizes, as tables that know no framework. module.cpp
+// makes a Python module of them, stable_abi.cpp operators of torch. A binding checks nothing but the arguments' names
+// and types.
 //
 //   Fields my_op_fields(MyOpParams& p) { return {{"x", p.x}, {"out", p.out}, {"dtype", p.dtype}, {"count", p.count}}; }
 //
@@ -11,10 +12,12 @@
 //   }
 #pragma once
 
-#include <pybind11/pybind11.h>
-
+#include <array>
 #include <cstdint>
-#include <memory>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/fields.h"
 #include "common/dtype.h"
@@ -22,30 +25,41 @@
 
 namespace showo {
 
-// Adds functions to the module when Python loads it: once in every csrc/bindings/bind_<op>.cpp, outside any namespace
-// but showo. New files are found by their place; nothing lists them.
-using Bind = void (*)(pybind11::module_& m);
+struct Launcher {
+  std::string name;
+  Fields fields;
+  size_t num_values;                        // of all fields
+  std::function<Status(const Value*)> run;  // with the values in the order of the fields, each of which fits
+};
+
+// An integer or several, computed from integers: how large a workspace is, into how many parts a launcher cuts its
+// work.
+struct SizeFunction {
+  std::string name;
+  std::vector<std::string> arguments;
+  std::function<std::vector<int64_t>(const int64_t*)> call;
+  size_t num_results;
+};
+
+struct Bindings {
+  std::vector<Launcher> launchers;
+  std::vector<SizeFunction> sizes;
+};
+
+// All that is bound, in whichever order the linker put the files.
+const Bindings& bindings();
+
+// Adds to the bindings: once in every csrc/bindings/bind_<op>.cpp, outside any namespace but showo. New files are found
+// by their place; nothing lists them.
+using Bind = void (*)(Bindings& m);
 struct Registration {
   explicit Registration(Bind bind);
 };
-#define SHOWO_BINDINGS(m)                     \
-  static void bind(pybind11::module_& m);     \
-  static const Registration registered(bind); \
-  static void bind(pybind11::module_& m)
-
-// invalid_argument -> ValueError, unsupported -> NotImplementedError, cuda_error -> RuntimeError.
-void throw_if_error(const Status& status);
-
-// Runs the launcher with the GIL released and throws if it failed.
-template <class Launcher>
-void launch(Launcher&& launcher) {
-  Status status;
-  {
-    pybind11::gil_scoped_release no_gil;
-    status = launcher();
-  }
-  throw_if_error(status);
-}
+// The priority is before that of every object without one, such as stable_abi.cpp's, which needs all bindings.
+#define SHOWO_BINDINGS(m)                                                         \
+  static void bind(Bindings& m);                                                  \
+  __attribute__((init_priority(200))) static const Registration registered(bind); \
+  static void bind(Bindings& m)
 
 // Every launcher exists for the CPU, (params, int num_threads), and for CUDA, (params, void* stream).
 template <class Params>
@@ -62,18 +76,55 @@ struct Call {
   }
 };
 
-// Adds the launcher to the module, under `name`, and its signature to the dict `signatures` there.
+void def_launcher(Bindings& m, Launcher launcher);
+
 template <class Params, class Place>
-void def_launcher(pybind11::module_& m, const char* name, Fields (*fields_of)(Params&),
+void def_launcher(Bindings& m, const char* name, Fields (*fields_of)(Params&),
                   Status (*launcher)(const Params&, Place)) {
   Call<Params> example;
-  const Signature signature(name, fields_of(example.params) + Fields{example.place(Place{})}, &example);
-  m.attr("signatures")[name] = signature.kinds();
-  m.def(name, [signature, launcher](const pybind11::dict& arguments) {
+  const Fields fields = fields_of(example.params) + Fields{example.place(Place{})};
+  const uintptr_t base = reinterpret_cast<uintptr_t>(&example);
+  const auto run = [fields, base, launcher](const Value* values) {
     Call<Params> call;
-    signature.read(arguments, &call);
-    launch([&] { return call.run(launcher); });
-  });
+    for (const Field& field : fields) {
+      field.store(values, reinterpret_cast<uintptr_t>(&call) - base);
+      values += field.num_values();
+    }
+    return call.run(launcher);
+  };
+  def_launcher(m, Launcher{name, fields, 0, run});
 }
+
+inline std::vector<int64_t> as_sizes(int64_t size) { return {size}; }
+template <size_t N>
+std::vector<int64_t> as_sizes(const std::array<int64_t, N>& sizes) {
+  return {sizes.begin(), sizes.end()};
+}
+
+template <class Result, class... Integers, size_t... I>
+void def_sizes(Bindings& m, const char* name, std::vector<std::string> arguments, Result (*function)(Integers...),
+               std::index_sequence<I...>) {
+  const auto call = [function](const int64_t* values) {
+    (void)values;  // where there is no argument
+    return as_sizes(function(static_cast<Integers>(values[I])...));
+  };
+  m.sizes.push_back({name, std::move(arguments), call, sizeof(Result) / sizeof(int64_t)});
+}
+
+// arguments: the names of the function's, whose types are integers.
+template <class Result, class... Integers>
+void def_sizes(Bindings& m, const char* name, std::vector<std::string> arguments, Result (*function)(Integers...)) {
+  static_assert(sizeof(Result) % sizeof(int64_t) == 0, "a size is an int64_t");
+  def_sizes(m, name, std::move(arguments), function, std::index_sequence_for<Integers...>{});
+}
+
+// {launcher: {argument: kind of its field}}, as JSON.
+std::string signatures();
+
+// Facts about this build and the instruction set in use, as JSON.
+std::string build_info();
+
+// Selects the CPU code path, "baseline", "avx2" or "avx512"; for tests.
+Status set_cpu_isa(const std::string& name);
 
 }  // namespace showo

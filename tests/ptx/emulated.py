@@ -4,9 +4,8 @@
         ids = showo_ext.lfq_encode(z)          # z is a CPU tensor; the CUDA kernels run
     for counters in device.records(): ...
 
-Inside the context every tensor whose pointer reaches a launcher is a tensor of the call, known byte by byte (it is
-found when its pointer is taken: a search through all live objects would take longer than most kernels), and
-`torch.empty` and its relatives return memory that counts as never written, with guard zones on both sides.
+Inside the context every tensor that a launcher is given is known byte by byte, and `torch.empty` and its relatives
+return memory that counts as never written, with guard zones on both sides.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import functools
 import importlib.machinery
 import importlib.util
 import json
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +89,6 @@ class EmulatedDevice:
     def __init__(self, module: Any) -> None:
         self._module = module
         self._memory: dict[int, Memory] = {}  # by the address of the storage
-        self._pointed: list[weakref.ref[torch.Tensor]] = []  # tensors whose pointers were taken since the last call
         self._records: list[Counters] = []
         self.stream = 0  # what every launcher is given
         self.calls: list[RuntimeCall] = []  # of all launchers so far
@@ -121,7 +118,7 @@ class EmulatedDevice:
         self._memory[storage.data_ptr()] = memory
 
     def _call(self, launcher: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        self._register([v for k, v in arguments.items() if type(v) is int and v > 4096 and k != "stream"])
+        self._register([x for x in arguments.values() if isinstance(x, torch.Tensor) and x.data_ptr()])
         library().ptx_clear_finding()
         library().ptx_take_calls()
         try:
@@ -137,16 +134,12 @@ class EmulatedDevice:
             self.calls += [RuntimeCall(launcher.__name__, name, stream) for name, stream in calls]
         return result
 
-    def _register(self, pointers: list[int]) -> None:
-        """Registers the storages that `pointers` point into; their tensors are among those of `_pointed`."""
+    def _register(self, tensors: list[torch.Tensor]) -> None:
+        """Registers the storages of these tensors."""
         self._forget(self._gone())
-        alive = [tensor for reference in self._pointed if (tensor := reference()) is not None]
-        self._pointed.clear()
-        for tensor in alive:
+        for tensor in tensors:
             storage = tensor.untyped_storage()
             start, size = storage.data_ptr(), storage.nbytes()
-            if not any(start <= p < start + max(size, 1) for p in pointers):
-                continue
             if start not in self._memory:
                 self._memory[start] = Memory(StorageWeakRef(storage), start, size, _name(tensor), fresh=False)
             memory = self._memory[start]
@@ -163,11 +156,6 @@ class EmulatedDevice:
         for memory in map(self._memory.pop, starts):
             if memory.registered:
                 library().ptx_remove_tensor(memory.address)
-
-    def _data_ptr(self, original: Callable[[torch.Tensor], int], tensor: torch.Tensor) -> int:
-        """`original`'s result; what a call is given are tensors whose pointers were taken just before."""
-        self._pointed.append(weakref.ref(tensor))
-        return original(tensor)
 
     def _empty(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """`original`'s result in guarded, never-written memory."""
@@ -211,13 +199,12 @@ def emulated_device(*, guarded: bool = True) -> Iterator[EmulatedDevice]:
 
     device = EmulatedDevice(native_module())
     take_records()
-    patches: list[tuple[Any, str, Callable[..., Any]]] = [(torch.Tensor, "data_ptr", device._data_ptr)]
+    patched: list[tuple[Any, str]] = []
     if guarded:
-        patches += [(torch, name, device._empty) for name in ("empty", "empty_like", "empty_strided")]
-        patches.append((torch.Tensor, "new_empty", device._empty))
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    for (owner, name, replacement), (_, _, original) in zip(patches, originals, strict=True):
-        function = functools.partial(replacement, original)
+        patched = [*((torch, name) for name in ("empty", "empty_like", "empty_strided")), (torch.Tensor, "new_empty")]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in patched]
+    for owner, name, original in originals:
+        function = functools.partial(device._empty, original)
         setattr(owner, name, _method(function) if owner is torch.Tensor else function)
     try:
         with use_emulated(device):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from showo_ext._native import native
+from showo_ext._native import launch
 from showo_ext.reference import philox
 from showo_ext.testing import available_isas, use_isa
 from tests.resample import oracles
@@ -28,16 +28,8 @@ WORD = st.integers(0, 2**32 - 1)
 
 def native_uniforms(count: int, counter: tuple[int, ...], key: tuple[int, ...]) -> np.ndarray:
     out = torch.full((count + 16,), float("nan"))
-    native().philox_uniforms_cpu(
-        out=out.data_ptr(),
-        count=count,
-        first_block=counter[0],
-        position=counter[1],
-        step=counter[2],
-        stream_row=counter[3],
-        key0=key[0],
-        key1=key[1],
-    )
+    words = dict(zip(("first_block", "position", "step", "stream_row", "key0", "key1"), (*counter, *key)))
+    launch("philox_uniforms", out, out=out, count=count, **words)
     assert out[count:].isnan().all()
     return out[:count].numpy()
 
