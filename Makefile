@@ -19,7 +19,7 @@ CXX_FILES = $(shell git ls-files --cached --others --exclude-standard -- 'csrc/*
 	'tests/*.cpp' 'tests/*.h' 'tests/*.cu' 'tests/*.cuh')
 PY_DIRS = $(wildcard showo_ext python tests benchmarks examples tools setup.py)
 
-.PHONY: help install dev emulator demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-ray test-asan lint format clean
+.PHONY: help install dev emulator kernel-package demo recipe test test-ptx kernel-table test-fast test-kernels test-soak test-ray test-asan lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ demo: dev ## generate a sheet of pictures, describe two, train for a minute
 
 emulator: dev ## build the PTX emulator and the extension linked against it (for tests)
 	$(BIN)cmake --build build/dev --target emulator -j $(JOBS)
+
+BACKEND ?= cpu
+kernel-package: dev ## build/kernel_package: the operators as a package of the Hugging Face kernel hub (BACKEND=cuda)
+	$(PYTHON) -m tools.kernel_package.build --backend $(BACKEND)
 
 recipe: dev ## the whole tiny recipe, from nothing to a judged model: many hours, resumable (RECIPE="--device cuda")
 	$(PYTHON) -m showo.recipe $(RECIPE)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from showo_ext._kept import Kept
+from showo_ext._operator import NAMESPACE
 from showo_ext.mask import OmniMask
 
 FIELDS = ("intervals", "kv_length")
@@ -45,7 +46,7 @@ pytree.register_pytree_node(
     OmniMask,
     _flatten,
     _unflatten,
-    serialized_type_name="showo_ext.OmniMask",
+    serialized_type_name=f"{NAMESPACE}.OmniMask",
     flatten_with_keys_fn=_flatten_with_keys,
 )
 default_collate_fn_map[OmniMask] = _collate

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-NAMESPACE = "showo_ext"
+NAMESPACE = __name__.partition(".")[0]  # "showo_ext"; copies of the package have names, thus namespaces, of their own
 
 
 def _plain_keys() -> frozenset[int]:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from showo_ext._checks import FLOAT_DTYPES as FLOAT_DTYPES  # for tests
 from showo_ext._native import native
+from showo_ext._operator import NAMESPACE
 
 ISAS = ("baseline", "avx2", "avx512")
 ENOUGH_ROWS = 256  # of one head, for a root mean square error that is not luck
@@ -237,14 +238,14 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 class CountOperators(TorchDispatchMode):
-    """Counts the torch operators that run inside this context: `calls`, by name, ours without "showo_ext::"."""
+    """Counts the torch operators that run inside this context: `calls`, by name, ours without their namespace."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls[function.name().removeprefix("showo_ext::")] += 1
+        self.calls[function.name().removeprefix(f"{NAMESPACE}::")] += 1
         return function(*args, **(kwargs or {}))
 
 
