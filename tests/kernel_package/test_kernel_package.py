@@ -73,7 +73,7 @@ TESTS = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's command builds, but for the place."""
     assert "\nmake kernel-package\n" in PAGE
-    make = ["make", "-n", "kernel-package", f"PYTHON={sys.executable}"]
+    make = ["make", "-n", "--no-print-directory", "kernel-package", f"PYTHON={sys.executable}"]
     command = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[-1].split()
     assert command[1:3] == ["-m", "tools.kernel_package.build"]
     output = tmp_path_factory.mktemp("package") / "build" / "kernel_package"

@@ -75,6 +75,7 @@ class Loader(Generic[T]):
         others = active_children()
         with _no_interruption_by_deaths():
             items = iter(loader)
+            _forget_workers(items)
         workers = [process for process in active_children() if process not in others]
         try:
             for _ in range(start, end):
@@ -102,11 +103,18 @@ def _end(worker: BaseProcess) -> None:
     worker.join()
 
 
+def _forget_workers(items: Any) -> None:
+    """A handler of SIGCHLD that an iterator of torch has installed before knows nothing of the workers of `items`."""
+    if getattr(items, "_worker_pids_set", False):  # as torch itself does at the end of an iterator
+        torch._C._remove_worker_pids(id(items))
+        items._worker_pids_set = False
+
+
 @contextmanager
 def _no_interruption_by_deaths() -> Iterator[None]:
-    """The iterators that torch makes meanwhile notice that a worker has died only where they wait for it.
+    """Iterators that torch makes meanwhile install no handler of SIGCHLD: deaths are noticed where `next` waits.
 
-    As torch has it, a death (SIGCHLD) raises an error wherever the process is, such as in the middle of a step.
+    As torch has it, a death raises an error wherever the process is, such as in the middle of a step.
     """
     if threading.current_thread() is not threading.main_thread():  # there torch changes nothing
         yield

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 INVALID, BUSY, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 _MAX_TEXT = 500  # characters
+CLOSE = {"Connection": "close"}  # the server closes the connection, of which the client must know
 RETRY_SECONDS = 1  # what a client that finds the server busy is told to wait
 
 
@@ -77,7 +78,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(500, str(error), code="engine_failed", kind=SERVER)
     if isinstance(error, UserError):
         return ApiError(400, str(error))
-    return ApiError(500, "a bug in the server; its log says more", code="internal_error", kind=SERVER)
+    message = "a bug in the server; its log says more"
+    return ApiError(500, message, code="internal_error", kind=SERVER, headers=CLOSE)
 
 
 def invalid(problems: Sequence[Any]) -> ApiError:

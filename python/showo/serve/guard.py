@@ -8,12 +8,11 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from showo.serve.errors import ApiError, busy
+from showo.serve.errors import CLOSE, ApiError, busy
 from showo.serve.serving import VISIT, Serving, Visit
 
 OPEN_PATHS = ("/health",)  # for which nobody needs a key
 _DISCARD_SECONDS = 5.0
-_CLOSE = {"Connection": "close"}  # where the rest of a body may still come, which is no next request
 
 
 class Guard:
@@ -83,7 +82,7 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
         except asyncio.TimeoutError:
             told = f"the body took more than {self._limits.body_seconds:g} seconds"
-            raise ApiError(408, told, code="too_slow", headers=_CLOSE) from None
+            raise ApiError(408, told, code="too_slow", headers=CLOSE) from None
         if message["type"] == "http.disconnect":
             self.left.set()
             return message
@@ -121,4 +120,4 @@ async def _discard(receive: Receive, limit: int) -> None:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the body is too large: at most {limit} bytes are taken", code="too_large", headers=_CLOSE)
+    return ApiError(413, f"the body is too large: at most {limit} bytes are taken", code="too_large", headers=CLOSE)

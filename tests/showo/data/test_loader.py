@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from showo.data.loader import Loader
@@ -109,6 +112,29 @@ def test_the_work_of_a_worker_that_dies_is_done_again(tmp_path: Path, workers: i
     assert all("has died (exit code" in str(warning.message) for warning in said if "data: " in str(warning.message))
     assert found == [[position, position**2] for position in range(2, 20)]
     assert signal.getsignal(signal.SIGCHLD) is before  # no death interrupts what the process is doing
+
+
+@pytest.fixture
+def handler_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What an ordinary DataLoader leaves behind in its process."""
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    signal_handling._set_SIGCHLD_handler()
+    assert signal.getsignal(signal.SIGCHLD) is not before
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("quick", "handler_of_torch")
+def test_a_death_does_not_interrupt_a_step_after_other_loaders() -> None:
+    items = Loader(squared, workers=1, prefetch=1).between(2, 6)
+    with pytest.warns(UserWarning, match="has died .exit code -9.; its work is done again"):
+        found = [next(items).tolist()]
+        for worker in active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            wait([worker.sentinel])
+        found += [item.tolist() for item in items]
+    assert found == [[position, position**2] for position in range(2, 6)]
 
 
 def pid_after(position: int) -> int:

@@ -188,6 +188,7 @@ def test_steps_that_fail(served: Running, monkeypatch: pytest.MonkeyPatch) -> No
             streamed = http.post(DRAW, json={"prompt": "a", "steps": 1, "stream": True})
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal_error"
+        assert answer.headers["connection"] == "close"  # the server does close it
         assert "planted" not in answer.text
         assert streamed.text.startswith("event: error\n")
         assert "internal_error" in streamed.text
