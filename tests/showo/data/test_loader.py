@@ -128,11 +128,11 @@ def handler_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("quick", "handler_of_torch")
 def test_a_death_does_not_interrupt_a_step_after_other_loaders() -> None:
     items = Loader(squared, workers=1, prefetch=1).between(2, 6)
+    found = [next(items).tolist()]
+    for worker in active_children():
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        wait([worker.sentinel])
     with pytest.warns(UserWarning, match="has died .exit code -9.; its work is done again"):
-        found = [next(items).tolist()]
-        for worker in active_children():
-            os.kill(worker.pid or 0, signal.SIGKILL)
-            wait([worker.sentinel])
         found += [item.tolist() for item in items]
     assert found == [[position, position**2] for position in range(2, 6)]
 
