@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import secrets
 import threading
@@ -26,6 +27,7 @@ from showo.engine.batching import (
     DrawingDone,
     Engine,
     EngineClosedError,
+    EngineFailedError,
     Extend,
     Inpaint,
     Piece,
@@ -287,6 +289,33 @@ def test_closed_while_running(pipe: ShowoPipeline) -> None:
     with pytest.raises(EngineClosedError):
         engine.submit(SHORT)
     assert not engine._thread.is_alive()
+
+
+def kill(thread: threading.Thread) -> None:
+    """Ends a thread at its next instruction, whatever it is at."""
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_dead_thread(pipe: ShowoPipeline, idle: bool) -> None:
+    """Who waits is told at once, and so is who comes later."""
+    with Engine(pipe, max_rows=2) as engine:
+        readers = [] if idle else [begun(engine)[1]]
+        engine.check_open()
+        kill(engine._thread)
+        try:
+            readers.append(iter(engine.submit(SHORT)))
+        except EngineFailedError:
+            assert not idle  # who is idle dies of the request
+        for reader in readers:
+            with pytest.raises(EngineFailedError, match="SystemExit"):
+                list(reader)
+        for call in (engine.check_open, lambda: engine.submit(SHORT)):
+            with pytest.raises(EngineFailedError, match="thread has ended: SystemExit"):
+                call()
+        facts = engine.facts()
+        assert (facts.waiting, facts.running) == (0, 0)
 
 
 def test_asyncio_readers(engine: Engine) -> None:

@@ -39,6 +39,8 @@ def create_app(engine: Engine, name: str, *, limits: Limits | None = None, key: 
 
 @router.get("/health")
 async def health(visit: ThisVisit) -> dict[str, Any]:
+    """An error, as requests would get it, where the engine answers none any more."""
+    visit.serving.engine.check_open()
     facts = visit.serving.engine.facts()
     return {"status": "ok", "model": visit.serving.name, "waiting": facts.waiting, "running": facts.running}
 

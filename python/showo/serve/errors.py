@@ -11,7 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from showo.engine.batching import DeadlineError, EngineClosedError, EngineError, QueueFullError, RequestCancelledError
+from showo.engine.batching import (
+    DeadlineError,
+    EngineClosedError,
+    EngineError,
+    EngineFailedError,
+    QueueFullError,
+    RequestCancelledError,
+)
 from showo.errors import NotFiniteError, UserError
 
 _log = logging.getLogger(__name__)
@@ -70,6 +77,8 @@ def api_error(error: Exception) -> ApiError:
         return busy(str(error), "queue_full", 429)
     if isinstance(error, EngineClosedError):
         return busy(str(error), "stopping")
+    if isinstance(error, EngineFailedError):  # no Retry-After: this server does not come back
+        return ApiError(503, str(error), code="engine_dead", kind=SERVER)
     if isinstance(error, DeadlineError):
         return ApiError(504, str(error), code="deadline", kind=SERVER)
     if isinstance(error, RequestCancelledError):

@@ -20,6 +20,7 @@ from showo.engine.pipeline import ShowoPipeline
 from showo.serve.limits import Limits
 from tests.showo.serve.conftest import KEY, Running, running
 from tests.showo.serve.test_http import about, differ, noise, png
+from tests.showo.test_batching import kill
 
 DRAW, EDIT, CHAT = "/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"
 LIMITS = Limits(body_bytes=2**20, held_bytes=3 * 2**19, read_seconds=0.5)
@@ -168,6 +169,20 @@ def test_a_stop_that_does_not_wait(checkpoint: Path) -> None:
         for answer in (each.result() for each in drawing):
             assert answer.status_code == 503
             assert answer.json()["error"]["code"] == "stopping"
+
+
+def test_an_engine_that_died(checkpoint: Path) -> None:
+    """Nobody waits for it: neither who has asked, nor who asks later, nor who asks how the server is."""
+    with running(checkpoint) as dead, dead.http() as http, ThreadPoolExecutor() as clients:
+        drawing = clients.submit(http.post, DRAW, json={"prompt": "a", "steps": 1000})
+        while dead.engine.facts().running == 0:
+            time.sleep(0.01)
+        kill(dead.engine._thread)
+        asked = drawing.result(), http.post(DRAW, json={"prompt": "a"}), http.get("/health")
+        for answer in asked:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "engine_dead"
+            assert "the engine's thread has ended: SystemExit" in answer.json()["error"]["message"]
 
 
 def test_steps_that_fail(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

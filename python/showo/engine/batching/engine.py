@@ -29,6 +29,7 @@ from showo.engine.batching.ticket import (
     Ending,
     EngineClosedError,
     EngineError,
+    EngineFailedError,
     QueueFullError,
     RequestCancelledError,
     StepError,
@@ -98,6 +99,7 @@ class Engine:
         self._batches: list[Batch[Any]] = []
         self._facts = Facts()
         self._closed = False
+        self._failure: str | None = None  # why the thread has ended, where it was not told to
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="showo engine", daemon=True)
         self._thread.start()
@@ -107,10 +109,9 @@ class Engine:
     ) -> Ticket:
         """Checks a request and puts it at the end of the queue; never waits for others.
 
-        Raises UserError or TypeError for one that makes no sense, QueueFullError, and EngineClosedError.
+        Raises UserError or TypeError for one that makes no sense, QueueFullError, and what `check_open` raises.
         """
-        with self._changed:
-            self._check_open()
+        self.check_open()
         work = request.prepared(self.pipe)
         if work.rows > self.max_rows:
             raise UserError(f"the picture takes {work.rows} rows of a batch, this engine has {self.max_rows}")
@@ -119,7 +120,7 @@ class Engine:
             self.total_seconds if total_seconds is None else total_seconds,
         )
         with self._changed:
-            self._check_open()
+            self.check_open()
             if len(self._queue) >= self.max_waiting:
                 self._count(refused=1)
                 raise QueueFullError(f"{len(self._queue)} requests wait already, and no more than that may")
@@ -146,9 +147,13 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineClosedError("the engine is closed")
+    def check_open(self) -> None:
+        """Raises EngineClosedError, and EngineFailedError where the thread has ended by itself."""
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError("the engine is closed")
+            if self._failure is not None:
+                raise EngineFailedError(self._failure)
 
     def _count(self, **more: float) -> None:
         """Adds to the facts; under the lock."""
@@ -156,23 +161,40 @@ class Engine:
 
     # ---- the engine's thread ---------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        """Errors of requests end these alone. Any other one ends the thread, and nobody must wait for it then."""
+        try:
+            self._take_turns()
+        except BaseException as error:
+            self._failure = f"the engine's thread has ended: {first_line(error)}"
+            _log.critical(self._failure, exc_info=error)
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Ends all requests that are not done."""
+        with self._changed:
+            reason = EngineClosedError("the engine was closed")
+            if self._failure is not None:
+                reason = EngineFailedError(self._failure)
+            for ticket in [*self._running, *(ticket for ticket, _ in self._queue)]:
+                ticket.fail(reason)
+            self._queue.clear()
+            self._running.clear()
+            self._batches.clear()
+
+    @torch.inference_mode()
+    def _take_turns(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._running or self._closed)
                 if self._closed:
-                    break
+                    return
             begun = time.monotonic()
             self._turn()
             with self._changed:
                 self._measure()
                 self._count(busy_seconds=time.monotonic() - begun)
-        for ticket in [*self._running, *(ticket for ticket, _ in self._queue)]:
-            ticket.fail(EngineClosedError("the engine was closed"))
-        self._queue.clear()
-        self._running.clear()
-        self._batches.clear()
 
     def _turn(self) -> None:
         """A step of everything. Between two turns requests come and go."""

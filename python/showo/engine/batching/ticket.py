@@ -12,6 +12,7 @@ request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -40,6 +41,10 @@ class RequestCancelledError(EngineError):
 
 class EngineClosedError(EngineError):
     """The engine was closed before the request was answered."""
+
+
+class EngineFailedError(EngineError):
+    """The engine's thread has ended by an error, which the message tells: this engine answers nothing any more."""
 
 
 class StepError(EngineError):
@@ -204,7 +209,7 @@ class Ticket:
     def _wake(self) -> None:
         self._changed.notify_all()
         for loop, future in self._waiting:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # a loop that is closed has no readers any more
                 loop.call_soon_threadsafe(_settle, future)
         self._waiting.clear()
 
