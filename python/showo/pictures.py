@@ -124,7 +124,7 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     rounded down, the corner of the crop to the nearest pixel, halves to even. What is more than MAX_EXCESS times as
     long as `size` is first cut to that, so that a thread of pixels does not grow to a giant.
     """
-    image = _crop_to_excess(image, size)
+    image = crop_to_excess(image, size)
     return _crop_centre(image.resize(_covering(image.size, size), Image.Resampling.BICUBIC), size)
 
 
@@ -132,14 +132,15 @@ def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A grey mask as `fit` does it to its picture; a pixel is the lightest that lies in it, be it in part, so that
     nothing that is marked gets lost.
     """
-    mask = _crop_to_excess(mask, size)
+    mask = crop_to_excess(mask, size)
     width, height = _covering(mask.size, size)
     grey = torch.from_numpy(np.array(mask, dtype=np.float32))[None]
     lightest = adaptive_max_pool2d(grey, (height, width))[0].byte()
     return _crop_centre(Image.fromarray(lightest.numpy()), size)
 
 
-def _crop_to_excess(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def crop_to_excess(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of `image`, at most MAX_EXCESS times as long as the shape of `size` (width, height) is."""
     width, height = size
     kept = (
         min(image.width, -(-MAX_EXCESS * image.height * width // height)),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -289,6 +290,23 @@ def test_closed_while_running(pipe: ShowoPipeline) -> None:
     with pytest.raises(EngineClosedError):
         engine.submit(SHORT)
     assert not engine._thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "vary", "extend", "ask", "ask with CLIP"])
+def test_what_waits_keeps_no_large_picture(pipe: ShowoPipeline, kind: str) -> None:
+    large = (401, 299)
+    requests: dict[str, Callable[[Image.Image], Draw | Answer]] = {
+        "inpaint": lambda picture: Inpaint("a", picture=picture, mask=(1, 2, 300, 200)),
+        "vary": lambda picture: Vary("a", picture=picture, other=picture.copy()),
+        "extend": lambda picture: Extend("a", picture=picture, directions=["up"]),
+    }
+    if kind == "ask with CLIP":
+        pipe.model.config = pipe.config = replace(pipe.config, w_clip_vit=True, max_positions=300)
+        pipe.__dict__["tower"] = SimpleNamespace(side=16, image_tokens=4)
+    work = requests.get(kind, lambda picture: Answer([picture], "a"))(noise(1, large)).prepared(pipe)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is Image.Image and each.size == large]
+    del work
 
 
 def kill(thread: threading.Thread) -> None:

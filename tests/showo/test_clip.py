@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from showo.errors import CheckpointError, UserError
-from showo.model.clip import ClipTower, clip_pixels
+from showo.model.clip import ClipTower, clip_fit, clip_pixels
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,6 +44,7 @@ def test_pixels_and_features_are_those_of_transformers(folder: Path, size: tuple
     theirs = torch.from_numpy(np.stack(processor(image)["pixel_values"]))
     pixels = clip_pixels(image, tower.side)
     assert pixels.dtype == torch.uint8
+    assert torch.equal(clip_pixels(clip_fit(image, tower.side), tower.side), pixels)
     torch.testing.assert_close(tower.pixel_norm(pixels), theirs[0], rtol=1e-5, atol=1e-5)
 
     features = tower(pixels[None])
@@ -51,6 +52,14 @@ def test_pixels_and_features_are_those_of_transformers(folder: Path, size: tuple
     with torch.no_grad():
         states = tower.vision(theirs, output_hidden_states=True).hidden_states
     torch.testing.assert_close(features, states[2][:, 1:], rtol=1e-4, atol=1e-4)  # of 0..3: before the last layer
+
+
+@pytest.mark.parametrize("size", [(3000, 2), (2, 3000)])
+def test_a_thread_of_pixels_does_not_grow_to_a_giant(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    resized, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, to, *a: resized.append(to) or resize(self, to, *a))
+    assert clip_pixels(picture(*size), 28).shape == (3, 28, 28)
+    assert sorted(resized[0]) == [28, 8 * 28]
 
 
 def test_the_tower_is_frozen(folder: Path) -> None:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from showo.errors import CheckpointError, UserError, first_line
 from showo.model.weights import resolve_folder
+from showo.pictures import crop_to_excess, to_pixels
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
@@ -27,17 +27,24 @@ CLIP_VIT_L_336 = "openai/clip-vit-large-patch14-336"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_pixels(image: Image.Image, side: int = 336) -> Tensor:
-    """An RGB picture as uint8 [3, side, side]: the shorter side resized to `side`, bicubic, and the centre cropped.
+def clip_fit(image: Image.Image, side: int = 336) -> Image.Image:
+    """What the tower sees of a picture: the shorter side resized to `side`, bicubic, and the centre cropped.
 
     As CLIP's own preprocessing does: the longer side and the corner of the crop are rounded down.
-    (`showo.pictures.fit`, for the image tokenizer, rounds the corner to the nearest pixel.)
+    (`showo.pictures.fit`, for the image tokenizer, rounds the corner to the nearest pixel.) A picture that is fitted
+    already stays as it is. What is more than MAX_EXCESS times as long as wide is first cut to that.
     """
+    image = crop_to_excess(image, (side, side))
     shorter = min(image.size)
     width, height = (side * length // shorter for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized.crop((left, top, left + side, top + side)))).permute(2, 0, 1)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def clip_pixels(image: Image.Image, side: int = 336) -> Tensor:
+    """An RGB picture, fitted, as uint8 [3, side, side]."""
+    return to_pixels(clip_fit(image, side))
 
 
 def load_transformers(what: str) -> Any:

@@ -11,9 +11,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from showo.engine.batching import Answer, AnswerDone, Piece
+from showo.engine.tasks.chat import as_seen
 from showo.engine.understand import MAX_NEW_TOKENS
 from showo.errors import UserError
-from showo.pictures import fit, open_image
+from showo.pictures import open_image
 from showo.serve.pictures import bytes_of_url
 from showo.serve.schemas import AskedChat, Message, PicturePart
 from showo.serve.serving import ThisVisit, Visit
@@ -117,14 +118,7 @@ def _text(message: Message) -> str:
 
 
 def _open(urls: list[str], asked: AskedChat, visit: Visit) -> list[Any]:
-    """The pictures, made small where the model will see them so anyway: a picture that waits takes little memory."""
+    """The pictures as the model sees them, each made so before the next is opened: they take little memory."""
     pipe, most = visit.serving.engine.pipe, visit.serving.limits.picture_pixels
-    pictures = []
-    for number, url in enumerate(urls):
-        picture = open_image(bytes_of_url(url), f"picture {number + 1}", max_pixels=most)
-        if pipe.model.config.w_clip_vit:  # crops and resizes in its own way
-            visit.hold(3 * picture.width * picture.height)
-            pictures.append(picture)
-        else:
-            pictures.append(fit(picture, pipe.pixels(pipe.grid(asked.pixels))))
-    return pictures
+    opened = (open_image(bytes_of_url(url), f"picture {n}", max_pixels=most) for n, url in enumerate(urls, start=1))
+    return [as_seen(pipe, picture, asked.pixels) for picture in opened]

@@ -101,7 +101,7 @@ def invalid(problems: Sequence[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return ApiError(400, f"The body is no valid JSON: {reason}", code="invalid_json")
-    if (first["type"] == "missing" and param is None) or first["type"] == "model_attributes_type":
+    if param is None and first["type"] in ("missing", "model_attributes_type"):
         return ApiError(400, "The body must be a JSON object, sent as Content-Type: application/json", code="no_json")
     if first["type"] == "value_error":  # of this package's own checks, which name the field
         message = str(first["ctx"]["error"])

@@ -1,33 +1,31 @@
-"""POST /v1/images/generations and /v1/images/edits: pictures of a prompt, and pictures drawn anew in part."""
+"""POST /v1/images/...: generations of a prompt, edits of a picture or beyond its edges, and variations of one."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from showo.engine.batching import Draw, DrawingDone, Inpaint, Progress, Ticket
+from showo.engine.batching import Draw, DrawingDone, Extend, Inpaint, Progress, Ticket, Vary
+from showo.engine.tasks.extend import Extension
+from showo.errors import UserError
 from showo.pictures import open_image
 from showo.serve.errors import ApiError
+from showo.serve.forms import read_form
 from showo.serve.pictures import encode, read_mask
-from showo.serve.schemas import AskedEdits, AskedPictures
+from showo.serve.schemas import AskedEdits, AskedPictures, AskedVariations
 from showo.serve.serving import ThisVisit, Visit
 from showo.serve.sse import frame, stream
 from showo.text import clean_text
 
 router = APIRouter()
-_FILES = {"image": "image", "image[]": "image", "mask": "mask"}  # fields of forms that are files
-_MAX_FIELDS = 64
-_MAX_FIELD_BYTES = 256 * 1024
 
 
 @router.post("/v1/images/generations", response_model=None)
@@ -40,16 +38,25 @@ async def generations(asked: AskedPictures, visit: ThisVisit) -> dict[str, Any] 
 
 @router.post("/v1/images/edits", response_model=None)
 async def edits(request: Request, visit: ThisVisit) -> dict[str, Any] | Response:
-    asked, files = await _read_form(request)
+    asked, files = await read_form(request, AskedEdits, ("image", "mask"))
     seeds = _seeds(asked, visit)
-    tickets = await visit.submit(lambda: _edits(asked, seeds, files, visit.serving.limits.picture_pixels))
+    make = _inpaints if asked.extend is None else _extends
+    tickets = await visit.submit(lambda: make(asked, seeds, files, visit))
     return await _Answering(visit, asked, "image_edit", seeds, pictures_read=1).answer(tickets)
+
+
+@router.post("/v1/images/variations", response_model=None)
+async def variations(request: Request, visit: ThisVisit) -> dict[str, Any] | Response:
+    asked, files = await read_form(request, AskedVariations, ("image", "other"))
+    seeds = _seeds(asked, visit)
+    tickets = await visit.submit(lambda: _varies(asked, seeds, files, visit))
+    return await _Answering(visit, asked, "image_variation", seeds, pictures_read=len(files)).answer(tickets)
 
 
 class _Answering:
     """What comes of tickets for pictures, as OpenAI writes it.
 
-    kind: the first half of the names of events. pictures_read: for each that is drawn.
+    kind: the first half of the names of events. pictures_read: for each that is drawn; they are of the size asked for.
     """
 
     def __init__(self, visit: Visit, asked: AskedPictures, kind: str, seeds: Sequence[int], pictures_read: int) -> None:
@@ -63,11 +70,14 @@ class _Answering:
             first = await anext(events)  # so that what goes wrong in the queue has a status
             return stream(self._frames(first, events))
         drawn = await asyncio.gather(*(ticket.finished() for ticket in tickets))
-        pictures = [done.picture for done in drawn if isinstance(done, DrawingDone)]
+        done = [each for each in drawn if isinstance(each, DrawingDone)]
         data = await self._visit.in_thread(
-            lambda: [{"b64_json": self._encode(p), "seed": seed} for p, seed in zip(pictures, self._seeds, strict=True)]
+            lambda: [
+                {"b64_json": self._encode(each.picture), "seed": seed}
+                for each, seed in zip(done, self._seeds, strict=True)
+            ]
         )
-        return {"created": int(time.time()), "data": data, **self._facts(len(pictures))}
+        return {"created": int(time.time()), "data": data, **self._facts(done[0].picture), "usage": self._usage(done)}
 
     async def _frames(self, first: Any, events: AsyncIterator[Any]) -> AsyncIterator[str]:
         shown = 0
@@ -80,37 +90,32 @@ class _Answering:
                 yield frame(await self._event("partial_image", event.picture, partial_image_index=shown))
                 shown += 1
             elif isinstance(event, DrawingDone):
-                usage = self._facts(1)["usage"]
+                usage = self._usage([event])
                 yield frame(await self._event("completed", event.picture, usage=usage, seed=self._seeds[0]))
 
     async def _event(self, name: str, picture: Image.Image, **more: Any) -> dict[str, Any]:
         text = await self._visit.in_thread(lambda: self._encode(picture))
-        facts = {name: value for name, value in self._facts(1).items() if name != "usage"}
-        return {"type": f"{self._kind}.{name}", "b64_json": text, "created_at": int(time.time()), **facts, **more}
+        facts = {"created_at": int(time.time()), **self._facts(picture)}
+        return {"type": f"{self._kind}.{name}", "b64_json": text, **facts, **more}
 
     def _encode(self, picture: Image.Image) -> str:
         quality = 100 if self._asked.output_compression is None else self._asked.output_compression
         return encode(picture, self._format, quality)
 
-    def _facts(self, count: int) -> dict[str, Any]:
-        grid = self._pipe.grid(self._asked.pixels)
-        width, height = self._pipe.pixels(grid)
-        text = len(self._pipe.text_tokenizer.encode(clean_text(self._asked.prompt)))
-        codes = grid[0] * grid[1]
-        read = self._read * codes
-        usage = {
+    def _facts(self, picture: Image.Image) -> dict[str, Any]:
+        size = f"{picture.width}x{picture.height}"
+        return {"background": "opaque", "output_format": self._format, "quality": "auto", "size": size}
+
+    def _usage(self, done: Sequence[DrawingDone]) -> dict[str, Any]:
+        told = [self._asked.prompt, *(other.text for other in self._asked.also or ())]
+        text = sum(len(self._pipe.text_tokenizer.encode(clean_text(each))) for each in told)
+        read = self._read * math.prod(self._pipe.grid(self._asked.pixels))
+        drawn = sum(each.codes.numel() for each in done)
+        return {
             "input_tokens": text + read,
             "input_tokens_details": {"text_tokens": text, "image_tokens": read},
-            "output_tokens": count * codes,
-            "total_tokens": text + read + count * codes,
-        }
-        size = f"{width}x{height}"
-        return {
-            "background": "opaque",
-            "output_format": self._format,
-            "quality": "auto",
-            "size": size,
-            "usage": usage,
+            "output_tokens": drawn,
+            "total_tokens": text + read + drawn,
         }
 
 
@@ -130,10 +135,10 @@ def _seeds(asked: AskedPictures, visit: Visit) -> list[int]:
     return list(range(first, first + count))
 
 
-def _edits(asked: AskedEdits, seeds: Sequence[int], files: dict[str, bytes], max_pixels: int) -> list[Inpaint]:
-    picture = open_image(files["image"], "image", max_pixels=max_pixels)
+def _inpaints(asked: AskedEdits, seeds: Sequence[int], files: dict[str, bytes], visit: Visit) -> list[Inpaint]:
+    picture = _open(files, "image", visit)
     name = "mask" if "mask" in files else "image"  # a picture may say itself where it is to be drawn anew
-    mask = read_mask(files[name], name, max_pixels)
+    mask = read_mask(files[name], name, visit.serving.limits.picture_pixels)
     previews = bool(asked.partial_images)
     return [
         Inpaint(asked.prompt, asked.options(seed), previews, picture=picture, mask=mask, blend=asked.blend)
@@ -141,27 +146,40 @@ def _edits(asked: AskedEdits, seeds: Sequence[int], files: dict[str, bytes], max
     ]
 
 
-async def _read_form(request: Request) -> tuple[AskedEdits, dict[str, bytes]]:
-    """The fields and the files of a form; ApiError for one that is not as it should be."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise ApiError(400, "The body must be a form, sent as Content-Type: multipart/form-data", code="no_form")
-    fields: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
-    async with request.form(max_files=4, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
-        for name, value in form.multi_items():
-            known = _FILES.get(name)
-            if isinstance(value, UploadFile) != (known is not None):
-                expected = "a file" if known is not None else "no file"
-                raise ApiError(400, f"{name[:100]}: expected {expected}", code="invalid_value", param=name[:100])
-            if (known or name) in (fields, files)[known is not None]:
-                raise ApiError(400, f"{name[:100]}: is given twice", code="invalid_value", param=name[:100])
-            if known is not None and isinstance(value, UploadFile):
-                files[known] = await value.read()
-            else:
-                fields[name] = value
-    if "image" not in files:
-        raise ApiError(400, "image: is missing", code="missing_required_parameter", param="image")
-    try:
-        return AskedEdits.model_validate(fields, strict=False), files
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+def _extends(asked: AskedEdits, seeds: Sequence[int], files: dict[str, bytes], visit: Visit) -> list[Extend]:
+    """UserError for a picture that would become too large, before any work."""
+    assert asked.extend is not None
+    if "mask" in files:
+        raise UserError("mask: with extend a picture is drawn on beyond its edges, and nowhere else; leave the mask out")
+    pipe, most = visit.serving.engine.pipe, visit.serving.limits.grown_pixels
+    grown = Extension(pipe.grid(asked.pixels), pipe.grid(), asked.extend, asked.extend_by).grids()[-1]
+    width, height = pipe.pixels(grown)
+    if width * height > most:
+        raise UserError(f"extend: the picture would have {width}x{height} pixels, more than {most}")
+    picture = _open(files, "image", visit)
+    return [
+        Extend(
+            asked.prompt,
+            asked.options(seed),
+            bool(asked.partial_images),
+            picture=picture,
+            directions=asked.extend,
+            prompts=asked.extend_prompts,
+            by=asked.extend_by,
+            blend=asked.blend,
+        )
+        for seed in seeds
+    ]
+
+
+def _varies(asked: AskedVariations, seeds: Sequence[int], files: dict[str, bytes], visit: Visit) -> list[Vary]:
+    picture, other = _open(files, "image", visit), _open(files, "other", visit) if "other" in files else None
+    previews = bool(asked.partial_images)
+    return [
+        Vary(asked.prompt, asked.options(seed), previews, picture=picture, other=other, share=asked.share)
+        for seed in seeds
+    ]
+
+
+def _open(files: dict[str, bytes], name: str, visit: Visit) -> Image.Image:
+    return open_image(files[name], name, max_pixels=visit.serving.limits.picture_pixels)

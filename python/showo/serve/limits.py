@@ -17,6 +17,7 @@ class Limits:
     read_seconds: for which a client may leave what is written to it unread, when the buffers are full.
     stop_seconds: for which requests may go on when the server is told to stop.
     connections: at a time. pictures: that one request may ask for. picture_pixels: of one picture that is sent.
+    grown_pixels: of one that is drawn on beyond its edges, at its end.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -28,6 +29,7 @@ class Limits:
     connections: int = 512
     pictures: int = 10
     picture_pixels: int = 16 * 1024 * 1024
+    grown_pixels: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

@@ -7,7 +7,7 @@ who asks, or how the answer is stored, change nothing in an answer and are let p
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,11 @@ _PASSED = (
     "prompt_cache_retention",
 )
 Nothing = Annotated[float | None, Field(ge=0, le=0)]  # a number that may be given if it is 0
+Item = TypeVar("Item")
+# Looked at up to the first item that is wrong: a body may hold millions of them.
+Several = Annotated[list[Item], Field(fail_fast=True)]
+Direction = Literal["left", "right", "up", "down"]
+MAX_DIRECTIONS = 64
 Seed = Annotated[int | None, Field(ge=-(2**63), lt=2**63 - 10**6)]  # several pictures count up from it
 
 
@@ -44,11 +49,19 @@ class Asked(BaseModel):
         return data
 
 
+class WeightedText(BaseModel):
+    """A text that is composed with a picture's prompt."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    text: str
+    weight: float = Field(allow_inf_nan=False)
+
+
 class AskedPictures(Asked):
     """Pictures of a prompt, `POST /v1/images/generations`.
 
     Beyond OpenAI: seed (of the first picture; the others count up), steps, guidance, top_k, schedule, temperature,
-    sampler, guidance_schedule, negative_prompt, as in `showo.engine.options.Options`.
+    sampler, guidance_schedule, negative_prompt, also, as in `showo.engine.options.Options`.
     """
 
     prompt: str
@@ -69,6 +82,7 @@ class AskedPictures(Asked):
     sampler: str | None = None
     guidance_schedule: str | None = None
     negative_prompt: str | None = None
+    also: Several[WeightedText] | None = None
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -79,6 +93,8 @@ class AskedPictures(Asked):
         names = ("steps", "guidance", "temperature", "top_k", "schedule", "sampler", "guidance_schedule")
         given: dict[str, Any] = {name: getattr(self, name) for name in (*names, "negative_prompt")}
         options = {name: value for name, value in given.items() if value is not None}
+        if self.also is not None:
+            options["also"] = [(other.text, other.weight) for other in self.also]
         return Options(**options, size=self.pixels, seed=seed)  # type: ignore[typeddict-item]
 
     @model_validator(mode="after")
@@ -96,13 +112,35 @@ class AskedPictures(Asked):
 
 
 class AskedEdits(AskedPictures):
-    """Pictures redrawn where a mask is transparent, `POST /v1/images/edits`.
+    """Pictures redrawn where a mask is transparent, or drawn on beyond their edges, `POST /v1/images/edits`.
 
-    Beyond OpenAI, besides what pictures have: blend, as in `showo.engine.tasks.inpaint`.
+    Beyond OpenAI, besides what pictures have: blend, as in `showo.engine.tasks.inpaint`; extend, the directions in
+    which a picture is drawn on, extend_by, codes of each band, and extend_prompts, one for each direction in the place
+    of the prompt, as in `showo.engine.tasks.extend`.
     """
 
     input_fidelity: Literal["low"] | None = None
     blend: int | None = Field(None, ge=0, le=4096)
+    extend: Annotated[list[Direction], Field(min_length=1, max_length=MAX_DIRECTIONS, fail_fast=True)] | None = None
+    extend_by: int | None = Field(None, ge=1)
+    extend_prompts: Annotated[list[str], Field(max_length=MAX_DIRECTIONS, fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _check_extend(self) -> AskedEdits:
+        for name in ("extend_by", "extend_prompts"):
+            if getattr(self, name) is not None and self.extend is None:
+                raise ValueError(f"{name}: needs extend, the directions in which the picture is drawn on")
+        return self
+
+
+class AskedVariations(AskedPictures):
+    """Pictures like a given one, or between two, `POST /v1/images/variations`.
+
+    Beyond OpenAI: what pictures have, the prompt too, which may be left out; share, as in `showo.engine.tasks.vary`.
+    """
+
+    prompt: str = ""
+    share: float = Field(0.5, gt=0, le=1)
 
 
 class TextPart(BaseModel):
@@ -131,7 +169,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["user", "assistant"]
-    content: str | list[Part]
+    content: str | Several[Part]
     name: str | None = None
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
@@ -157,7 +195,7 @@ class AskedChat(Asked):
     Beyond OpenAI: top_k, and size, (as "64x64") to which pictures are cropped and resized.
     """
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Several[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -172,7 +210,7 @@ class AskedChat(Asked):
     stop: Annotated[list[str] | None, Field(max_length=0)] = None
     tools: Annotated[list[Any] | None, Field(max_length=0)] = None
     response_format: TextFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Several[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
     @property

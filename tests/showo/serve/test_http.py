@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import random
 from typing import Any
 
 import openai
 import pytest
+from openai.types import ImagesResponse
 from PIL import Image, ImageChops
 
 from showo.engine.batching import Answer, AnswerDone
@@ -119,6 +121,79 @@ def test_edits(served: Running, separate: bool) -> None:
     expected = served.pipe.inpaint(shown, "b", (0, 0, 8, 5), blend=1, **options)
     for data, drawn in zip(answer.data or [], expected, strict=True):
         assert differ(data.b64_json, drawn) <= 1, f"seed {SEED}"
+
+
+ALSO: list[dict[str, Any]] = [{"text": "c", "weight": 0.8}, {"text": "a", "weight": -0.5}]
+TOLD = [(each["text"], each["weight"]) for each in ALSO]
+
+
+def test_composed_prompts(served: Running) -> None:
+    answer = served.openai().images.generate(prompt="b", extra_body={**OPTIONS, "also": ALSO})
+    (drawn,) = answer.data or []
+    assert differ(drawn.b64_json, served.pipe.generate("b", also=TOLD, **OPTIONS)[0]) <= 1, f"seed {SEED}"
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.text_tokens == 3
+    picture = noise(SEED, mode="RGBA")
+    picture.putalpha(0)
+    expected = served.pipe.inpaint(picture, "b", (0, 0, 16, 16), also=TOLD, **OPTIONS)[0]
+    for also in (ALSO, json.dumps(ALSO)):  # as the client writes lists in forms, and as others may
+        answer = served.openai().images.edit(image=png(picture), prompt="b", extra_body={**OPTIONS, "also": also})
+        (drawn,) = answer.data or []
+        assert differ(drawn.b64_json, expected) <= 1, f"seed {SEED}"
+
+
+@pytest.mark.parametrize("prompts", [None, ["c", "a b"]])
+def test_extended_pictures(served: Running, prompts: list[str] | None) -> None:
+    picture = noise(SEED, (20, 16))
+    more = {"extend": ["left", "up"], "extend_by": 3, "blend": 2, "also": ALSO}
+    if prompts is not None:
+        more["extend_prompts"] = prompts
+    answer = served.openai().images.edit(
+        image=png(picture), prompt="b", size="20x16", n=2, extra_body={**OPTIONS, **more}  # type: ignore[call-overload]
+    )
+    assert answer.size == "32x28"
+    assert answer.usage.output_tokens == 2 * 8 * 7
+    for number, data in enumerate(answer.data):
+        options = {**OPTIONS, "seed": SEED + number, "size": (20, 16), "also": TOLD}
+        expected = served.pipe.extend(picture, prompts or "b", ["left", "up"], by=3, blend=2, **options)
+        assert differ(data.b64_json, expected[0]) <= 1, f"seed {SEED}"
+
+
+def test_streamed_extension(served: Running) -> None:
+    """One direction needs no list; what is shown on the way is the window that is drawn."""
+    files = {"image": png(noise(SEED))}
+    fields = {"prompt": "b", "extend": "right", "stream": "true", "partial_images": "1", "steps": "4", "seed": "1"}
+    with served.http() as http:
+        events = http.post("/v1/images/edits", data=fields, files=files).text
+    told = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: ")]
+    *partial, last = told
+    assert [(each["type"], each["size"]) for each in partial] in ([], [("image_edit.partial_image", "16x16")])
+    assert last["type"] == "image_edit.completed"
+    assert last["size"] == "24x16"
+    assert differ(last["b64_json"], served.pipe.extend(noise(SEED), "b", "right", steps=4, seed=1)[0]) <= 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI itself answers no such request any more
+def test_variations(served: Running) -> None:
+    picture, other = noise(SEED, (30, 20)), noise(SEED + 1)
+    client = served.openai()
+    answer = client.images.create_variation(image=png(picture), n=2, response_format="b64_json", extra_body=OPTIONS)
+    expected = served.pipe.vary(picture, "", num_images_per_prompt=2, **OPTIONS)
+    for data, drawn in zip(answer.data or [], expected, strict=True):
+        assert differ(data.b64_json, drawn) <= 1, f"seed {SEED}"
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.image_tokens == 16
+    answer = client.post(  # the client's own method has no second picture
+        "/images/variations",
+        cast_to=ImagesResponse,
+        body={**OPTIONS, "prompt": "b", "share": 0.3, "also": ALSO},
+        files=[("image", png(picture)), ("other", png(other))],
+        options={"headers": {"Content-Type": "multipart/form-data"}},
+    )
+    (drawn,) = served.pipe.vary(picture, "b", other=other, share=0.3, also=TOLD, **OPTIONS)
+    assert differ((answer.data or [])[0].b64_json, drawn) <= 1, f"seed {SEED}"
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.image_tokens == 32
 
 
 def test_streamed_edit(served: Running) -> None:

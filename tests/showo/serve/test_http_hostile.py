@@ -21,6 +21,7 @@ from tests.showo.serve.test_http import about, noise, png
 
 DRAW = "/v1/images/generations"
 EDIT = "/v1/images/edits"
+VARY = "/v1/images/variations"
 CHAT = "/v1/chat/completions"
 LIMITS = Limits(
     body_bytes=2**20, held_bytes=2**21, head_seconds=0.5, body_seconds=0.5, read_seconds=0.5, picture_pixels=2**20
@@ -98,6 +99,14 @@ def bomb(side: int) -> bytes:
         ({"prompt": "a", "n": 2, "stream": True}, "n", "one at a time"),
         ({"prompt": "\ud800"}, None, "UTF-8"),
         ({"prompt": "word " * 100}, None, "tokens"),
+        ({"prompt": "a", "also": [{"text": "word " * 100, "weight": 1}]}, None, "also has"),
+        ({"prompt": "a", "also": [{"text": "b", "weight": 1}] * 8}, None, "at most 8 can be composed"),
+        ({"prompt": "a", "also": [{"text": "b", "weight": 1e31}]}, None, "weight must be"),
+        ({"prompt": "a", "also": [{"text": "b", "weight": float("nan")}]}, "also[0].weight", "finite"),
+        ({"prompt": "a", "also": [{"text": "b"}]}, "also[0].weight", "required"),
+        ({"prompt": "a", "also": [{"text": "b", "weight": 1, "x": 1}]}, "also[0].x", "Unknown"),
+        ({"prompt": "a", "also": "b"}, "also", "list"),
+        ({"prompt": "a", "also": [0] * 300_000}, "also[0]", "dictionary"),
         ({"prompt": "a" * 900_000}, None, "900000 characters"),
         ({"prompt": "a", "negative_prompt": "a" * 900_000}, None, "900000 characters"),
         ({"prompt": "a", "sampler": "a" * 900_000}, None, "sampler"),
@@ -147,6 +156,7 @@ def test_pages_of_others(http: httpx.Client) -> None:
         ([{"role": "system", "content": "a"}], "messages[0].role"),
         ([{"role": "assistant", "content": "a"}], "in turn"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "last one"),
+        ([0], "messages[0]"),
         ([{"role": "user", "content": ""}], "empty"),
         ([{"role": "user", "content": "a" * 900_000}], "900000 characters"),
         ([{"role": "user", "content": "a" * 3000}], "positions"),
@@ -208,9 +218,34 @@ def test_forms(http: httpx.Client) -> None:
         ({"prompt": "a", "steps": "10000"}, {"image": whole}, "1000"),
         ({"prompt": "a", "steps": "1.5"}, {"image": whole}, "steps"),
         ({"prompt": "a" * 300_000}, {"image": whole}, "size"),
-        ({"prompt": "a", **{f"f{n}": "b" for n in range(70)}}, {"image": whole}, "fields"),
+        ({"prompt": "a", **{f"f{n}": "b" for n in range(300)}}, {"image": whole}, "fields"),
+        ({"prompt": "a", "also": "b=1"}, {"image": whole}, "also: expected JSON"),
+        ({"prompt": "a", "also": "[" * 100_000}, {"image": whole}, "also: expected JSON"),
+        ({"prompt": "a", "also[][text]": ["b", "c"], "also[][weight]": "1"}, {"image": whole}, "as many"),
+        ({"prompt": "a", "also[][text]": "b"}, {"image": whole}, "also[0].weight"),
+        ({"prompt": "a", "also": "[]", "also[][text]": "b"}, {"image": whole}, "also: is given twice"),
+        ({"prompt": ["a", "b"]}, {"image": whole}, "prompt: is given twice"),
+        ({"prompt": "a", "extend": "back"}, {"image": whole}, "extend[0]: Input should be 'left', 'right', 'up'"),
+        ({"prompt": "a", "extend": ["up"] * 65}, {"image": whole}, "at most 64"),
+        ({"prompt": "a", "extend": "up", "extend_by": "4"}, {"image": whole}, "by must be 1 to 3"),
+        ({"prompt": "a", "extend": "up", "extend_prompts": ["a", "b"]}, {"image": whole}, "prompts must be one"),
+        ({"prompt": "a", "extend_by": "1"}, {"image": whole}, "extend_by: needs extend"),
+        ({"prompt": "a", "extend": "up", "size": "2048x2048"}, {"image": whole}, "2048x2056 pixels, more than 4194304"),
+        ({"prompt": "a", "extend": "up", "size": "99996x99996"}, {"image": whole}, "more than 4194304"),
+        ({"prompt": "a", "extend": "up"}, {"image": whole, "mask": whole}, "leave the mask out"),
     ):
         assert said in reason(http.post(EDIT, data=data, files=files), 400)["message"]
+    for data, files, said in (
+        ({}, {}, "multipart"),
+        ({"share": "0"}, {"image": whole}, "share"),
+        ({"share": "nan"}, {"image": whole}, "share"),
+        ({"prompt": "word " * 100}, {"image": whole}, "tokens"),
+        ({}, {"image": whole, "mask": whole}, "mask: expected no file"),
+        ({}, {"image": whole, "other": bomb(1025)}, "other: 1025x1025 pixels"),
+        ({}, {"image": whole, "other": b"not a picture"}, "other: not a readable"),
+        ({"response_format": "url"}, {"image": whole}, "no URLs"),
+    ):
+        assert said in reason(http.post(VARY, data=data, files=files), 400)["message"]
     assert "multipart" in reason(http.post(EDIT, json={"prompt": "a"}), 400)["message"]
     broken = {"Content-Type": "multipart/form-data"}
     reason(http.post(EDIT, content=b"--x\r\n", headers=broken), 400)

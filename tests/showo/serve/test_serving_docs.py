@@ -19,7 +19,7 @@ from PIL import Image
 from showo.commands.serve import serve
 from showo.engine.batching.requests import MAX_CHARACTERS, MAX_STEPS
 from showo.serve.limits import Limits
-from showo.serve.schemas import AskedChat, AskedEdits, AskedPictures
+from showo.serve.schemas import MAX_DIRECTIONS, AskedChat, AskedEdits, AskedPictures, AskedVariations
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -73,6 +73,8 @@ def test_the_commands(
     assert '"seed":1' in Path("answer.json").read_text()
     events = re.findall(r"^event: (.*)$", Path("events.txt").read_text(), re.MULTILINE)
     assert events[-1] == "image_edit.completed"
+    assert '"size":"96x64"' in Path("wider.json").read_text()
+    assert '"b64_json":' in Path("variation.json").read_text()
 
 
 def test_the_limits() -> None:
@@ -82,6 +84,7 @@ def test_the_limits() -> None:
         f"a body that takes more than {limits.body_seconds:g}",
         f"{limits.pictures} pictures a request, {MAX_STEPS:,} steps, {MAX_CHARACTERS:,} characters of a text, "
         f"{limits.picture_pixels / 2**20:g} megapixels",
+        f"{limits.grown_pixels / 2**20:g} megapixels of one that is drawn on, {MAX_DIRECTIONS} directions",
         f"{limits.connections} connections, {limits.read_seconds:g} seconds",
         f"`--max-body`, {limits.body_bytes / 2**20:g} MiB",
         f"it holds {limits.held_bytes / 2**20:g} MiB",
@@ -104,11 +107,16 @@ def test_the_fields() -> None:
         for endpoint, fields in re.findall(r"^\| `POST (/v1/[\w/]+)` \| (.*) \|$", PAGE, re.MULTILINE)
     }
     assert told["/v1/images/generations"] <= set(AskedPictures.model_fields)
-    assert told["/v1/images/edits"] == {"image", "mask", "blend"}
+    assert told["/v1/images/edits"] == {"image", "mask", "blend", "extend", "extend_by", "extend_prompts"}
+    variations = {"image", "n", "size", "response_format", "model", "share", "other"}
+    assert told["/v1/images/variations"] == variations
+    assert variations - {"image", "other"} <= set(AskedVariations.model_fields)
     assert told["/v1/chat/completions"] <= set(AskedChat.model_fields)
     left = set(AskedPictures.model_fields) - told["/v1/images/generations"]
     assert left == {"response_format", "quality", "background", "moderation"}
-    assert set(AskedEdits.model_fields) - set(AskedPictures.model_fields) == {"blend", "input_fidelity"}
+    own = told["/v1/images/edits"] - {"image", "mask"} | {"input_fidelity"}
+    assert set(AskedEdits.model_fields) - set(AskedPictures.model_fields) == own
+    assert set(AskedVariations.model_fields) - set(AskedPictures.model_fields) == {"share"}
 
 
 def test_replicas() -> None:

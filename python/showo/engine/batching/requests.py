@@ -5,7 +5,7 @@ raised there: UserError and TypeError, as by the call of `ShowoPipeline` that do
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -152,7 +152,7 @@ class Answer:
         length = self._length(pipe, text)
         check_length(pipe.config, length)
         room = pipe.model.config.max_positions - length
-        return AnsweringWork(self, look, text, length, min(self.max_new_tokens, room))
+        return AnsweringWork(replace(self, pictures=()), look, text, length, min(self.max_new_tokens, room))
 
     def _text(self, pipe: ShowoPipeline) -> list[int]:
         """Ids of all turns, up to the answer that is wanted."""
@@ -207,7 +207,7 @@ class DrawingWork:
 class AnsweringWork:
     """An answer to be given, all of it checked.
 
-    look: encodes the pictures. text: ids of what the answer follows. length: places of the row before the answer.
+    request: without its pictures, which may be large. look: encodes these. text: ids of what the answer follows. length: places of the row before the answer.
     most: ids that the answer may have.
     """
 

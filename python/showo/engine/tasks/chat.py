@@ -25,6 +25,8 @@ from showo.engine.session import Session
 from showo.engine.text_pieces import TextPieces
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options, seen_length
 from showo.errors import UserError
+from showo.model.clip import clip_fit
+from showo.pictures import fit, to_rgb
 from showo.text import clean_text
 
 if TYPE_CHECKING:
@@ -197,11 +199,22 @@ def _check_pictures(pipe: ShowoPipeline, count: int, size: tuple[int, int] | Non
     return places
 
 
+def as_seen(pipe: ShowoPipeline, picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """A picture as RGB, cropped and resized as the model sees it: small, and the same when that is done again."""
+    if pipe.config.w_clip_vit:
+        return clip_fit(to_rgb(picture), pipe.tower.side)
+    return fit(to_rgb(picture), pipe.pixels(pipe.grid(size)))
+
+
 def looking(
     pipe: ShowoPipeline, images: Sequence[Image.Image], size: tuple[int, int] | None
 ) -> Callable[[], Tensor | SeenPictures]:
-    """How pictures become what the model reads: vocabulary ids [n, N], or features. UserError where they cannot."""
+    """How pictures become what the model reads: vocabulary ids [n, N], or features. UserError where they cannot.
+
+    What is given back keeps them as the model sees them, and not as large as they were.
+    """
     places = _check_pictures(pipe, len(images), size)
+    images = [as_seen(pipe, image, size) for image in images]
     if pipe.config.w_clip_vit:
         return lambda: SeenPictures(pipe.see(images), pipe.text_tokenizer.encode(SYSTEM_PROMPT))
     return lambda: pipe.encode(images, pipe.grid(size)) if images else torch.empty(0, places, dtype=torch.int64)

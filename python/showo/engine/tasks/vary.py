@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from showo.engine.drawing import Drawing, check_output, paired, repeated
 from showo.engine.options import Asked
 from showo.errors import UserError
-from showo.pictures import to_rgb
+from showo.pictures import fit, to_rgb
 from showo.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -57,9 +57,11 @@ class Variation:
         num_images_per_prompt: int = 1,
     ) -> None:
         check_share(share)
-        self._shown, texts = paired(pictures, prompts)
-        self._other = None if other is None else to_rgb(other)
+        shown, texts = paired(pictures, prompts)
         self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
+        pixels = pipe.pixels(self.drawing.grid)  # a request that waits holds no more than these
+        self._shown = [fit(picture, pixels) for picture in shown]
+        self._other = None if other is None else fit(to_rgb(other), pixels)
         self._mask_id = pipe.config.vocabulary.mask_id
         self._share, self._times = share, num_images_per_prompt
 
