@@ -32,9 +32,7 @@ async def read_form(request: Request, kind: type[Form], files: Collection[str]) 
         raise ApiError(400, "The body must be a form, sent as Content-Type: multipart/form-data", code="no_form")
     texts: list[tuple[str, str]] = []
     found: dict[str, bytes] = {}
-    async with request.form(
-        max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
-    ) as form:
+    async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
         for full, value in form.multi_items():
             name = full.removesuffix("[]")
             if isinstance(value, UploadFile) != (name in files):

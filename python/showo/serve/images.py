@@ -150,7 +150,7 @@ def _extends(asked: AskedEdits, seeds: Sequence[int], files: dict[str, bytes], v
     """UserError for a picture that would become too large, before any work."""
     assert asked.extend is not None
     if "mask" in files:
-        raise UserError("mask: with extend a picture is drawn on beyond its edges, and nowhere else; leave the mask out")
+        raise UserError("mask: with extend a picture is drawn on beyond its edges alone; leave the mask out")
     pipe, most = visit.serving.engine.pipe, visit.serving.limits.grown_pixels
     grown = Extension(pipe.grid(asked.pixels), pipe.grid(), asked.extend, asked.extend_by).grids()[-1]
     width, height = pipe.pixels(grown)

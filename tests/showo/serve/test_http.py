@@ -149,7 +149,11 @@ def test_extended_pictures(served: Running, prompts: list[str] | None) -> None:
     if prompts is not None:
         more["extend_prompts"] = prompts
     answer = served.openai().images.edit(
-        image=png(picture), prompt="b", size="20x16", n=2, extra_body={**OPTIONS, **more}  # type: ignore[call-overload]
+        image=png(picture),
+        prompt="b",
+        size="20x16",
+        n=2,
+        extra_body={**OPTIONS, **more},  # type: ignore[call-overload]
     )
     assert answer.size == "32x28"
     assert answer.usage.output_tokens == 2 * 8 * 7

@@ -174,9 +174,8 @@ class Engine:
     def _abandon(self) -> None:
         """Ends all requests that are not done."""
         with self._changed:
-            reason = EngineClosedError("the engine was closed")
-            if self._failure is not None:
-                reason = EngineFailedError(self._failure)
+            closed = self._failure is None
+            reason = EngineClosedError("the engine was closed") if closed else EngineFailedError(self._failure)
             for ticket in [*self._running, *(ticket for ticket, _ in self._queue)]:
                 ticket.fail(reason)
             self._queue.clear()

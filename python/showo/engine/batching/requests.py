@@ -207,8 +207,8 @@ class DrawingWork:
 class AnsweringWork:
     """An answer to be given, all of it checked.
 
-    request: without its pictures, which may be large. look: encodes these. text: ids of what the answer follows. length: places of the row before the answer.
-    most: ids that the answer may have.
+    request: without its pictures, which may be large. look: encodes these. text: ids of what the answer follows.
+    length: places of the row before the answer. most: ids that the answer may have.
     """
 
     request: Answer
