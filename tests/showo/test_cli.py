@@ -212,26 +212,59 @@ def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=paths)
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
-    code = """
+def imported(*arguments: str) -> set[str]:
+    """The modules that a new interpreter has imported when it has run this command."""
+    code = f"""
 import sys, showo.cli
 try:
-    showo.cli.main(["generate", "--help"])
-except SystemExit:
-    assert "torch" not in sys.modules
+    showo.cli.main({list(arguments)!r})
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("imported:", *sys.modules)
 """
     result = fresh("-c", code)
     assert result.returncode == 0, result.stderr
-    assert "--steps-gif" in result.stdout
+    return set(result.stdout.partition("imported: ")[2].split())
 
 
-def test_loading_does_not_import_the_compiler(checkpoint: Path) -> None:
-    """It takes longer than a picture does."""
-    code = f"""
-import sys
-from showo.engine.pipeline import ShowoPipeline
-ShowoPipeline.from_pretrained({str(checkpoint)!r}).generate(["a"], steps=2)
-assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
+# Packages that other parts of this project need. Most take longer to import than a picture takes.
+ELSEWHERE = {
+    *("datasets", "fastapi", "gradio", "httpx", "huggingface_hub", "matplotlib", "omegaconf", "openai", "pandas"),
+    *("peft", "prometheus_client", "pyarrow", "scipy", "sklearn", "starlette", "tensorboard", "torchao"),
+    *("torchvision", "transformers", "uvicorn", "wandb"),
+}
+
+
+def test_help_imports_no_torch() -> None:
+    for command in ((), ("generate",)):
+        assert not imported(*command, "--help") & {"torch", "numpy", "PIL", *ELSEWHERE}
+
+
+def test_generate_imports_what_it_needs(checkpoint: Path, tmp_path: Path) -> None:
+    """The compiler, for one, takes longer than a picture does; rich is for a bar, which is on terminals only."""
+    names = imported("generate", "a", "-m", str(checkpoint), "--steps", "2", "-o", str(tmp_path / "a.png"))
+    assert "showo.engine.pipeline" in names
+    own = {"showo.train.config", "showo.train.loop", "showo.serve", "showo.evaluate", "showo.data", "showo.demo"}
+    assert not names & {"torch._dynamo", "torch._inductor", "sympy", "rich", *own, *ELSEWHERE}
+
+
+def test_torch_is_imported_while_the_collector_of_garbage_rests() -> None:
+    code = """
+import gc
+from showo.commands import common
+rounds = []
+gc.callbacks.append(lambda phase, info: rounds.append(phase))
+common.load_torch()
+assert not rounds and gc.isenabled()
+frozen = gc.get_freeze_count()
+assert frozen > 100_000, frozen
+class Node: pass
+node = Node()
+node.itself = node
+del node
+common.load_torch()
+assert gc.get_freeze_count() == frozen  # what a command makes is collected as ever
+assert gc.collect() > 0
 """
     result = fresh("-c", code)
     assert result.returncode == 0, result.stderr

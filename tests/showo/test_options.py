@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def test_composed_prompts_of_every_task(pipe: ShowoPipeline) -> None:
 def test_a_bar_only_where_it_is_wanted(
     pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    pipe.generate("a", steps=2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     pipe.generate("a", steps=2)
     assert "drawing" in capsys.readouterr().err
     pipe.generate("a", steps=2, progress=False)

@@ -50,12 +50,12 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each turn, for programs.")] = False,
 ) -> None:
     """Talk about pictures: every answer knows the questions and answers before it."""
-    common.spin_briefly()
     common.check_pictures(pictures or [])
     for number, text in enumerate(question or [], start=1):
         if not clean_text(text):
             raise UserError(f"--question {number} is empty")
     pixels = common.parse_size(size)
+    common.load_torch()
 
     from showo.engine.tasks.chat import check_turns
     from showo.engine.understand import check_options

@@ -31,9 +31,9 @@ def demo(
     threads: common.Threads = None,
 ) -> None:
     """Serve a page to draw, inpaint, extend, vary and ask in a browser, until Ctrl-C."""
-    common.spin_briefly()
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install 'showo_ext[demo]'")
+    common.load_torch()
     common.begin(threads)
     pipe = common.load_pipeline(
         model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization

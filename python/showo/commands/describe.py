@@ -34,9 +34,9 @@ def describe(
     threads: common.Threads = None,
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
-    common.spin_briefly()
     common.check_pictures(pictures)
     pixels = common.parse_size(size)
+    common.load_torch()
 
     from showo.pictures import open_image
 

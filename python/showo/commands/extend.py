@@ -36,7 +36,6 @@ def extend(
     as_json: common.Json = False,
 ) -> None:
     """Draw a picture on beyond its edges, step by step, on a canvas of any size."""
-    common.spin_briefly()
     common.check_pictures([picture])
     check_file("--output", output, common.SHEET_TYPES)
     pixels = common.parse_size(size)
@@ -45,6 +44,7 @@ def extend(
         if not colon:
             raise UserError(f'a step must be DIRECTION:PROMPT, such as "right: a blue ring", got {step!r}')
     directions, prompts = [step[0].strip() for step in parted], [clean_text(step[2]) for step in parted]
+    common.load_torch()
 
     from showo.engine.tasks.extend import Extension
     from showo.pictures import open_image, save_image

@@ -46,7 +46,6 @@ def generate(
     as_json: common.Json = False,
 ) -> None:
     """Make a picture for each prompt: on one sheet with the prompt under each, as a file each, or both."""
-    common.spin_briefly()
     if output is None and output_dir is None:
         output = Path("out.png")
     files = common.check_outputs(output, output_dir, len(prompts))
@@ -54,6 +53,7 @@ def generate(
         check_file("--steps-gif", steps_gif, (".gif",))
     pixels = common.parse_size(size)
     prompts = [clean_text(prompt) for prompt in prompts]
+    common.load_torch()
 
     options = drawing.read()
     common.begin(models.threads)

@@ -37,7 +37,6 @@ def inpaint(
     as_json: common.Json = False,
 ) -> None:
     """Draw a part of a picture anew, which a mask or a box marks: every code that a marked pixel lies in."""
-    common.spin_briefly()
     if (mask is None) == (box is None):
         raise UserError("give --mask or --box")
     common.check_pictures([picture] if mask is None else [picture, mask])
@@ -47,6 +46,7 @@ def inpaint(
     pixels = common.parse_size(size)
     area = mask or _box(box or "")
     prompt = clean_text(prompt)
+    common.load_torch()
 
     from showo.engine.tasks.inpaint import as_mask
     from showo.pictures import open_image, save_image, to_grey

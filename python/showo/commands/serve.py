@@ -56,7 +56,7 @@ def serve(
     threads: common.Threads = None,
 ) -> None:
     """Answer HTTP requests of OpenAI's shape: pictures of prompts, edits, and talks about pictures."""
-    common.spin_briefly()
+    common.load_torch()
     try:
         from showo.serve.app import create_app
         from showo.serve.limits import Limits

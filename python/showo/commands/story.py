@@ -35,7 +35,6 @@ def story(
     as_json: common.Json = False,
 ) -> None:
     """Tell a story or a how-to: text, picture, text, picture. Each picture is drawn after all that is before it."""
-    common.spin_briefly()
     shown = picture or []
     common.check_pictures(shown)
     if len(shown) > len(texts):
@@ -43,6 +42,7 @@ def story(
     files = common.check_outputs(output, output_dir, len(texts))
     pixels = common.parse_size(size)
     texts = [clean_text(text) for text in texts]
+    common.load_torch()
 
     from showo.pictures import open_image, save_image
 

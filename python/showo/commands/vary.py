@@ -33,13 +33,13 @@ def vary(
     as_json: common.Json = False,
 ) -> None:
     """Make pictures like a given one, or between two."""
-    common.spin_briefly()
     common.check_pictures([picture] if other is None else [picture, other])
     outputs = numbered(output, count)
     for file in outputs:
         check_file("--output", file, common.SHEET_TYPES)
     pixels = common.parse_size(size)
     prompt = clean_text(prompt)
+    common.load_torch()
 
     from showo.engine.tasks.vary import check_share
     from showo.pictures import open_image, save_image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
@@ -75,14 +76,16 @@ class Drawing:
 
     @contextmanager
     def bar(self, calls: int) -> Iterator[None]:
-        """Shows how many steps of so many calls of `draw` are done."""
-        from rich.console import Console
+        """Shows how many steps of so many calls of `draw` are done, on a terminal."""
+        if not (self._asked.progress and sys.stderr.isatty()):
+            yield
+            return
+
+        from rich.console import Console  # rich takes as long to import as the weights to load
 
         from showo.progress import counting_bar
 
-        progress = counting_bar(Console(stderr=True), transient=True)
-        progress.disable = progress.disable or not self._asked.progress
-        with progress:
+        with counting_bar(Console(stderr=True), transient=True) as progress:
             task = progress.add_task("drawing", total=calls * self.steps)
             self._advance = lambda: progress.advance(task)
             yield
