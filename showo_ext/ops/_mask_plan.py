@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from showo_ext._checks import check_same_device, check_tensor
 from showo_ext._inference import normal_tensors
 from showo_ext._native import launch, native, runs_on_cuda
 from showo_ext._operator import Operator, transforms_are_active
@@ -72,6 +73,44 @@ def make_plan(mask: OmniMask, rows: int, table: tuple[Tensor, Tensor] | None = N
     intervals = _pairs_contiguous(mask.intervals)
     states, seen = _BLOCK_TABLE(intervals, mask.kv_length) if table is None else table
     return MaskPlan(intervals, states, seen, tile_order(states, rows) if rows else None, rows)
+
+
+def overwrite_mask(mask: OmniMask, intervals: Tensor) -> None:
+    """Writes other intervals into a mask's own memory, and what follows from them into its plans and masks of its rows.
+
+    For a captured CUDA graph, which reads the same memory at every replay: after this call it computes under the other
+    mask. Nothing else should see the mask's intervals. Nothing waits for the device.
+
+    Args:
+        mask: no rows of it may have been taken by `OmniMask.take_rows`.
+        intervals: int32 [b, S_q, K, 2], for the first b batch entries; the others stay.
+
+    Raises:
+        ValueError: shapes that do not fit; rows that were taken by an index.
+    """
+    check_tensor("intervals", intervals, (torch.int32,))
+    check_same_device("intervals", intervals.device, "mask", mask.intervals)
+    if intervals.dim() != 4 or intervals.size(0) > mask.batch_size or intervals.shape[1:] != mask.intervals.shape[1:]:
+        expected = f"up to {mask.batch_size} entries of {list(mask.intervals.shape[1:])}"
+        raise ValueError(f"intervals has shape {list(intervals.shape)}, expected {expected}")
+    if any(index is not None for _, index in mask._kept.selections.values()):
+        raise ValueError("mask has rows that were taken by an index, expected rows that were taken by a slice")
+    mask.intervals[: len(intervals)] = intervals
+    _renew(mask)
+
+
+def _renew(mask: OmniMask) -> None:
+    """Makes what is kept with a mask again, in place, from intervals that were written into."""
+    for (_, rows), plan in mask._kept.plans.items():
+        with normal_tensors():
+            renewed = make_plan(mask, rows)
+        for kept, new in zip(plan[:4], renewed[:4], strict=True):  # the tensors; tile_rows stays
+            if kept is not None and new is not None and kept is not new:
+                kept.copy_(new)
+    for key, (selected, _) in mask._kept.selections.items():
+        assert isinstance(key, tuple)  # start, stop, step
+        selected.intervals.copy_(mask.intervals[:, slice(*key)])
+        _renew(selected)
 
 
 def _pairs_contiguous(intervals: Tensor) -> Tensor:

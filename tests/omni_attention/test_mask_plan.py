@@ -13,10 +13,10 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, default_collate
 
-from showo_ext import OmniMask, omni_attention, rope_qkv, rotary_tables
+from showo_ext import OmniMask, omni_attention, overwrite_mask, rope_qkv, rotary_tables
 from showo_ext._kept import MAX_SELECTIONS
 from showo_ext.ops._mask_plan import make_plan, plan_of
-from showo_ext.testing import CountOperators, randn, use_isa
+from showo_ext.testing import CountOperators, randint, randn, use_isa
 from tests.ptx.emulated import backend, module_path
 
 OPS = torch.ops.showo_ext
@@ -148,6 +148,49 @@ def test_kept_selections_are_bounded():
         assert mask.rows(0, 1) is first  # in use all the time
     assert len(mask._kept.selections) == MAX_SELECTIONS
     assert mask.rows(0, 2) is not second
+
+
+# ---- written into ---------------------------------------------------------------------------------------------------
+
+
+@backends
+@pytest.mark.parametrize("rows", [5, 150])
+def test_an_overwritten_mask_is_the_other_mask(device, rows, record_property):
+    """Its plan and the rows that were taken of it too, in the memory in which they are."""
+    seed = torch.randint(1 << 30, ()).item()
+    record_property("seed", seed)
+    bounds = randint(0, 301, (3, 2, rows, 2, 2), seed=seed).sort(-1).values.int()
+    bounds[1, 0] = bounds[1, 0, :1]  # a batch entry whose rows are alike, so that blocks are empty and full
+    with backend(device), torch.inference_mode():
+        mask = OmniMask(bounds[0], 300)
+        q, k, v = (randn(2, 1, n, 32, seed=seed + n) for n in (rows, 300, 300))
+        results = [omni_attention(q, k, v, mask), omni_attention(q[:, :, 1:-1], k, v, mask.rows(1, -1))]
+        held = [mask.intervals, *(x for plan in mask._kept.plans.values() for x in plan[:4] if x is not None)]
+        addresses = [x.data_ptr() for x in held]
+        for written in (bounds[1], bounds[2, :1]):  # all entries, and the first
+            overwrite_mask(mask, written)
+            expected = OmniMask(torch.cat((written, bounds[1, len(written) :])), 300)
+            got = [omni_attention(q, k, v, mask), omni_attention(q[:, :, 1:-1], k, v, mask.rows(1, -1))]
+            assert not torch.equal(got[0], results[0])
+            assert torch.equal(got[0], omni_attention(q, k, v, expected)), seed
+            assert torch.equal(got[1], omni_attention(q[:, :, 1:-1], k, v, expected.rows(1, -1))), seed
+        assert [x.data_ptr() for x in held] == addresses
+        for x, new in zip(held[1:], (x for plan in mask._kept.plans.values() for x in plan[:4] if x is not None)):
+            assert x is new
+
+
+def test_masks_that_cannot_be_overwritten():
+    mask = OmniMask.causal(2, 4)
+    with pytest.raises(ValueError, match=r"intervals has shape \[3, 4, 1, 2\], expected up to 2 entries of"):
+        overwrite_mask(mask, mask.intervals.new_zeros(3, 4, 1, 2))
+    with pytest.raises(ValueError, match=r"intervals has shape \[2, 4, 2, 2\]"):
+        overwrite_mask(mask, mask.intervals.new_zeros(2, 4, 2, 2))
+    with pytest.raises(TypeError, match="intervals has dtype"):
+        overwrite_mask(mask, mask.intervals.long())
+    index = torch.tensor([1, 2])
+    mask.take_rows(index)
+    with pytest.raises(ValueError, match="rows that were taken by an index"):
+        overwrite_mask(mask, mask.intervals)
 
 
 # ---- copies and containers ------------------------------------------------------------------------------------------

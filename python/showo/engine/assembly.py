@@ -14,9 +14,10 @@ from showo.devices import find_device
 from showo.engine.loading import IMAGE_TOKENIZER_FOLDER, SHOWO_FOLDER, VISION_TOWER_FOLDER, Parts, find_parts
 from showo.engine.pipeline_file import PipelineFile
 from showo.engine.sampling import Sampling
-from showo.errors import CheckpointError
+from showo.errors import CheckpointError, UserError
 from showo.files import new_folder
 from showo.model.clip import ClipTower
+from showo.model.graphs import Graphs
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from showo.model.quantize import check_quantization, quantize
 from showo.model.transformer import Showo
@@ -86,6 +87,7 @@ class Assembly:
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
         quantization: str | None = None,
+        cuda_graphs: bool = False,
         deferred: bool = False,
     ) -> Self:
         """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
@@ -100,17 +102,21 @@ class Assembly:
         revision: of `source`, where that is a hub id: a branch, a tag or a commit.
         dtype: of both models' weights; None keeps those of the files.
         quantization: "int8" gives the transformer int8 weights (`showo.model.quantize`); it cannot be saved then.
+        cuda_graphs: on a GPU, steps of drawing and of decoding text run as CUDA graphs (`showo.model.graphs`).
         deferred: weights are read when the first of them is needed, and all that a call is asked for is checked before.
 
         Parts of released models are looked for beside the transformer's folder first, under the names of the hub.
 
         Raises:
             CheckpointError: a part is missing, damaged or does not fit; the message says which.
-            UserError: another quantization, or one that needs torchao (on a GPU), which is not installed.
+            UserError: another quantization, or one that needs torchao (on a GPU), which is not installed; CUDA graphs
+                without a GPU.
         """
         device = find_device(device)
         if quantization is not None:
             check_quantization(quantization, device)
+        if cuda_graphs and device.type != "cuda":
+            raise UserError(f"cuda_graphs: the device is {device}; CUDA graphs need a GPU (device='cuda')")
         parts = find_parts(
             source,
             image_tokenizer=image_tokenizer,
@@ -121,7 +127,7 @@ class Assembly:
         pipe = cls.__new__(cls)
         image_config = read_config(parts.image_tokenizer, ImageTokenizerConfig)
         pipe._describe(parts.config, image_config, parts.text_tokenizer, parts.sampling, parts.vision_tower)
-        pipe._weights = _Weights(parts, image_config, dtype, device, quantization)
+        pipe._weights = _Weights(parts, image_config, dtype, device, quantization, cuda_graphs)
         if not deferred:
             _ = pipe.image_tokenizer, pipe.model
         return pipe
@@ -192,11 +198,14 @@ class _Weights:
     dtype: torch.dtype | None
     device: torch.device
     quantization: str | None
+    cuda_graphs: bool
 
     def transformer(self) -> Showo:
         model = Showo.from_pretrained(self.parts.folder, config=self.parts.config, dtype=self.dtype, device=self.device)
         if self.quantization is not None:
             quantize(model, self.quantization)
+        if self.cuda_graphs:
+            model.graphs = Graphs(model)
         return model
 
     def image_tokenizer(self) -> ImageTokenizer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from showo.errors import NotFiniteError
+from showo.model.graphs import Graph, Key, Step
 from showo.model.kv_cache import KVCache
 from showo.model.transformer import Showo
 from showo_ext import OmniMask, sample_tokens
@@ -30,6 +31,21 @@ def check_finite(finite: Tensor) -> None:
         )
 
 
+def image_logits(model: Showo, step: Step, rows: slice | Tensor = slice(1, -1)) -> Tensor:
+    """[B, N, codes], of the places between soi and eoi, or of `rows`."""
+    hidden = model.hidden_states(**step._asdict(), rows=rows)
+    return model.logits(hidden, model.config.vocabulary.image_range)
+
+
+def text_logits(model: Showo, step: Step) -> Tensor:
+    """[B, V] of the next id, after steps of one place: a text id, the head's other rows are not computed."""
+    return _of_text(model, model.hidden_states(**step._asdict()))
+
+
+def _of_text(model: Showo, hidden: Tensor) -> Tensor:
+    return model.logits(hidden[:, 0], (0, model.config.vocabulary.text_vocab_size))
+
+
 class OpenImage:
     """Logits of a picture's places in every row, from `soi codes eoi` alone: all that is before them is cached.
 
@@ -50,7 +66,7 @@ class OpenImage:
         ends = torch.tensor(lengths, dtype=torch.int32) + places + 2
         intervals = torch.stack((torch.zeros_like(ends), ends), dim=-1)[:, None, None]
         self._intervals = intervals.expand(-1, places + 2, 1, 2).contiguous().to(model.device)
-        self._columns = max(lengths) + places + 2
+        self._read, self._columns = max(lengths), max(lengths) + places + 2
         self._masks: dict[int, OmniMask] = {}  # a mask keeps its plan, so each is made once
         self._soi = torch.full((1, 1), model.config.vocabulary.soi, device=model.device)
         self._eoi = torch.full((1, 1), model.config.vocabulary.eoi, device=model.device)
@@ -60,32 +76,51 @@ class OpenImage:
         """Logits [rows, N, codes] of pictures [P, N] (vocabulary ids), which rows 0..P, P..2P and so on show.
 
         rows: how many of the first rows are wanted; None is all. places: int64 [rows, n], those whose logits are
-        wanted, N then being n; the last layer computes nothing else.
+        wanted, N then being n; the last layer computes nothing else, unless the step is a CUDA graph.
         """
         rows = self.rows if rows is None else rows
         marks = [mark.expand(len(canvas), 1) for mark in (self._soi, self._eoi)]
-        embeds = self.model.embed(torch.cat((marks[0], canvas, marks[1]), dim=1))
-        hidden = self.model.hidden_states(
-            inputs_embeds=embeds.repeat(rows // len(canvas), 1, 1),
-            mask=self._mask(rows),
-            positions=self._positions if self._positions.dim() == 1 else self._positions[:rows],
-            cache=self._cache.first(rows),
-            slots=self._slots if isinstance(self._slots, int) else self._slots[:rows],
-            rows=slice(1, -1) if places is None else places + 1,
-        )
-        return self.model.logits(hidden, self.model.config.vocabulary.image_range)
+        ids = torch.cat((marks[0], canvas, marks[1]), dim=1).repeat(rows // len(canvas), 1)
+        if (graph := self._graph(rows)) is not None:
+            graph.write(ids=ids)
+            logits = graph.replay(rows)
+            return logits if places is None else logits[torch.arange(rows, device=logits.device)[:, None], places]
+        positions = self._positions if self._positions.dim() == 1 else self._positions[:rows]
+        slots = self._slots if isinstance(self._slots, int) else self._slots[:rows]
+        step = Step(ids, positions, slots, self._mask(rows), self._cache.first(rows))
+        return image_logits(self.model, step, slice(1, -1) if places is None else places + 1)
 
     def _mask(self, rows: int) -> OmniMask:
         if rows not in self._masks:
             self._masks[rows] = OmniMask(self._intervals[:rows], self._columns)
         return self._masks[rows]
 
+    # ---- as a user of a CUDA graph -------------------------------------------------------------------------------
+
+    def _graph(self, rows: int) -> Graph | None:
+        if self.model.graphs is None:
+            return None
+        return self.model.graphs.find(self, Key.of(image_logits, rows, self.places + 2, self._columns))
+
+    def load(self, graph: Graph) -> None:
+        rows = graph.rows
+        slots = self._cache.row_slots(self._slots, self.places + 2)
+        graph.write(
+            positions=self._positions.expand(self.rows, -1)[:rows],
+            slots=slots.expand(self.rows, -1)[:rows],
+            intervals=self._intervals[:rows],
+        )
+        graph.cache.overwrite(self._cache, 0, self._read)
+
+    def write_back(self, graph: Graph) -> None:
+        """Nothing: the picture's own keys and values are made anew in every step."""
+
 
 class GrowingText:
     """One id after the other, at the end of every row.
 
     drawn: how many ids every row has got. unseen: how many of them have not been looked at. read_steps: how many of
-    them the model has read.
+    them the model has read. With CUDA graphs, what has been read is in the cache that was given after `keep` alone.
     """
 
     def __init__(
@@ -93,13 +128,16 @@ class GrowingText:
     ) -> None:
         """last: hidden states [B, 1, hidden] of every row's last place."""
         self.drawn = self.read_steps = 0
-        self._model, self._cache, self._hidden = model, cache, last
-        self._columns = max(lengths)
+        self._model, self._cache = model, cache
+        self._last = last
+        self._logits: Tensor | None = None
+        self._shortest, self._columns = min(lengths), max(lengths)
         self._slots = torch.tensor(lengths, device=model.device)[:, None]
         self._offsets = torch.tensor(offsets, device=model.device)[:, None]
         self._unseen: list[Tensor] = []
         self._ids = self._slots
         self._finite = torch.ones((), dtype=torch.bool, device=model.device)
+        self._in_graph: Graph | None = None  # the one whose cache holds what has been read
 
     @property
     def unseen(self) -> int:
@@ -107,8 +145,10 @@ class GrowingText:
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """Logits [B, V] of the next id of every row: a text id, the head's other rows are not computed."""
-        return self._model.logits(self._hidden[:, 0], (0, self._model.config.vocabulary.text_vocab_size))
+        """Logits [B, V] of the next id of every row: a text id."""
+        if self._logits is None:
+            self._logits = _of_text(self._model, self._last)
+        return self._logits
 
     def give(self, ids: Tensor) -> None:
         """The next id of every row, int64 [B]."""
@@ -135,14 +175,35 @@ class GrowingText:
     @torch.inference_mode()
     def read(self) -> None:
         """The ids that were drawn last."""
-        self.read_steps += 1
         ends = (self._slots + 1).to(torch.int32)
         intervals = torch.stack((torch.zeros_like(ends), ends), dim=-1)[:, None]
-        self._hidden = self._model.hidden_states(
-            self._ids,
-            mask=OmniMask(intervals, self._columns + self.read_steps),
-            positions=self._offsets + self._slots,
-            cache=self._cache,
-            slots=self._slots,
-        )
+        positions = self._offsets + self._slots
+        if (graph := self._graph()) is not None:
+            graph.write(ids=self._ids, positions=positions, slots=self._slots, intervals=intervals)
+            self._logits = graph.replay(len(self._ids))
+        else:
+            mask = OmniMask(intervals, self._columns + self.read_steps + 1)
+            self._logits = text_logits(self._model, Step(self._ids, positions, self._slots, mask, self._cache))
         self._slots = self._slots + 1
+        self.read_steps += 1
+
+    # ---- as a user of a CUDA graph -------------------------------------------------------------------------------
+
+    def _graph(self) -> Graph | None:
+        if self._model.graphs is None:
+            return None
+        return self._model.graphs.find(self, Key.of(text_logits, len(self._slots), 1, self._cache.slots))
+
+    def load(self, graph: Graph) -> None:
+        graph.cache.overwrite(self._cache, 0, self._columns + self.read_steps)
+        self._in_graph = graph
+
+    @torch.inference_mode()
+    def write_back(self, graph: Graph) -> None:
+        self._cache.overwrite(graph.cache, self._shortest, self._columns + self.read_steps)
+        self._in_graph = None
+
+    def keep(self) -> None:
+        """Puts what has been read into the cache that was given, where it is not yet."""
+        if self._in_graph is not None:
+            self._in_graph.give_to(None)

@@ -207,6 +207,7 @@ class Session:
 
     def keep_text(self, text: GrowingText) -> None:
         """Takes over the ids that an `open_text` of this session has read, and no others."""
+        text.keep()
         self.lengths = [before + text.read_steps for before in self.lengths]
 
     def generate_text(
@@ -250,6 +251,7 @@ class Session:
                 if text.drawn < steps:
                     text.read()
         finally:
+            text.keep()
             self._keep(taken, ended, eot, text.read_steps)
 
     def _keep(self, taken: Sequence[list[int]], ended: Sequence[bool], eot: int, read_steps: int) -> None:

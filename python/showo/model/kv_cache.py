@@ -79,6 +79,12 @@ class KVCache:
         values = [copied([(cache.values[layer], samples) for cache, samples in parts]) for layer in layers]
         return KVCache._of(count, slots, keys, values)
 
+    def overwrite(self, other: KVCache, first: int, end: int) -> None:
+        """Puts slots first..end of another cache into this one, of as many samples as both have."""
+        count = min(self.batch, other.batch)
+        for into, x in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            into[:count, :, first:end] = x[:count, :, first:end]
+
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in (*self.keys, *self.values))

@@ -12,7 +12,7 @@ Shapes: B batch, S rows of this call, H heads, D head size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from showo.model.kv_cache import KVCache
 from showo.model.linear import Embedding, Linear
 from showo.model.weights import PretrainedMixin
 from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
+
+if TYPE_CHECKING:
+    from showo.model.graphs import Graphs
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
 Rows = slice | Tensor | None  # the same rows of every sample, own rows of each (int64 [B, R]), or all
@@ -160,6 +163,7 @@ class Showo(PretrainedMixin, nn.Module):
 
     attend: the attention used, `showo_ext.omni_attention` unless another function of the same signature is set
     (for example `showo_ext.reference.omni_attention`).
+    graphs: where they are given, the steps of drawing and of decoding text run as CUDA graphs.
     """
 
     config_class = ShowoConfig
@@ -168,6 +172,7 @@ class Showo(PretrainedMixin, nn.Module):
         super().__init__()
         self.config = config
         self.attend: AttentionFunction = omni_attention
+        self.graphs: Graphs | None = None
         self.showo = PhiForCausalLM(config)
         if config.w_clip_vit:
             self.mm_projector = nn.Sequential(

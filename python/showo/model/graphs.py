@@ -1,0 +1,218 @@
+"""Steps of a loop as CUDA graphs: a forward pass against a cache that the GPU runs by one launch.
+
+model.graphs = Graphs(model)      # from now on pictures are drawn and texts continued by graphs
+
+A graph is what was captured once: every replay launches the same kernels on the same memory. So each graph has buffers
+of its own for all that a step reads beside the weights, keys and values included. Whoever wants a step (a user: an
+`OpenImage`, a `GrowingText`) loads them once, and before every replay writes into them what has changed. No number of
+a step is captured but its sizes, which are the graph's key.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from showo.model.kv_cache import KVCache
+from showo_ext import OmniMask, overwrite_mask
+
+if TYPE_CHECKING:
+    from showo.model.transformer import Showo
+
+COLUMNS = 256  # the slots of a graph's cache are a multiple of this, so that rows of many lengths share a graph
+MOST_GRAPHS = 8
+
+Replay = Callable[[], object]
+# (step, device) -> what runs the step again, and the memory in which its result then lies.
+Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Replay, Tensor]]
+
+
+def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
+    """Makes a CUDA graph of a step. RuntimeError where there is no GPU, or the step cannot be captured."""
+    if device.type != "cuda":
+        raise RuntimeError(f"the model lies on {device}, and CUDA graphs are of GPUs")
+    with torch.cuda.device(device):
+        step()  # what the first call makes (plans of masks, compiled code, handles of libraries) is part of no graph
+        graph = torch.cuda.CUDAGraph()
+        # Where a capture fails, torch.cuda.graph leaves its own stream as the current one; the outer context does not.
+        outer = torch.cuda.stream(torch.cuda.current_stream())
+        with outer, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU too
+            result = step()
+    return graph.replay, result
+
+
+class Step(NamedTuple):
+    """A forward pass of places [B, S] against a cache, under the names that `Showo.hidden_states` has for it."""
+
+    input_ids: Tensor
+    positions: Tensor
+    slots: int | Tensor
+    mask: OmniMask
+    cache: KVCache
+
+
+# What is computed in a step: logits. A graph's key holds the function, so it must be one of a module.
+Forward = Callable[["Showo", Step], Tensor]
+
+
+class User(Protocol):
+    """What goes on at the end of a cache's rows, a step at a time."""
+
+    def load(self, graph: Graph) -> None:
+        """Puts all that its steps read into the buffers of a graph that another one may have used."""
+        ...
+
+    def write_back(self, graph: Graph) -> None:
+        """Takes from the graph's cache what the user's own cache lacks: somebody else is to use the graph."""
+        ...
+
+
+class Key(NamedTuple):
+    """rows, length: of the places [B, S]. slots: of the cache, a multiple of COLUMNS."""
+
+    forward: Forward
+    rows: int
+    length: int
+    slots: int
+
+    @classmethod
+    def of(cls, forward: Forward, rows: int, length: int, slots: int) -> Key:
+        """The smallest graph that such a step fits. A step of one place a row leaves a GPU idle, so rows are added to
+        it until they are a power of two: texts that come and go share a few graphs.
+        """
+        rows = 1 << (rows - 1).bit_length() if length == 1 else rows
+        return cls(forward, rows, length, -(-slots // COLUMNS) * COLUMNS)
+
+
+class Graph:
+    """A captured step with its buffers. Of the rows only the first may be in use.
+
+    user: whose state the buffers hold, as a weak reference.
+    """
+
+    def __init__(self, model: Showo, key: Key, capture: Capture) -> None:
+        device, (forward, self.rows, length, slots) = model.device, key
+        self._ids = torch.zeros(self.rows, length, dtype=torch.int64, device=device)
+        self._positions = torch.arange(length, device=device).repeat(self.rows, 1)
+        self._slots = self._positions.clone()
+        self._mask = OmniMask(torch.zeros(self.rows, length, 1, 2, dtype=torch.int32, device=device), slots)
+        self.cache = KVCache(model.config, self.rows, slots, dtype=model.dtype, device=device)
+        self.user: Callable[[], User | None] = lambda: None
+        step = Step(self._ids, self._positions, self._slots, self._mask, self.cache)
+        self._replay, self._result = capture(lambda: forward(model, step), device)
+
+    def write(
+        self,
+        *,
+        ids: Tensor | None = None,
+        positions: Tensor | None = None,
+        slots: Tensor | None = None,
+        intervals: Tensor | None = None,
+    ) -> None:
+        """What the next replay reads of the first rows: [b, S], intervals [b, S, 1, 2]."""
+        for buffer, value in ((self._ids, ids), (self._positions, positions), (self._slots, slots)):
+            if value is not None:
+                buffer[: len(value)] = value
+        if intervals is not None:
+            overwrite_mask(self._mask, intervals)
+
+    def replay(self, rows: int) -> Tensor:
+        """The step's result for the first rows, which the next replay leaves alone."""
+        self._replay()
+        return self._result[:rows].clone()
+
+    def give_to(self, user: User | None) -> None:
+        """Loads the user's state, after the one before has taken what is its own; None is nobody."""
+        if (previous := self.user()) is not None:
+            previous.write_back(self)
+        self.user = (lambda: None) if user is None else weakref.ref(user)
+        if user is not None:
+            user.load(self)
+
+
+class Graphs:
+    """The graphs of a model, captured when they are first wanted; the one used longest ago makes room for another.
+
+    most: how many graphs are kept. Each holds a cache of its rows, and the memory that its step takes.
+    A step that cannot be captured goes on without a graph, and so do all later ones like it; the first says so.
+    To be used from one thread at a time.
+    """
+
+    def __init__(self, model: Showo, *, most: int = MOST_GRAPHS, capture: Capture = capture) -> None:
+        if most < 1:
+            raise ValueError(f"most must be at least 1, got {most}")
+        self.model, self.most, self._capture = model, most, capture
+        self._graphs: dict[tuple[Key, object], Graph] = {}  # the one used last comes last
+        self._failed: set[tuple[Key, object]] = set()
+        self._weights: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def find(self, user: User, key: Key) -> Graph | None:
+        """The graph of a key with the user's state in it; None where there can be none."""
+        full_key = (key, self._circumstances())
+        if full_key in self._failed:
+            return None
+        graph = self._graphs.get(full_key)
+        if graph is None or graph.user() is not user:
+            if self._weights_have_moved():
+                self.clear()
+            graph = self._graphs.get(full_key) or self._new(full_key)
+            if graph is None:
+                return None
+            graph.give_to(user)
+        self._graphs.pop(full_key, None)
+        self._graphs[full_key] = graph
+        return graph
+
+    def clear(self) -> None:
+        """Frees all graphs. Their users go on with others."""
+        while self._graphs:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._graphs.pop(next(iter(self._graphs))).give_to(None)
+
+    def _new(self, full_key: tuple[Key, object]) -> Graph | None:
+        while len(self._graphs) >= self.most:  # before another takes memory
+            self._drop_oldest()
+        key = full_key[0]
+        try:
+            if _in_autocast(self.model.device):
+                raise RuntimeError("autocast keeps weights that it has cast outside of the graph")
+            return Graph(self.model, key, self._capture)
+        except RuntimeError as error:
+            if not self._failed:
+                reason = str(error).partition("\n")[0]
+                warnings.warn(
+                    f"no CUDA graph of {key.rows}x{key.length} places with {key.slots} slots, nor of others that fail: "
+                    f"{reason}. Such steps run as without graphs",
+                    stacklevel=4,
+                )
+            self._failed.add(full_key)
+            return None
+
+    def _circumstances(self) -> object:
+        """What else a capture depends on."""
+        model = self.model
+        precision = torch.get_float32_matmul_precision()
+        return model.attend, model.device, model.dtype, precision, _in_autocast(model.device)
+
+    def _weights_have_moved(self) -> bool:
+        """Whether weights lie elsewhere, or others are in their place, since the last call."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        # Tensors of other libraries, such as quantised ones, need not say where they lie.
+        places = tuple(t.data_ptr() if type(t) in (Tensor, nn.Parameter) else id(t) for t in tensors)
+        moved, self._weights = places != self._weights, places
+        return moved
+
+
+def _in_autocast(device: torch.device) -> bool:
+    """Meta has no autocast, and torch raises where one asks for it."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -1,0 +1,463 @@
+"""Steps as CUDA graphs: what they give is what the same steps give without, and few of them suffice.
+
+Without a GPU a recorder stands in for the capture (`graph_stand_in`); with one, the same tests run on real graphs.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from showo.engine import growing, open_canvas
+from showo.engine.batching import Answer, Draw, Engine
+from showo.engine.generate import generate_codes
+from showo.engine.growing import GrowingText
+from showo.engine.pipeline import ShowoPipeline
+from showo.engine.samplers import Filling
+from showo.engine.session import Session
+from showo.errors import UserError
+from showo.model import graphs as graphs_module
+from showo.model.graphs import Graphs, Key, Step, capture
+from showo.model.transformer import Showo
+from showo.prompting import Prompting
+from showo_ext import reference
+from tests.showo.graph_stand_in import Recorder
+
+CODES = 16
+TEXTS = [[1, 2, 3], [], [5] * 20, [7]]
+QUESTIONS = [[1], [2, 3, 4, 5], [6, 7]]
+SAMPLERS = ("confidence", "linear-temperature", "halton", "entropy-bound:4", "remask:0.3")
+
+
+@pytest.fixture(params=["recorded", pytest.param("cuda", marks=pytest.mark.gpu)])
+def graphs(model: Showo, request: pytest.FixtureRequest) -> Graphs:
+    """Of the model, which is put on a GPU where there is one; it does not use them yet."""
+    if request.param == "cuda":
+        return Graphs(model.cuda(), capture=Counting())
+    return Graphs(model, capture=Recorder())
+
+
+class Counting:
+    """`capture`, counted as a `Recorder` does."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+        self.recorded += 1
+        replay, result = capture(step, device)
+
+        def counted() -> None:
+            self.replayed += 1
+            replay()
+
+        return counted, result
+
+
+@contextmanager
+def used(graphs: Graphs) -> Iterator[Any]:
+    """Inside, the model uses its graphs. Gives what counts."""
+    graphs.model.graphs = graphs
+    try:
+        yield graphs._capture
+    finally:
+        graphs.model.graphs = None
+
+
+def pictures(model: Showo, count: int) -> Tensor:
+    vocab = model.config.vocabulary
+    return torch.randint(vocab.image_offset, vocab.mask_id, (count, CODES)).to(model.device)
+
+
+def texts_after(model: Showo, prompting: Prompting, images: Tensor, **options: Any) -> tuple[Session, list[Any]]:
+    session = Session(model, len(images))
+    session.append(prompting.asked(QUESTIONS[: len(images)], CODES), images)
+    return session, list(session.generate_text(eot=-1, **options))
+
+
+# ---------------------------------------------------------------- the same results
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_pictures(graphs: Graphs, prompting: Prompting, sampler: str, guidance: float) -> None:
+    """Rows of different lengths; every option that changes from step to step changes."""
+    options: dict[str, Any] = {
+        "steps": 5,
+        "guidance": guidance,
+        "sampler": sampler,
+        "guidance_schedule": "linear",
+        "temperature": 2.0,
+        "top_k": 9,
+    }
+    for seed in (3, 4):
+        plain = generate_codes(graphs.model, prompting, TEXTS, seed=seed, **options)
+        with used(graphs) as counter:
+            assert torch.equal(generate_codes(graphs.model, prompting, TEXTS, seed=seed, **options), plain)
+            assert counter.recorded == 1
+    assert counter.replayed > 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"also": [[([8], 0.5)], [], [([9, 9], -1.0), ([3], 2.0)], []], "guidance": 1.0},
+        {"negatives": [[4], [], [5, 6], [7]], "guidance": 2.0},
+        {"guidance": 2.0, "guidance_schedule": "off0.5"},
+    ],
+    ids=["composed", "negative", "guidance that ends"],
+)
+def test_conditions(graphs: Graphs, prompting: Prompting, options: dict[str, Any]) -> None:
+    plain = generate_codes(graphs.model, prompting, TEXTS, steps=4, **options)
+    with used(graphs) as counter:
+        assert torch.equal(generate_codes(graphs.model, prompting, TEXTS, steps=4, **options), plain)
+    assert counter.recorded == (2 if "guidance_schedule" in options else 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_k": 12, "top_p": 0.9, "seed": 5}])
+def test_answers(graphs: Graphs, prompting: Prompting, options: dict[str, Any]) -> None:
+    """Of questions of different lengths, and what the rows go on with afterwards. Three rows take a graph of four."""
+    images = pictures(graphs.model, 3)
+    session, plain = texts_after(graphs.model, prompting, images, max_new_tokens=9, **options)
+    session.append_text([[1], [2, 3], []])
+    with used(graphs) as counter:
+        other, got = texts_after(graphs.model, prompting, images, max_new_tokens=9, **options)
+        assert got == plain
+        assert (counter.recorded, counter.replayed) == (1, 8)
+        other.append_text([[1], [2, 3], []])
+    assert other.lengths == session.lengths
+    torch.testing.assert_close(other._last, session._last)
+
+
+def test_an_answer_that_nobody_takes_to_its_end(
+    graphs: Graphs, prompting: Prompting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not ids have been drawn that nobody looked at, the rows go on from what was taken."""
+    images, lasts = pictures(graphs.model, 3), []
+    for unseen in (1, 4):
+        monkeypatch.setattr("showo.engine.session._unseen_at_most", lambda device, unseen=unseen: unseen)
+        for with_graphs in (False, True):
+            graphs.model.graphs = graphs if with_graphs else None
+            session = Session(graphs.model, 3)
+            session.append(prompting.asked(QUESTIONS, CODES), images)
+            text = session.generate_text(eot=-1, max_new_tokens=9)
+            taken = [next(text) for _ in range(3)]
+            text.close()
+            session.append_text([[5], [], [6]])
+            lasts.append((taken, session.lengths, session._last))
+    for taken, lengths, last in lasts[1:]:
+        assert (taken, lengths) == lasts[0][:2]
+        torch.testing.assert_close(last, lasts[0][2])
+
+
+# ---------------------------------------------------------------- many users of few graphs
+
+
+def test_users_take_turns(graphs: Graphs, prompting: Prompting) -> None:
+    """Two pictures and two texts of equal sizes, step by step in turn: each finds its own state in the one graph."""
+    graphs.model.graphs, model = graphs, graphs.model
+    images = pictures(model, 4)
+    sessions = []
+    for n in range(2):
+        sessions.append(Session(model, 2))
+        sessions[n].append(prompting.asked(QUESTIONS[n : n + 2], CODES), images[2 * n : 2 * n + 2])
+        sessions[n].reserve(CODES + 2)
+    canvases = [session.open_image(CODES) for session in sessions]
+    texts = [session.open_text() for session in sessions]
+    before = [[canvas.logits(images[:2]), canvas.logits(images[2:])] for canvas in canvases]
+    kept = [[logits.clone() for logits in both] for both in before]
+    got: list[list[Tensor]] = [[], []]
+    for _ in range(4):
+        for number, text in enumerate(texts):
+            got[number].append(text.logits())
+            text.give(text.logits().argmax(-1))
+            text.read()
+            again = canvases[number].logits(images[:2])
+            assert torch.equal(again, kept[number][0])
+    assert all(torch.equal(a, b) for both, copies in zip(before, kept) for a, b in zip(both, copies))
+    assert graphs._capture.recorded == len(graphs) == 2  # type: ignore[attr-defined]
+    for session, text in zip(sessions, texts):
+        session.keep_text(text)
+    graphs.model.graphs = None
+    for number, session in enumerate(sessions):
+        alone = Session(model, 2)
+        alone.append(prompting.asked(QUESTIONS[number : number + 2], CODES), images[2 * number : 2 * number + 2])
+        alone.reserve(9)
+        text = alone.open_text()
+        for logits in got[number]:
+            torch.testing.assert_close(logits, text.logits())
+            text.give(text.logits().argmax(-1))
+            text.read()
+        alone.keep_text(text)
+        for both in (session, alone):
+            both.append_text([[1], [2]])
+        torch.testing.assert_close(session._last, alone._last)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_graph_makes_room_for_another(model: Showo, prompting: Prompting, most: int) -> None:
+    """However many shapes there are; what a text has read survives the end of its graph, and memory is freed."""
+    plain = {}
+    for grid in ((4, 4), (3, 3), (2, 4)):
+        plain[grid] = generate_codes(model, prompting, TEXTS, grid=grid, steps=2)
+    images = pictures(model, 2)
+    _, answers = texts_after(model, prompting, images, max_new_tokens=6)
+    graphs = model.graphs = Graphs(model, most=most, capture=Recorder())
+    session = Session(model, 2)
+    session.append(prompting.asked(QUESTIONS[:2], CODES), images)
+    text, got, freed = session.generate_text(eot=-1, max_new_tokens=6), [], []
+    for number, ids in enumerate(text):
+        got.append(ids)
+        grid = [*plain][number % 3]
+        assert torch.equal(generate_codes(model, prompting, TEXTS, grid=grid, steps=2), plain[grid])
+        freed += [weakref.ref(graph) for graph in graphs._graphs.values()]
+        assert 1 <= len(graphs) <= most
+    assert got == answers
+    graphs.clear()
+    gc.collect()
+    assert [graph() for graph in freed] == [None] * len(freed)
+
+
+def test_a_graph_keeps_no_user_alive(model: Showo, prompting: Prompting) -> None:
+    """Nor the keys and values of its rows."""
+    model.graphs = Graphs(model, capture=Recorder())
+    session, _ = texts_after(model, prompting, pictures(model, 2), max_new_tokens=3)
+    session.reserve(CODES + 2)
+    image = session.open_image(CODES)
+    image.logits(pictures(model, 2))
+    gone = [weakref.ref(x) for x in (image, session, session._cache)]
+    del image, session
+    assert [x() for x in gone] == [None] * 3
+    assert len(model.graphs) == 2
+
+
+def test_few_graphs_suffice(model: Showo, prompting: Prompting) -> None:
+    """One for prompts of any length; for answers to questions of any length, and however many rows, powers of two."""
+    recorder = Recorder()
+    model.graphs = Graphs(model, capture=recorder)
+    for text in ([], [1], [2] * 5, [3] * 30):
+        generate_codes(model, prompting, [text], steps=2)
+    assert recorder.recorded == 1
+    for rows in (1, 2, 3, 3, 2):
+        texts_after(model, prompting, pictures(model, rows), max_new_tokens=3)
+    assert recorder.recorded == 1 + 3
+    assert [Key.of(growing.text_logits, rows, 1, 257) for rows in (5, 8, 9)] == [
+        Key(growing.text_logits, rows, 1, 512) for rows in (8, 8, 16)
+    ]
+    assert Key.of(growing.image_logits, 5, 18, 256) == Key(growing.image_logits, 5, 18, 256)
+
+
+def test_an_engine_uses_them(checkpoint: Path) -> None:
+    """Requests of all kinds that come and go, in batches of other sizes."""
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    requests = [Draw("a", {"seed": n, "steps": 2 + n, "guidance": n % 2 * 1.5}) for n in range(4)]
+    picture = pipe.generate("b", steps=2)[0]
+    asked = [Answer([picture], "c" * (n + 1), max_new_tokens=2 + 3 * n) for n in range(3)]
+    results = []
+    for recorder in (None, Recorder()):
+        pipe.model.graphs = None if recorder is None else Graphs(pipe.model, most=3, capture=recorder)
+        with Engine(pipe, max_rows=8) as engine:
+            tickets = [engine.submit(request) for request in (*requests, *asked)]
+            results.append([ticket.result() for ticket in tickets])
+    for plain, got in zip(*results):
+        assert got == plain if hasattr(plain, "text") else torch.equal(got.codes, plain.codes)
+    assert recorder is not None
+    assert recorder.replayed > 5
+
+
+# ---------------------------------------------------------------- what a recording must not hold
+
+
+def test_on_the_meta_device_nothing_comes_from_the_host(
+    model: Showo, prompting: Prompting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, unlike on the CPU, what a step would make on the host is another device's."""
+    model = model.to("meta")
+    recorder = Recorder()
+    model.graphs = Graphs(model, capture=recorder)
+    monkeypatch.setattr(open_canvas, "check_finite", lambda finite: None)
+    monkeypatch.setattr(Filling, "unknown", lambda filling: [CODES, CODES])
+    generate_codes(model, prompting, [[1, 2], [3]], steps=3, guidance=1.0)
+
+    def look(text: GrowingText) -> list[list[int]]:
+        text._unseen, count = [], text.unseen
+        return [[1, 2]] * count
+
+    monkeypatch.setattr(GrowingText, "look", look)
+    texts_after(model, prompting, pictures(model, 2), max_new_tokens=4)
+    assert (recorder.recorded, recorder.replayed) == (2, 6)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_kernels_of_the_device(model: Showo, prompting: Prompting) -> None:
+    """The path of CUDA tensors, whose plans have tiles and whose texts take other kernels, on the emulated device."""
+    options: dict[str, Any] = {"grid": (2, 8), "steps": 2, "guidance": 1.0, "seed": 2}
+    plain = [generate_codes(model, prompting, [text], **options) for text in ([1, 2], [3] * 6)]
+    images = pictures(model, 1)
+    _, answers = texts_after(model, prompting, images, max_new_tokens=3)
+    model.graphs = Graphs(model, capture=Recorder())
+    got = [generate_codes(model, prompting, [text], **options) for text in ([1, 2], [3] * 6)]
+    assert all(map(torch.equal, got, plain))
+    assert texts_after(model, prompting, images, max_new_tokens=3)[1] == answers
+    assert len(model.graphs) == 2
+
+
+def test_weights_that_lie_elsewhere(graphs: Graphs, prompting: Prompting) -> None:
+    model = graphs.model
+    for change in (
+        lambda: model.to(torch.bfloat16),
+        lambda: model.to(torch.float32),
+        lambda: model.load_state_dict({n: x.clone() * 1.5 for n, x in model.state_dict().items()}, assign=True),
+        lambda: setattr(model, "attend", reference.omni_attention),
+    ):
+        change()
+        plain = generate_codes(model, prompting, TEXTS, steps=3)
+        with used(graphs) as counter:
+            before = counter.recorded
+            got = generate_codes(model, prompting, TEXTS, steps=3)
+            assert counter.recorded == before + 1
+            generate_codes(model, prompting, TEXTS, steps=3)
+            assert counter.recorded == before + 1
+        assert torch.equal(got, plain)
+
+
+# ---------------------------------------------------------------- where there can be no graph
+
+
+def test_what_cannot_be_recorded(model: Showo, prompting: Prompting) -> None:
+    """It runs as without graphs, is said once, and is not tried again."""
+    plain = [generate_codes(model, prompting, [[1]], grid=grid, steps=3) for grid in ((4, 4), (3, 3))]
+    recorder = Recorder(failing=True)
+    model.graphs = Graphs(model, capture=recorder)
+    with pytest.warns(
+        UserWarning, match=r"no CUDA graph of 2x18 .*: operation not permitted .* capturing\. Such steps"
+    ):
+        got = [generate_codes(model, prompting, [[1]], grid=(4, 4), steps=3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got.append(generate_codes(model, prompting, [[1]], grid=(3, 3), steps=3))
+        texts_after(model, prompting, pictures(model, 1), max_new_tokens=3)
+        generate_codes(model, prompting, [[2, 3]], grid=(4, 4), steps=3)
+    assert all(map(torch.equal, got, plain))
+    assert recorder.recorded == 3  # two grids and a text
+    assert len(model.graphs) == 0
+
+
+def test_no_graphs_under_autocast(model: Showo, prompting: Prompting) -> None:
+    model.graphs = Graphs(model, capture=Recorder())
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="autocast keeps weights"):
+        generate_codes(model, prompting, [[1]], steps=2)
+    assert len(model.graphs) == 0
+    generate_codes(model, prompting, [[1]], steps=2)
+    assert len(model.graphs) == 1
+
+
+def test_without_a_gpu(model: Showo, prompting: Prompting, checkpoint: Path, unreadable: Path) -> None:
+    model.graphs = Graphs(model)
+    with pytest.warns(UserWarning, match="the model lies on cpu, and CUDA graphs are of GPUs"):
+        generate_codes(model, prompting, [[1]], steps=2)
+    with pytest.raises(UserError, match="cuda_graphs: the device is cpu"):
+        ShowoPipeline.from_pretrained(unreadable, cuda_graphs=True)
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        Graphs(model, most=0)
+
+
+class FakeCuda:
+    """As much of torch.cuda as `capture` uses, without a GPU. events: what was asked for, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.stream_now = "default"
+
+    def CUDAGraph(self) -> Any:
+        return type("FakeGraph", (), {"replay": lambda graph: self.events.append("replay")})()
+
+    def current_stream(self) -> str:
+        return self.stream_now
+
+    @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        self.events.append(f"on {device}")
+        yield
+
+    @contextmanager
+    def stream(self, stream: str) -> Iterator[None]:
+        before = self.stream_now
+        self.stream_now = stream
+        try:
+            yield
+        finally:
+            self.stream_now = before
+
+    @contextmanager
+    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+        self.events.append(f"begin {capture_error_mode}")
+        self.stream_now = "capturing"  # and stays so where the recording fails, as in torch
+        yield
+        self.events.append("end")
+        self.stream_now = "default"
+
+
+def test_a_recording_begins_after_a_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(graphs_module.torch, "cuda", cuda)
+    result = torch.ones(3)
+
+    def step() -> Tensor:
+        cuda.events.append(f"step on {cuda.stream_now}")
+        return result
+
+    replay, got = capture(step, torch.device("cuda:1"))
+    assert got is result
+    replay()
+    expected = ["on cuda:1", "step on default", "begin thread_local", "step on capturing", "end", "replay"]
+    assert cuda.events == expected
+
+    def failing() -> Tensor:
+        if cuda.stream_now == "capturing":
+            raise RuntimeError("cannot be recorded")
+        return result
+
+    with pytest.raises(RuntimeError, match="cannot be recorded"):
+        capture(failing, torch.device("cuda:1"))
+    assert cuda.stream_now == "default"
+
+
+def test_the_recorder_sees_what_a_graph_cannot_hold(model: Showo) -> None:
+    """The stand-in itself: reading foreign memory, waiting, data from the host."""
+    foreign = torch.ones(2)
+    forwards: dict[str, Callable[[Showo, Step], Tensor]] = {
+        "no memory of the graph": lambda model, step: step.positions + foreign.sum(),
+        "waits for the device": lambda model, step: step.positions * int(step.positions.max()),
+        "from the host": lambda model, step: step.positions + torch.tensor([3]),
+    }
+    for message, forward in forwards.items():
+        with pytest.raises(AssertionError, match=message):
+            graphs_module.Graph(model, Key.of(forward, 1, 1, 1), Recorder())
+
+
+@pytest.mark.gpu
+def test_a_real_capture_that_fails(model: Showo, prompting: Prompting) -> None:
+    """A step that waits for the device: the ordinary path draws the same, on the stream that was current before."""
+    model.cuda()
+    plain = generate_codes(model, prompting, TEXTS, steps=3)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+        return reference.omni_attention(q, k, v, mask) * float(torch.ones(1, device="cuda").item())
+
+    model.attend = attend
+    model.graphs = Graphs(model)
+    stream = torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="no CUDA graph of"):
+        got = generate_codes(model, prompting, TEXTS, steps=3)
+    assert torch.cuda.current_stream() == stream
+    assert torch.equal(got, plain)
