@@ -10,6 +10,7 @@ graph could not be recorded, or would read at its next replay what nobody has pu
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +37,12 @@ FROM_HOST = ("lift_fresh", "scalar_tensor", "_pin_memory")
 
 
 class Recorder:
-    """capture of `Graphs`. recorded: how many steps. failing: raises in the place of a recording that cannot be."""
+    """capture of `Graphs`. recorded: how many steps. failing: raises in the place of a recording that cannot be.
+    watched: whether operators are looked at."""
 
-    def __init__(self, *, failing: bool = False) -> None:
+    def __init__(self, *, failing: bool = False, watched: bool = True) -> None:
         self.recorded = self.replayed = 0
-        self.failing = failing
+        self.failing, self.watched = failing, watched
 
     def __call__(self, step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
         self.recorded += 1
@@ -49,12 +51,16 @@ class Recorder:
         step()  # as `showo.model.graphs.capture`
         names = inspect.getclosurevars(step).nonlocals
         known = [*tensors_of_model(names["model"]), *tensors_of_step(names["step"])]
-        with Watch(known, device):
+
+        def watch() -> contextlib.AbstractContextManager[object]:
+            return Watch(known, device) if self.watched else contextlib.nullcontext()
+
+        with watch():
             result = step()
 
         def replay() -> None:
             self.replayed += 1
-            with Watch(known, device):
+            with watch():
                 made = step()
             result.copy_(made)
 
@@ -67,7 +73,6 @@ def tensors_of_model(model: Showo) -> list[Tensor]:
 
 def tensors_of_step(step: Step) -> list[Tensor]:
     ids, positions, slots, mask, cache = step
-    assert isinstance(slots, Tensor)
     return [ids, positions, slots, *tensors_of_mask(mask), *cache.keys, *cache.values]
 
 

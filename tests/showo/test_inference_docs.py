@@ -15,6 +15,7 @@ from PIL import Image
 
 from showo.engine.published import published
 from showo.engine.sampling import Sampling
+from showo.errors import UserError
 from showo.tokens import TextTokenizer
 from tests.showo.command import run
 from tests.showo.published_models import HubCache, make_small, small_showo, write_showo, write_tokenizers
@@ -54,6 +55,21 @@ def test_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     exec(compile(code.replace("a lighthouse at dusk", "a light"), "inference.md", "exec"), {})
     assert capsys.readouterr().out.startswith("['")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_cuda_graphs(here: Path, device: str) -> None:
+    """Without a GPU the code says that there is none; with nothing but that changed, it draws."""
+    (code,) = re.findall(r"```python\n(.*?)```", section("CUDA graphs and torch.compile"), re.DOTALL)
+    code = code.replace("a lighthouse at dusk", "a light").replace('device="cuda"', f'device="{device}"')
+    if device == "cpu":
+        with pytest.raises(UserError, match="cuda_graphs: the device is cpu"):
+            exec(code, {})
+        code = code.replace("cuda_graphs=True", "cuda_graphs=False")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["pictures"]) == 1
+    assert (names["pipe"].model.graphs is None) == (device == "cpu")
 
 
 def test_the_table_of_names() -> None:

@@ -86,8 +86,8 @@ def test_pictures_are_read_once(long_model: Showo, prompting: Prompting, monkeyp
     vocab, seen, eot = long_model.config.vocabulary, [], prompting.eot
     hidden_states = long_model.hidden_states
 
-    def spied(ids: Tensor | None = None, **rest: Any) -> Tensor:
-        seen.extend([] if ids is None else ids.tolist())
+    def spied(ids: Tensor, **rest: Any) -> Tensor:
+        seen.extend(row for row in ids.tolist() if vocab.mask_id not in row)  # the others are being drawn
         return hidden_states(ids, **rest)
 
     monkeypatch.setattr(long_model, "hidden_states", spied)

@@ -11,6 +11,7 @@ import torch
 
 from showo.config import ShowoConfig
 from showo.devices import find_device
+from showo.engine.growing import compiled_steps
 from showo.engine.loading import IMAGE_TOKENIZER_FOLDER, SHOWO_FOLDER, VISION_TOWER_FOLDER, Parts, find_parts
 from showo.engine.pipeline_file import PipelineFile
 from showo.engine.sampling import Sampling
@@ -88,6 +89,7 @@ class Assembly:
         device: torch.device | str = "cpu",
         quantization: str | None = None,
         cuda_graphs: bool = False,
+        compile: bool = False,
         deferred: bool = False,
     ) -> Self:
         """Load a folder with showo/ and image_tokenizer/, or a transformer's own folder, such as a training checkpoint.
@@ -103,6 +105,8 @@ class Assembly:
         dtype: of both models' weights; None keeps those of the files.
         quantization: "int8" gives the transformer int8 weights (`showo.model.quantize`); it cannot be saved then.
         cuda_graphs: on a GPU, steps of drawing and of decoding text run as CUDA graphs (`showo.model.graphs`).
+        compile: steps of drawing and of decoding text, and the image tokenizer, run as torch.compile makes them. That
+            takes a minute or more when each is first wanted, and a compiler where the device is the CPU.
         deferred: weights are read when the first of them is needed, and all that a call is asked for is checked before.
 
         Parts of released models are looked for beside the transformer's folder first, under the names of the hub.
@@ -127,7 +131,7 @@ class Assembly:
         pipe = cls.__new__(cls)
         image_config = read_config(parts.image_tokenizer, ImageTokenizerConfig)
         pipe._describe(parts.config, image_config, parts.text_tokenizer, parts.sampling, parts.vision_tower)
-        pipe._weights = _Weights(parts, image_config, dtype, device, quantization, cuda_graphs)
+        pipe._weights = _Weights(parts, image_config, dtype, device, quantization, cuda_graphs, compile)
         if not deferred:
             _ = pipe.image_tokenizer, pipe.model
         return pipe
@@ -199,16 +203,23 @@ class _Weights:
     device: torch.device
     quantization: str | None
     cuda_graphs: bool
+    compile: bool
 
     def transformer(self) -> Showo:
         model = Showo.from_pretrained(self.parts.folder, config=self.parts.config, dtype=self.dtype, device=self.device)
         if self.quantization is not None:
             quantize(model, self.quantization)
+        if self.compile:
+            model.compiled = compiled_steps()
         if self.cuda_graphs:
             model.graphs = Graphs(model)
         return model
 
     def image_tokenizer(self) -> ImageTokenizer:
-        return ImageTokenizer.from_pretrained(
+        tokenizer = ImageTokenizer.from_pretrained(
             self.parts.image_tokenizer, config=self.image_config, dtype=self.dtype, device=self.device
         )
+        if self.compile:
+            tokenizer.encoder.compile()
+            tokenizer.decoder.compile()
+        return tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from showo.errors import NotFiniteError
-from showo.model.graphs import Graph, Key, Step
+from showo.model.graphs import Forward, Graph, Key, Step
 from showo.model.kv_cache import KVCache
 from showo.model.transformer import Showo
 from showo_ext import OmniMask, sample_tokens
@@ -33,17 +33,28 @@ def check_finite(finite: Tensor) -> None:
 
 def image_logits(model: Showo, step: Step, rows: slice | Tensor = slice(1, -1)) -> Tensor:
     """[B, N, codes], of the places between soi and eoi, or of `rows`."""
-    hidden = model.hidden_states(**step._asdict(), rows=rows)
+    hidden = _hidden_states(model, step, rows)
     return model.logits(hidden, model.config.vocabulary.image_range)
 
 
 def text_logits(model: Showo, step: Step) -> Tensor:
     """[B, V] of the next id, after steps of one place: a text id, the head's other rows are not computed."""
-    return _of_text(model, model.hidden_states(**step._asdict()))
+    return _of_text(model, _hidden_states(model, step))
+
+
+def _hidden_states(model: Showo, step: Step, rows: slice | Tensor | None = None) -> Tensor:
+    ids, positions, slots, mask, cache = step
+    return model.hidden_states(ids, mask=mask, positions=positions, cache=cache, slots=slots, rows=rows)
 
 
 def _of_text(model: Showo, hidden: Tensor) -> Tensor:
     return model.logits(hidden[:, 0], (0, model.config.vocabulary.text_vocab_size))
+
+
+def compiled_steps() -> dict[Forward, Forward]:
+    """The steps above as torch.compile makes them, for `Showo.compiled`: for any length, with as few versions as torch
+    needs: one for a single row, one for more, and one more for each where chosen places alone are computed."""
+    return {step: torch.compile(step, dynamic=True) for step in (image_logits, text_logits)}
 
 
 class OpenImage:
@@ -62,7 +73,10 @@ class OpenImage:
         places: int,
     ) -> None:
         self.model, self.rows, self.places = model, len(lengths), places
-        self._cache, self._slots, self._positions = cache, slots, positions
+        self._cache = cache
+        self._slots = cache.row_slots(slots, places + 2).expand(self.rows, -1).contiguous()
+        self._positions = positions.expand(self.rows, -1).contiguous()
+        self._logits = model.compiled.get(image_logits, image_logits)
         ends = torch.tensor(lengths, dtype=torch.int32) + places + 2
         intervals = torch.stack((torch.zeros_like(ends), ends), dim=-1)[:, None, None]
         self._intervals = intervals.expand(-1, places + 2, 1, 2).contiguous().to(model.device)
@@ -85,10 +99,8 @@ class OpenImage:
             graph.write(ids=ids)
             logits = graph.replay(rows)
             return logits if places is None else logits[torch.arange(rows, device=logits.device)[:, None], places]
-        positions = self._positions if self._positions.dim() == 1 else self._positions[:rows]
-        slots = self._slots if isinstance(self._slots, int) else self._slots[:rows]
-        step = Step(ids, positions, slots, self._mask(rows), self._cache.first(rows))
-        return image_logits(self.model, step, slice(1, -1) if places is None else places + 1)
+        step = Step(ids, self._positions[:rows], self._slots[:rows], self._mask(rows), self._cache.first(rows))
+        return self._logits(self.model, step) if places is None else self._logits(self.model, step, places + 1)
 
     def _mask(self, rows: int) -> OmniMask:
         if rows not in self._masks:
@@ -100,16 +112,11 @@ class OpenImage:
     def _graph(self, rows: int) -> Graph | None:
         if self.model.graphs is None:
             return None
-        return self.model.graphs.find(self, Key.of(image_logits, rows, self.places + 2, self._columns))
+        return self.model.graphs.find(self, Key.of(self._logits, rows, self.places + 2, self._columns))
 
     def load(self, graph: Graph) -> None:
         rows = graph.rows
-        slots = self._cache.row_slots(self._slots, self.places + 2)
-        graph.write(
-            positions=self._positions.expand(self.rows, -1)[:rows],
-            slots=slots.expand(self.rows, -1)[:rows],
-            intervals=self._intervals[:rows],
-        )
+        graph.write(positions=self._positions[:rows], slots=self._slots[:rows], intervals=self._intervals[:rows])
         graph.cache.overwrite(self._cache, 0, self._read)
 
     def write_back(self, graph: Graph) -> None:
@@ -129,6 +136,7 @@ class GrowingText:
         """last: hidden states [B, 1, hidden] of every row's last place."""
         self.drawn = self.read_steps = 0
         self._model, self._cache = model, cache
+        self._step = model.compiled.get(text_logits, text_logits)
         self._last = last
         self._logits: Tensor | None = None
         self._shortest, self._columns = min(lengths), max(lengths)
@@ -183,7 +191,7 @@ class GrowingText:
             self._logits = graph.replay(len(self._ids))
         else:
             mask = OmniMask(intervals, self._columns + self.read_steps + 1)
-            self._logits = text_logits(self._model, Step(self._ids, positions, self._slots, mask, self._cache))
+            self._logits = self._step(self._model, Step(self._ids, positions, self._slots, mask, self._cache))
         self._slots = self._slots + 1
         self.read_steps += 1
 
@@ -192,7 +200,7 @@ class GrowingText:
     def _graph(self) -> Graph | None:
         if self._model.graphs is None:
             return None
-        return self._model.graphs.find(self, Key.of(text_logits, len(self._slots), 1, self._cache.slots))
+        return self._model.graphs.find(self, Key.of(self._step, len(self._slots), 1, self._cache.slots))
 
     def load(self, graph: Graph) -> None:
         graph.cache.overwrite(self._cache, 0, self._columns + self.read_steps)

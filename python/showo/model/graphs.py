@@ -47,17 +47,17 @@ def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, T
 
 
 class Step(NamedTuple):
-    """A forward pass of places [B, S] against a cache, under the names that `Showo.hidden_states` has for it."""
+    """A forward pass of places [B, S] against a cache: arguments of `Showo.hidden_states`."""
 
-    input_ids: Tensor
+    ids: Tensor
     positions: Tensor
-    slots: int | Tensor
+    slots: Tensor
     mask: OmniMask
     cache: KVCache
 
 
 # What is computed in a step: logits. A graph's key holds the function, so it must be one of a module.
-Forward = Callable[["Showo", Step], Tensor]
+Forward = Callable[..., Tensor]  # (model, step)
 
 
 class User(Protocol):

@@ -26,7 +26,7 @@ from showo.model.weights import PretrainedMixin
 from showo_ext import OmniMask, omni_attention, rope_qkv, rope_qkv_into_cache, rotary_tables
 
 if TYPE_CHECKING:
-    from showo.model.graphs import Graphs
+    from showo.model.graphs import Forward, Graphs
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, OmniMask], Tensor]
 Rows = slice | Tensor | None  # the same rows of every sample, own rows of each (int64 [B, R]), or all
@@ -163,6 +163,7 @@ class Showo(PretrainedMixin, nn.Module):
 
     attend: the attention used, `showo_ext.omni_attention` unless another function of the same signature is set
     (for example `showo_ext.reference.omni_attention`).
+    compiled: functions of a step of drawing or of decoding, with what takes their place (`compiled_steps`).
     graphs: where they are given, the steps of drawing and of decoding text run as CUDA graphs.
     """
 
@@ -172,6 +173,7 @@ class Showo(PretrainedMixin, nn.Module):
         super().__init__()
         self.config = config
         self.attend: AttentionFunction = omni_attention
+        self.compiled: dict[Forward, Forward] = {}
         self.graphs: Graphs | None = None
         self.showo = PhiForCausalLM(config)
         if config.w_clip_vit:
