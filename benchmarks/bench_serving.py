@@ -1,13 +1,15 @@
 """Requests that arrive at random, together and one after the other: what sharing forward passes gains.
 
-    python -m benchmarks.bench_serving [--requests 16] [--rounds 3] [--threads 2] [--steps 18] [--checkpoint FOLDER]
+    python -m benchmarks.bench_serving [--requests 16] [--rows 2 16] [--rounds 3] [--threads 2] [--steps 18]
+        [--checkpoint FOLDER]
 
 For pictures, for answers and for both in turn, so many requests arrive at random moments, within about a third of the
-time that they take one after the other. Together, each is handed to the engine when it arrives; one at a time, when the
-one before is done. Both get the same requests at the same moments, by turns. Printed are the medians of the rounds:
-requests a second from the first arrival to the last answer, the mean wait of a reader from its arrival on, forward
-passes; and how many pictures and texts were the same both ways. Answers are drawn at a temperature at which even the
-bundled model's are long.
+time that they take one after the other. Together, each is handed to the engine when it arrives, which computes `--rows`
+rows at a time, as `showo serve --max-rows` does (all of them unless this is given); one at a time, when the one before
+is done. All ways get the same requests at the same moments, by turns. Printed are the medians of the rounds: requests a
+second from the first arrival to the last answer, the mean wait of a reader from its arrival on, forward passes; and how
+many pictures and texts were those of one at a time. Answers are drawn at a temperature at which even the bundled
+model's are long.
 """
 
 from __future__ import annotations
@@ -60,10 +62,11 @@ def arrivals(count: int, within: float, seed: int) -> list[float]:
     return moments
 
 
-def serve(pipe: ShowoPipeline, requests: list[Request], moments: list[float], together: bool) -> Round:
+def serve(pipe: ShowoPipeline, requests: list[Request], moments: list[float], rows: int | None) -> Round:
+    """rows: that are computed at a time; None hands in a request when the one before is done."""
     waits, given = [0.0] * len(requests), [object()] * len(requests)
-    limits = {"max_rows": 2 * len(requests), "max_waiting": len(requests)}
-    with Engine(pipe, **limits, queue_seconds=3600, total_seconds=3600) as engine:
+    limits = {"queue_seconds": 3600, "total_seconds": 3600}
+    with Engine(pipe, max_rows=rows or 2, max_waiting=len(requests), **limits) as engine:
         begun = time.perf_counter()
 
         def read(numbers: range) -> None:
@@ -74,7 +77,7 @@ def serve(pipe: ShowoPipeline, requests: list[Request], moments: list[float], to
                 given[number] = done.text if isinstance(done, AnswerDone) else done.codes.tolist()
 
         everything = range(len(requests))
-        shares = [everything[number : number + 1] for number in everything] if together else [everything]
+        shares = [everything] if rows is None else [everything[number : number + 1] for number in everything]
         readers = [threading.Thread(target=read, args=(share,)) for share in shares]
         for reader in readers:
             reader.start()
@@ -83,16 +86,31 @@ def serve(pipe: ShowoPipeline, requests: list[Request], moments: list[float], to
         return Round(time.perf_counter() - begun, waits, engine.facts().steps, given)
 
 
-def show(name: str, rounds: list[Round]) -> None:
-    rate = median(len(r.given) / r.seconds for r in rounds)
-    wait, passes = median(mean(r.waits) for r in rounds), median(r.passes for r in rounds)
-    print(f"  {name:14} {rate:6.2f} requests a second, a reader waits {wait:6.2f} s, {passes:g} forward passes")
+def compare(requests: list[Request], ways: dict[int | None, list[Round]]) -> None:
+    """A line for each way. Readers of pictures and of answers wait for different times."""
+    one = ways[None]
+    for rows, rounds in ways.items():
+        rate, passes = median(len(requests) / r.seconds for r in rounds), median(r.passes for r in rounds)
+        waits = []
+        for kind, name in ((Draw, "a picture"), (Answer, "an answer")):
+            mine = [number for number, request in enumerate(requests) if isinstance(request, kind)]
+            if mine:
+                wait = median(mean(r.waits[number] for number in mine) for r in rounds)
+                waits.append(f"{name} takes {wait:6.2f} s")
+        gain = median(a.seconds / b.seconds for a, b in zip(one, rounds, strict=True))
+        same = sum(x == y for a, b in zip(one, rounds, strict=True) for x, y in zip(a.given, b.given, strict=True))
+        way = "one at a time" if rows is None else f"{rows} rows"
+        print(
+            f"  {way:14} {rate:6.2f} requests a second, {gain:.2f} times as fast, {', '.join(waits)}, "
+            f"{passes:g} forward passes, {same} of {len(requests) * len(rounds)} the same"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="of a pipeline; the bundled one if none is given")
     parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--rows", type=int, nargs="+", help="computed at a time; several are compared")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -102,18 +120,14 @@ def main(argv: list[str] | None = None) -> None:
     pipe = ShowoPipeline.from_pretrained(*([options.checkpoint] if options.checkpoint else []))
     for kind in ("pictures", "answers", "both"):
         requests = make_requests(kind, options.requests, pipe, options.steps)
-        within = serve(pipe, requests[:2], [0.0, 0.0], together=False).seconds / 2 * len(requests) / 3
-        one: list[Round] = []
-        many: list[Round] = []
+        within = serve(pipe, requests[:2], [0.0, 0.0], None).seconds / 2 * len(requests) / 3
+        ways: dict[int | None, list[Round]] = {rows: [] for rows in (None, *(options.rows or [2 * len(requests)]))}
         for turn in range(options.rounds):
             moments = arrivals(options.requests, within, turn)
-            one.append(serve(pipe, requests, moments, together=False))
-            many.append(serve(pipe, requests, moments, together=True))
-        gain = median(a.seconds / b.seconds for a, b in zip(one, many, strict=True))
-        same = sum(x == y for a, b in zip(one, many, strict=True) for x, y in zip(a.given, b.given, strict=True))
-        print(f"{kind}: together {gain:.2f} times as fast, {same} of {len(requests) * options.rounds} the same")
-        show("one at a time", one)
-        show("together", many)
+            for rows, rounds in ways.items():
+                rounds.append(serve(pipe, requests, moments, rows))
+        print(f"{kind}:")
+        compare(requests, ways)
     torch.set_num_threads(before)
 
 

@@ -7,6 +7,7 @@ known in O(S). A function that holds any other part is evaluated for all pairs, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,18 +30,20 @@ def bounds(mask_function: MaskFunction, rows: Tensor) -> Bounds | None:
         parts = _parts(mask_function)
     if parts is None:
         return None
-    start = torch.zeros_like(rows)[None]
-    stop = torch.full_like(start, torch.iinfo(torch.int32).max)
+    starts: list[Tensor] = []
+    stops: list[Tensor] = []
     for kind, value in parts:
         if kind == "causal":
-            stop = torch.minimum(stop, rows + 1)
+            stops.append((rows + 1)[None])
         elif kind == "window":
-            start = torch.maximum(start, rows - value + 1)
+            starts.append((rows - value + 1)[None])
         else:  # the number of the packed sequence of each place, which only grows along a row
             numbers = value.contiguous()
             own = numbers[:, rows].contiguous()
-            start = torch.maximum(start, torch.searchsorted(numbers, own))
-            stop = torch.minimum(stop, torch.searchsorted(numbers, own, right=True))
+            starts.append(torch.searchsorted(numbers, own))
+            stops.append(torch.searchsorted(numbers, own, right=True))
+    start = functools.reduce(torch.maximum, starts or [torch.zeros_like(rows)[None]])
+    stop = functools.reduce(torch.minimum, stops or [torch.full_like(start, torch.iinfo(torch.int32).max)])
     return start, stop
 
 

@@ -81,6 +81,13 @@ def intervals_of(mask: Tensor) -> Tensor:
     return _INTERVALS(mask) if torch.compiler.is_compiling() else _dense_intervals(mask)
 
 
+def padding_intervals(shown: Tensor) -> Tensor:
+    """The same of bool [B, S_kv], which columns every row sees: int32 [B, 1, K, 2]."""
+    if torch.compiler.is_compiling():
+        return intervals_of(shown[:, None, None])
+    return runs(shown[:, None], "attention_mask")
+
+
 def _check_intervals(mask: Tensor, q_length: int) -> None:
     if mask.dim() != 4 or mask.size(1) != q_length or mask.size(3) != 2:
         raise ValueError(

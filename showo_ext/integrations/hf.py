@@ -26,7 +26,7 @@ from transformers.masking_utils import (
 )
 
 from showo_ext.integrations import _mask_functions
-from showo_ext.integrations._mask_tensors import intervals_of, mask_of, plain_mask
+from showo_ext.integrations._mask_tensors import intervals_of, mask_of, padding_intervals, plain_mask
 from showo_ext.mask import OmniMask
 from showo_ext.ops import omni_attention
 
@@ -78,7 +78,7 @@ def make_mask(
         assert cache_position is not None
         rows = cache_position
     else:
-        rows = torch.arange(q_length, dtype=torch.int64, device=device) + q_offset
+        rows = _places(q_offset, q_length, device)
     bounds = _mask_functions.bounds(mask_function, rows)
     if bounds is None:
         places = {"cache_position": rows} if q_length is None else {"q_length": q_length, "q_offset": q_offset}
@@ -94,15 +94,34 @@ def make_mask(
             **whole,
         )
         return intervals_of(dense)
-    start, stop = ((edge - kv_offset).clamp(0, kv_length)[..., None] for edge in bounds)
+    edges = torch.stack(bounds)
+    if isinstance(kv_offset, Tensor) or kv_offset:
+        edges = edges - kv_offset
+    start, stop = edges.clamp(0, kv_length).to(torch.int32)[..., None].unbind(0)
     if attention_mask is not None:
-        columns = torch.arange(kv_length, dtype=torch.int64, device=rows.device) + kv_offset
-        reached = columns < attention_mask.size(1)
-        shown = attention_mask[:, columns.clamp(max=attention_mask.size(1) - 1)] & reached
-        first, last = intervals_of(shown[:, None, None]).unbind(-1)  # [B, 1, K]
+        shown = _shown(attention_mask, kv_length, kv_offset)
+        first, last = padding_intervals(shown).unbind(-1)  # [B, 1, K]
         start = torch.maximum(start, first)
         stop = torch.maximum(torch.minimum(stop, last), start)
-    return torch.stack([start, stop], -1).to(torch.int32)
+    return torch.stack([start, stop], -1)
+
+
+def _places(first: int | Tensor, count: int, device: torch.device | str) -> Tensor:
+    """int64 [count], counting up from the first."""
+    if isinstance(first, Tensor):
+        return torch.arange(count, dtype=torch.int64, device=device) + first
+    return torch.arange(first, first + count, dtype=torch.int64, device=device)
+
+
+def _shown(attention_mask: Tensor, kv_length: int, kv_offset: int | Tensor) -> Tensor:
+    """bool [B, kv_length], which of these columns are no padding."""
+    length = attention_mask.size(1)
+    if not isinstance(kv_offset, Tensor):
+        part = attention_mask[:, kv_offset : kv_offset + kv_length]
+        missing = kv_length - part.size(1)
+        return torch.nn.functional.pad(part, (0, missing)) if missing else part
+    columns = _places(kv_offset, kv_length, attention_mask.device)
+    return attention_mask[:, columns.clamp(max=length - 1)] & (columns < length)
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------

@@ -71,6 +71,22 @@ def test_one_command_times_records_and_draws(tmp_path, monkeypatch, capsys) -> N
     assert "small" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", list(all_benchmarks.FAMILIES))
+def test_the_command_knows_every_benchmark(name) -> None:
+    first = next(all_benchmarks.FAMILIES[name](CPU, False))
+    assert next(iter(first.candidates)) == harness.OURS
+    assert first.op
+
+
+def test_the_command_goes_on_without_a_library(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.bench_hf", raising=False)
+    monkeypatch.setitem(all_benchmarks.FAMILIES, "codebook", lambda *_: iter([case(showo_ext=torch.exp)]))
+    all_benchmarks.main(["--device", "cpu", "--rounds", "1", "--only", "hf", "codebook", "--out", str(tmp_path)])
+    assert "no hf: transformers is not installed" in capsys.readouterr().out
+    assert (tmp_path / "codebook.png").exists()
+
+
 # ---- peers
 
 

@@ -126,9 +126,11 @@ def test_spans_of_pictures_see_themselves_both_ways(config: Callable[[], Any], s
 
 def test_one_mask_for_all_layers_and_one_kernel_each(seed: int) -> None:
     model = models.build(models.llama(), "omni", seed)
-    with CountOperators() as counted, torch.no_grad():
-        model(models.ids(BATCH, LENGTH, seed), attention_mask=padded("left").long())
-    assert counted.calls["omni_attention_forward"] == 2
+    ids, mask = models.ids(BATCH, LENGTH, seed), padded("left").long()
+    with CountOperators() as counted:
+        model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert counted.calls["omni_block_table"] == 3  # a forward pass each
+    assert counted.calls["omni_attention_forward"] == 2 * 3
     assert not [name for name in counted.calls if "softmax" in name or "scaled_dot_product" in name]
 
 

@@ -59,7 +59,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("padding", ["none", "left", "right", "holes", "short"])
+@pytest.mark.parametrize("padding", ["none", "left", "right", "holes", "uneven", "short"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_intervals_say_what_the_function_says(name: str, padding: str, generator: torch.Generator) -> None:
     """For all places, and for the last three against the last nine, as a cache with an offset asks for them."""
@@ -71,6 +71,8 @@ def test_intervals_say_what_the_function_says(name: str, padding: str, generator
         shown[0, 5:] = shown[2, 1:] = False
     elif padding == "holes":
         shown = torch.rand(BATCH, PLACES, generator=generator) < 0.6
+    elif padding == "uneven":  # as many runs as rows, but not one in each
+        shown[0, 3:5] = shown[1] = False
     elif padding == "short":  # places that the mask does not reach are padding
         shown = shown[:, :10]
     place = torch.arange(PLACES)
@@ -79,19 +81,16 @@ def test_intervals_say_what_the_function_says(name: str, padding: str, generator
     said = said & torch.nn.functional.pad(shown, (0, PLACES - shown.size(1)))[:, None]
     for q_length, kv_length in ((PLACES, PLACES), (3, 9)):
         q_offset, kv_offset = PLACES - q_length, PLACES - kv_length
-        made = hf.make_mask(
-            BATCH,
-            kv_length,
-            kv_offset,
-            function,
-            None if padding == "none" else shown,
-            **_queries(q_length, q_offset),
-        )
-        dense = OmniMask(made, kv_length).to_dense().expand(BATCH, -1, -1)
-        assert torch.equal(dense, said[:, q_offset:, kv_offset:])
+        given = None if padding == "none" else shown
+        for number in (int, torch.tensor):  # static caches of some versions have tensors for offsets
+            made = hf.make_mask(
+                BATCH, kv_length, number(kv_offset), function, given, **_queries(q_length, number(q_offset))
+            )
+            dense = OmniMask(made, kv_length).to_dense().expand(BATCH, -1, -1)
+            assert torch.equal(dense, said[:, q_offset:, kv_offset:])
 
 
-def _queries(length: int, offset: int) -> dict[str, Any]:
+def _queries(length: int, offset: int | Tensor) -> dict[str, Any]:
     """The arguments by which this version of transformers names the queries."""
     if hf.sdpa_mask.__code__.co_varnames[1] == "cache_position":
         return {"cache_position": torch.arange(length) + offset}

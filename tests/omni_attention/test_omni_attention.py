@@ -75,8 +75,10 @@ def run(function, inputs, mask, scale, dout, dlse, softcap=None):
 def bands(q, k, v, mask, scale, dout, dlse, dtype, softcap=None):
     """Errors that one rounding of each term causes, from fp64 inputs: out, lse, dq, dk, dv.
 
-    Terms are rounded to fp32, and a probability carries eps |score| besides, its exponent's rounding. Backward gets
-    `out` in its own dtype, so sum(dout out) carries that rounding. A softcap makes scores and gradients smaller.
+    Terms are rounded to fp32, and a probability carries eps |score| besides, its exponent's rounding, and that of the
+    score's sum: one after the other, D products carry sqrt(D) times the rounding of a partial sum, whose size is that
+    of a random walk. Backward gets `out` in its own dtype, so sum(dout out) carries that rounding. A softcap makes
+    scores and gradients smaller.
     """
     group = q.size(1) // k.size(1)
     kk, vv = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -86,7 +88,9 @@ def bands(q, k, v, mask, scale, dout, dlse, dtype, softcap=None):
         capped = (capped / softcap).tanh() * softcap
     allowed = mask.to_dense().unsqueeze(1)
     p = (capped.sub(lse.unsqueeze(-1)).exp()).masked_fill(~allowed, 0.0)
-    score = (q.abs() @ kk.abs().mT * abs(scale)).masked_fill(~allowed, 0.0)
+    partial_sums = (q.square() @ kk.square().mT).sqrt()
+    score = (q.abs() @ kk.abs().mT + q.size(-1) ** 0.5 * partial_sums) * abs(scale)
+    score = score.masked_fill(~allowed, 0.0)
     score = torch.nn.functional.pad(score, (0, 1)).amax(-1, keepdim=True)  # also without columns
     unit, out_unit = torch.finfo(torch.float32).eps / 2, torch.finfo(dtype).eps / 2
     dp_out = (dout * (p @ vv)).abs().sum(-1, keepdim=True)

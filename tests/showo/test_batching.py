@@ -117,8 +117,8 @@ def test_every_kind(pipe: ShowoPipeline) -> None:
     assert (facts.waiting, facts.running, facts.rows, facts.cache_bytes) == (0, 0, 0, 0)
 
 
-def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[ShowoPipeline], Any]]:
-    """A request of some kind, which takes max_rows rows at most, and what the pipeline makes of it alone."""
+def mixed(random: Random) -> tuple[Draw | Answer, Callable[[ShowoPipeline], Any]]:
+    """A request of some kind, and what the pipeline makes of it alone."""
     prompt, picture = random.choice(["", "a", "a red thing", "b c"]), noise(random.randrange(99))
     if random.random() < 0.4:
         how = {
@@ -141,7 +141,7 @@ def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[Showo
         "size": random.choice([(16, 16), (16, 16), (24, 16)]),
         "seed": random.randrange(99),
     }
-    if max_rows >= 4 and random.random() < 0.3:  # two further prompts make four rows
+    if random.random() < 0.3:  # two further prompts make four rows
         options["also"] = [("y", random.uniform(-2, 4)), ("w", 1.0)][: random.randint(1, 2)]
     if options["guidance"] > 0 and random.random() < 0.5:
         options["negative_prompt"] = "z"
@@ -160,13 +160,13 @@ def mixed(random: Random, max_rows: int) -> tuple[Draw | Answer, Callable[[Showo
     return Draw(prompt, options), lambda pipe: pipe.generate(prompt, **options, progress=False)[0]
 
 
-@pytest.mark.parametrize("max_rows", [4, 32])
+@pytest.mark.parametrize("max_rows", [1, 5, 32])
 def test_as_alone(pipe: ShowoPipeline, max_rows: int) -> None:
     """Requests that arrive when they like, each read as slowly as its reader likes."""
     seed = secrets.randbits(32)
     print("seed", seed)
     random = Random(seed)
-    requests = [mixed(random, max_rows) for _ in range(12)]
+    requests = [mixed(random) for _ in range(12)]
     alone = [expected(pipe) for _, expected in requests]
     with Engine(pipe, max_rows=max_rows) as engine:
         tickets = []
@@ -422,7 +422,7 @@ def test_nothing_is_kept(pipe: ShowoPipeline) -> None:
         (Draw("x" * 30_000), "characters"),
         (Draw("a", {"seed": [1, 2]}), "seed"),
         (Draw("a", {"also": [("x" * 50, 1.0)]}), "also has 50 tokens"),
-        (Draw("a", {"also": [("x", 1.0)] * 7}), "9 rows"),
+        (Draw("a", {"also": [("x", 1.0)] * 8}), "at most 8"),
         (Draw("a", {"batch": 4}), "batch"),
         (Answer([noise(1)], " "), "empty"),
         (Answer([noise(1)] * 9, "a"), "positions"),
@@ -430,7 +430,7 @@ def test_nothing_is_kept(pipe: ShowoPipeline) -> None:
     ],
 )
 def test_refused_at_once(pipe: ShowoPipeline, request_: Draw | Answer, message: str) -> None:
-    with Engine(pipe, max_rows=8) as engine, pytest.raises(UserError, match=message):
+    with Engine(pipe) as engine, pytest.raises(UserError, match=message):
         engine.submit(request_)
 
 
@@ -446,7 +446,18 @@ def test_composed_prompts(pipe: ShowoPipeline) -> None:
             engine.submit(Draw("a", {"also": [("b", 1.0), ("x" * 20_001, 1.0)]}))
         with pytest.raises(UserError, match="also has 19 tokens, this model reads 18"):
             engine.submit(Draw("a", {"also": [("x" * 19, 1.0)]}))
+
+
+def test_more_rows_than_there_are(pipe: ShowoPipeline) -> None:
+    """What takes so many is computed alone, in its turn."""
+    wide = Draw("a", {"steps": 2, "also": [("b", 2.0), ("c", -1.0)]})
     with Engine(pipe, max_rows=3) as engine:
-        assert engine.submit(Draw("a", {"steps": 1, "guidance": 0.0, "also": also[:1]})).result()
-        with pytest.raises(UserError, match="the picture takes 4 rows of a batch, this engine has 3"):
-            engine.submit(Draw("a", {"also": also}))
+        first, _ = begun(engine)
+        waiting = [engine.submit(wide), engine.submit(Draw("a", {"steps": 2, "guidance": 0.0}))]
+        time.sleep(0.05)
+        facts = engine.facts()
+        assert (facts.running, facts.waiting) == (1, 2)
+        first.cancel()
+        assert all(isinstance(ticket.result(), DrawingDone) for ticket in waiting)
+    with pytest.raises(UserError, match="max_rows must be at least 1"):
+        Engine(pipe, max_rows=0)

@@ -10,10 +10,13 @@ from benchmarks import bench_serving
 
 def test_together_and_one_at_a_time(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
-    bench_serving.main(["--checkpoint", str(checkpoint), "--requests", "4", "--rounds", "1", "--steps", "3"])
+    options = ["--requests", "4", "--rounds", "1", "--steps", "3", "--rows", "2", "8"]
+    bench_serving.main(["--checkpoint", str(checkpoint), *options])
     lines = capsys.readouterr().out.splitlines()
-    heads = [line for line in lines if "times as fast" in line]
-    assert [head.split(":")[0] for head in heads] == ["pictures", "answers", "both"]
-    assert all("4 of 4 the same" in head for head in heads)
-    assert len(lines) == 9
+    assert [line for line in lines if not line.startswith(" ")] == ["pictures:", "answers:", "both:"]
+    ways = [line.split("  ")[1].strip() for line in lines if line.startswith(" ")]
+    assert ways == 3 * ["one at a time", "2 rows", "8 rows"]
+    assert all("4 of 4 the same" in line for line in lines if line.startswith(" "))
+    assert "a picture takes" in lines[-1]
+    assert "an answer takes" in lines[-1]
     assert torch.get_num_threads() == before

@@ -38,7 +38,7 @@ def serve(
         ),
     ] = None,
     max_rows: Annotated[
-        int, typer.Option(min=2, help="Rows computed at a time; a picture takes two of them, or one without guidance.")
+        int, typer.Option(min=1, help="Rows computed at a time; a picture takes two of them, or one without guidance.")
     ] = 16,
     max_waiting: Annotated[int, typer.Option(min=1, help="Pictures and answers that may wait.")] = 64,
     queue_timeout: Annotated[float, typer.Option(help="Seconds for which one may wait.")] = 60.0,

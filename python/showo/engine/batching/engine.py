@@ -74,7 +74,8 @@ class Facts:
 class Engine:
     """pipe: belongs to the engine until it is closed.
 
-    max_rows: rows that are computed at a time; a picture with guidance takes two. max_waiting: requests that may wait.
+    max_rows: rows that are computed at a time; a picture with guidance takes two, and what takes more than there are,
+        such as composed prompts, is computed alone. max_waiting: requests that may wait.
     queue_seconds, total_seconds: how long a request may wait, and take in all, where it is not told otherwise.
     """
 
@@ -87,8 +88,8 @@ class Engine:
         queue_seconds: float = 60.0,
         total_seconds: float = 600.0,
     ) -> None:
-        if max_rows < 2:
-            raise UserError(f"max_rows must be at least 2, since a picture may take two rows, got {max_rows}")
+        if max_rows < 1:
+            raise UserError(f"max_rows must be at least 1, got {max_rows}")
         if max_waiting < 1:
             raise UserError(f"max_waiting must be at least 1, got {max_waiting}")
         self.pipe = pipe
@@ -113,8 +114,6 @@ class Engine:
         """
         self.check_open()
         work = request.prepared(self.pipe)
-        if work.rows > self.max_rows:
-            raise UserError(f"the picture takes {work.rows} rows of a batch, this engine has {self.max_rows}")
         ticket = Ticket(
             self.queue_seconds if queue_seconds is None else queue_seconds,
             self.total_seconds if total_seconds is None else total_seconds,
@@ -222,7 +221,7 @@ class Engine:
         while not self._closed:
             with self._changed:
                 taken = sum(self._running.values())
-                if not self._queue or taken + self._queue[0][1].rows > self.max_rows:
+                if not self._queue or (taken and taken + self._queue[0][1].rows > self.max_rows):
                     return
                 ticket, work = self._queue.popleft()
                 self._running[ticket] = work.rows
