@@ -42,7 +42,7 @@ class OmniMask:
     The constructor checks type and shape. `from_intervals` checks the values too (use it for data from outside). The
     attention operators never read beyond a tensor: on the CPU a wrong range raises ValueError, on CUDA, where looking
     would stall the stream, what lies outside 0 to S_kv is cut.
-    Do not write into `intervals`: masks share memory (slices, batches made with `expand`).
+    Do not write into `intervals`, which slices and batches share; `overwrite_mask` does, for captured CUDA graphs.
 
     A mask says what rows see. The schedule that the attention kernels make of it (`showo_ext.ops._mask_plan`) is kept
     beside it, as long as the mask lives: all layers of a model, forward and backward, and all steps of a generation

@@ -27,6 +27,7 @@ from showo.engine.session import Session
 from showo.errors import UserError
 from showo.model import graphs as graphs_module
 from showo.model.graphs import Graphs, Key, Step, capture
+from showo.model.quantize import quantize
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from showo_ext import reference
@@ -328,6 +329,20 @@ def test_weights_that_lie_elsewhere(graphs: Graphs, prompting: Prompting) -> Non
             generate_codes(model, prompting, TEXTS, steps=3)
             assert counter.recorded == before + 1
         assert torch.equal(got, plain)
+
+
+def test_quantised_weights(model: Showo, prompting: Prompting) -> None:
+    """Graphs of the weights before are not used for those in their place."""
+    model.graphs = Graphs(model, capture=Recorder())
+    images = pictures(model, 2)
+    texts_after(model, prompting, images, max_new_tokens=4, temperature=1.0)
+    quantize(model, "int8")
+    graphs, model.graphs = model.graphs, None
+    plain = texts_after(model, prompting, images, max_new_tokens=4, temperature=1.0)[1]
+    with used(graphs) as counter:
+        assert texts_after(model, prompting, images, max_new_tokens=4, temperature=1.0)[1] == plain
+        assert counter.recorded == 2
+    assert len(graphs) == 1
 
 
 # ---------------------------------------------------------------- where there can be no graph
