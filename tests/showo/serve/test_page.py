@@ -37,6 +37,7 @@ FLAGS = (
 SCREENSHOT = Path(__file__).parents[3] / "docs" / "images" / "page.png"
 SECONDS = 60  # until a wait gives up
 SEED, STEPS = 7, 8
+FEWER = 3  # steps, where no preview is looked at
 RED, PAINT = (220, 30, 30), (255, 77, 255)  # of the star, and of the brush on white
 
 pytestmark = [
@@ -118,7 +119,7 @@ def wait(condition: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(0.1)
     raise AssertionError(f"waited {SECONDS} seconds in vain for {what}")
 
 
@@ -202,11 +203,12 @@ def test_draw_paint_extend_vary_and_ask(
     # extend, by an arrow, and back
     browser.open_tab("Generate")
     browser.click("generate-to-extend")
+    browser.type("steps", str(FEWER))
     browser.type("extend-prompt", "a green square")
     browser.click("extend-right")
     wide = browser.drawn("extend", "extend-picture")
     assert isinstance(engine.requests[-1], Extend)
-    assert same(wide, pipe.extend(picture, "a green square", "right", seed=SEED, steps=STEPS)[0])
+    assert same(wide, pipe.extend(picture, "a green square", "right", seed=SEED, steps=FEWER)[0])
     browser.click("extend-undo")
     wait(lambda: same(browser.picture("extend-picture"), picture), "the picture before the arrow")
 
@@ -217,7 +219,7 @@ def test_draw_paint_extend_vary_and_ask(
     browser.click("vary-go")
     varied = browser.drawn("vary", "vary-result")
     assert isinstance(engine.requests[-1], Vary)
-    assert same(varied, pipe.vary(picture, "a red star and a blue ring", share=0.5, seed=SEED, steps=STEPS)[0])
+    assert same(varied, pipe.vary(picture, "a red star and a blue ring", share=0.5, seed=SEED, steps=FEWER)[0])
 
     # ask
     browser.open_tab("Generate")
