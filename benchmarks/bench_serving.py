@@ -4,12 +4,12 @@
         [--checkpoint FOLDER]
 
 For pictures, for answers and for both in turn, so many requests arrive at random moments, within about a third of the
-time that they take one after the other. Together, each is handed to the engine when it arrives, which computes `--rows`
-rows at a time, as `showo serve --max-rows` does (all of them unless this is given); one at a time, when the one before
-is done. All ways get the same requests at the same moments, by turns. Printed are the medians of the rounds: requests a
-second from the first arrival to the last answer, the mean wait of a reader from its arrival on, forward passes; and how
-many pictures and texts were those of one at a time. Answers are drawn at a temperature at which even the bundled
-model's are long.
+time that they take one after the other. Together, each is handed to the engine when it arrives, which draws `--rows`
+rows of pictures at a time, as `showo serve --max-rows` does (all of them unless this is given), and gives all answers
+at a time; one at a time, when the one before is done. All ways get the same requests at the same moments, by turns.
+Printed are the medians of the rounds: requests a second from the first arrival to the last answer, the mean wait of a
+reader from its arrival on, forward passes; and how many pictures and texts were those of one at a time. Answers are
+drawn at a temperature at which even the bundled model's are long.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def serve(pipe: ShowoPipeline, requests: list[Request], moments: list[float], ro
     """rows: that are computed at a time; None hands in a request when the one before is done."""
     waits, given = [0.0] * len(requests), [object()] * len(requests)
     limits = {"queue_seconds": 3600, "total_seconds": 3600}
-    with Engine(pipe, max_rows=rows or 2, max_waiting=len(requests), **limits) as engine:
+    with Engine(pipe, max_rows=rows or 2, max_answers=len(requests), max_waiting=len(requests), **limits) as engine:
         begun = time.perf_counter()
 
         def read(numbers: range) -> None:
@@ -99,7 +99,7 @@ def compare(requests: list[Request], ways: dict[int | None, list[Round]]) -> Non
                 waits.append(f"{name} takes {wait:6.2f} s")
         gain = median(a.seconds / b.seconds for a, b in zip(one, rounds, strict=True))
         same = sum(x == y for a, b in zip(one, rounds, strict=True) for x, y in zip(a.given, b.given, strict=True))
-        way = "one at a time" if rows is None else f"{rows} rows"
+        way = "one at a time" if rows is None else f"{rows} rows"  # of pictures
         print(
             f"  {way:14} {rate:6.2f} requests a second, {gain:.2f} times as fast, {', '.join(waits)}, "
             f"{passes:g} forward passes, {same} of {len(requests) * len(rounds)} the same"
@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     for kind in ("pictures", "answers", "both"):
         requests = make_requests(kind, options.requests, pipe, options.steps)
         within = serve(pipe, requests[:2], [0.0, 0.0], None).seconds / 2 * len(requests) / 3
-        ways: dict[int | None, list[Round]] = {rows: [] for rows in (None, *(options.rows or [2 * len(requests)]))}
+        several = options.rows if kind != "answers" else None
+        ways: dict[int | None, list[Round]] = {rows: [] for rows in (None, *(several or [2 * len(requests)]))}
         for turn in range(options.rounds):
             moments = arrivals(options.requests, within, turn)
             for rows, rounds in ways.items():

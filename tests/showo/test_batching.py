@@ -188,7 +188,7 @@ def test_shared_passes(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch) -> 
     """What runs at the same time takes no more forward passes than the longest of it."""
     go_on, inner = threading.Event(), pipe.model.hidden_states
     monkeypatch.setattr(pipe.model, "hidden_states", lambda *a, **k: go_on.wait(60) and inner(*a, **k))
-    with Engine(pipe, max_rows=64) as engine:
+    with Engine(pipe, max_rows=64, max_answers=20) as engine:
         drawn = [engine.submit(Draw(str(n), {"steps": 10 + n, "seed": n, "size": (24, 16)})) for n in range(6)]
         told = [engine.submit(Answer([noise(n)], max_new_tokens=10 + n, temperature=2.0)) for n in range(20)]
         go_on.set()
@@ -448,6 +448,18 @@ def test_composed_prompts(pipe: ShowoPipeline) -> None:
             engine.submit(Draw("a", {"also": [("x" * 19, 1.0)]}))
 
 
+def test_pictures_hold_up_no_answers(pipe: ShowoPipeline) -> None:
+    with Engine(pipe, max_rows=2, max_answers=1) as engine:
+        first, _ = begun(engine)
+        engine.submit(SHORT)
+        answers = [engine.submit(Answer([noise(n)], max_new_tokens=3)) for n in range(2)]
+        for number, ticket in enumerate(answers):
+            assert isinstance(ticket.result(), AnswerDone), number
+        facts = engine.facts()
+        assert (facts.running, facts.waiting, facts.done) == (1, 1, 2)
+        first.cancel()
+
+
 def test_more_rows_than_there_are(pipe: ShowoPipeline) -> None:
     """What takes so many is computed alone, in its turn."""
     wide = Draw("a", {"steps": 2, "also": [("b", 2.0), ("c", -1.0)]})
@@ -459,5 +471,6 @@ def test_more_rows_than_there_are(pipe: ShowoPipeline) -> None:
         assert (facts.running, facts.waiting) == (1, 2)
         first.cancel()
         assert all(isinstance(ticket.result(), DrawingDone) for ticket in waiting)
-    with pytest.raises(UserError, match="max_rows must be at least 1"):
-        Engine(pipe, max_rows=0)
+    for name in ("max_rows", "max_answers", "max_waiting"):
+        with pytest.raises(UserError, match=f"{name} must be at least 1"):
+            Engine(pipe, **{name: 0})

@@ -38,8 +38,14 @@ def serve(
         ),
     ] = None,
     max_rows: Annotated[
-        int, typer.Option(min=1, help="Rows computed at a time; a picture takes two of them, or one without guidance.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows of pictures drawn at a time; a picture takes two of them, or one without guidance.",
+            show_default="2 on a CPU, else 16",
+        ),
+    ] = None,
+    max_answers: Annotated[int, typer.Option(min=1, help="Answers given at a time.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=1, help="Pictures and answers that may wait.")] = 64,
     queue_timeout: Annotated[float, typer.Option(help="Seconds for which one may wait.")] = 60.0,
     timeout: Annotated[float, typer.Option(help="Seconds that one may take in all.")] = 600.0,
@@ -77,7 +83,12 @@ def serve(
         )
         called = name or _name(model)
         with Engine(
-            pipe, max_rows=max_rows, max_waiting=max_waiting, queue_seconds=queue_timeout, total_seconds=timeout
+            pipe,
+            max_rows=max_rows,
+            max_answers=max_answers,
+            max_waiting=max_waiting,
+            queue_seconds=queue_timeout,
+            total_seconds=timeout,
         ) as engine:
             say(f"{called} at {url_of(sock)}/v1")
             Server(create_app(engine, called, limits=limits, key=secret)).run([sock])

@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from showo.engine.pipeline import ShowoPipeline
 
 _log = logging.getLogger(__name__)
+Work = DrawingWork | AnsweringWork
+
+
+def default_rows(device: torch.device) -> int:
+    """Rows of pictures to compute at a time. On a CPU a batch is hardly faster than its pictures one after the other,
+    and then each reader is served the sooner the fewer are drawn at a time (docs/serving.md).
+    """
+    return 2 if device.type == "cpu" else 16
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,9 @@ class Facts:
 class Engine:
     """pipe: belongs to the engine until it is closed.
 
-    max_rows: rows that are computed at a time; a picture with guidance takes two, and what takes more than there are,
-        such as composed prompts, is computed alone. max_waiting: requests that may wait.
+    max_rows: rows of pictures that are computed at a time; a picture with guidance takes two, and one that takes more
+        than there are, such as composed prompts, is drawn alone. None: what suits the device (`default_rows`).
+    max_answers: answers that are given at a time, beside the pictures. max_waiting: requests that may wait.
     queue_seconds, total_seconds: how long a request may wait, and take in all, where it is not told otherwise.
     """
 
@@ -83,20 +92,21 @@ class Engine:
         self,
         pipe: ShowoPipeline,
         *,
-        max_rows: int = 16,
+        max_rows: int | None = None,
+        max_answers: int = 16,
         max_waiting: int = 64,
         queue_seconds: float = 60.0,
         total_seconds: float = 600.0,
     ) -> None:
-        if max_rows < 1:
-            raise UserError(f"max_rows must be at least 1, got {max_rows}")
-        if max_waiting < 1:
-            raise UserError(f"max_waiting must be at least 1, got {max_waiting}")
+        self.max_rows = default_rows(pipe.model.device) if max_rows is None else max_rows
+        self.max_answers, self.max_waiting = max_answers, max_waiting
+        for name in ("max_rows", "max_answers", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         self.pipe = pipe
-        self.max_rows, self.max_waiting = max_rows, max_waiting
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
-        self._queue: deque[tuple[Ticket, DrawingWork | AnsweringWork]] = deque()
-        self._running: dict[Ticket, int] = {}  # and the rows that are kept for each
+        self._queue: deque[tuple[Ticket, Work]] = deque()
+        self._running: dict[Ticket, Work] = {}
         self._batches: list[Batch[Any]] = []
         self._facts = Facts()
         self._closed = False
@@ -217,14 +227,15 @@ class Engine:
                     self._end(owner.ticket, error)
 
     def _join(self) -> None:
-        """Begins requests in the order in which they came, as long as there are rows for them."""
+        """Begins requests as long as there are rows for them."""
         while not self._closed:
             with self._changed:
-                taken = sum(self._running.values())
-                if not self._queue or (taken and taken + self._queue[0][1].rows > self.max_rows):
+                first = self._first_that_fits()
+                if first is None:
                     return
-                ticket, work = self._queue.popleft()
-                self._running[ticket] = work.rows
+                self._queue.remove(first)
+                ticket, work = first
+                self._running[ticket] = work
             try:
                 if isinstance(work, DrawingWork):
                     self._begin_drawing(ticket, work)
@@ -232,6 +243,15 @@ class Engine:
                     self._begin_answering(ticket, work)
             except Exception as error:
                 self._end(ticket, error)
+
+    def _first_that_fits(self) -> tuple[Ticket, Work] | None:
+        """Pictures begin in the order in which they came, and so do answers, which no picture holds up."""
+        for kind, most in ((AnsweringWork, self.max_answers), (DrawingWork, self.max_rows)):
+            first = next((item for item in self._queue if isinstance(item[1], kind)), None)
+            taken = sum(work.rows for work in self._running.values() if isinstance(work, kind))
+            if first is not None and (taken == 0 or taken + first[1].rows <= most):
+                return first
+        return None
 
     def _begin_drawing(self, ticket: Ticket, work: DrawingWork) -> None:
         picture = OpenPicture(self.pipe, ticket, work)
