@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from showo.commands.serve import serve
+from showo.engine.batching.engine import default_rows
 from showo.engine.batching.requests import MAX_CHARACTERS, MAX_STEPS
 from showo.serve.limits import Limits
 from showo.serve.schemas import MAX_DIRECTIONS, AskedChat, AskedEdits, AskedPictures, AskedVariations
@@ -92,6 +94,9 @@ def test_the_limits() -> None:
     options = {name: parameter.default for name, parameter in inspect.signature(serve).parameters.items()}
     promised |= {
         f"wait already, {options['max_waiting']}",
+        f"is {default_rows(torch.device('cpu'))} on a CPU",
+        f"and {default_rows(torch.device('cuda'))} on a GPU",
+        f"`--max-answers` of them, {options['max_answers']}",
         f"`--queue-timeout`, {options['queue_timeout']:g} seconds",
         f"`--timeout`, {options['timeout']:g}",
     }
