@@ -106,6 +106,7 @@ __global__ void __launch_bounds__(kThreads)
 
 Status check(const OmniBackwardCudaParams& p) {
   const OmniInputs& in = p.in;
+  SHOWO_RETURN_IF_ERROR(check_head_dim(in.head_dim));
   SHOWO_RETURN_IF_ERROR(check_inputs(in));
   SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
   SHOWO_RETURN_IF_ERROR(check_rows("dout", p.dout, p.dout_strides, in.dtype));

@@ -3,6 +3,8 @@
 //   s = q k^T;  p = exp(scale s - lse);  dp = dout v^T;  ds = p (dp - delta)
 //   dv = p^T dout;  dk = scale ds^T q;  dq = scale ds k
 //
+// With a softcap, t = tanh(scale s / softcap): p = exp(softcap t - lse) and ds = p (dp - delta) (1 - t^2).
+//
 // A thread block owns 64 kv rows (128 for head size 128) of one kv head, and walks over the 64-row query blocks that
 // see them, for every query head that reads the kv head: dk and dv stay in registers, in fp32, and are written once.
 //
@@ -30,8 +32,10 @@ template <int D>
 struct Tile {
   static constexpr int kWarps = D == 128 ? 8 : 4, kThreads = 32 * kWarps, kBlocksPerSm = D == 32 ? 3 : D == 128 ? 1 : 2;
   static constexpr int kRows = 16 * kWarps, kLines = kRows / 64;  // kv rows, and 64-column blocks of the mask
-  static constexpr int kTiles = D == 128 ? 2 : 4;                 // of 8 queries: so many at a time in full blocks
-  static constexpr bool kKeep = D <= 64;                          // fragments of k and v stay in registers
+  // So many tiles of 8 queries at a time in full blocks. With a softcap more of them would spill for D = 32, whose
+  // three thread blocks leave a thread 168 registers.
+  static constexpr int kTiles = D == 128 || D == 32 ? 2 : 4;
+  static constexpr bool kKeep = D <= 64;      // fragments of k and v stay in registers
   static constexpr bool kOneLoop = D == 128;  // for want of registers; places in memory are computed again, too
   // ds^T: rows of 64 queries, padded by a chunk so that neither stores nor ldmatrix meet bank conflicts.
   static constexpr int kDsBytes = 64 * 2 + 16;
@@ -89,12 +93,14 @@ struct KvRows {
 
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
   uint32_t own_k[M::kKeep ? D / 16 : 1][4], own_v[M::kKeep ? D / 16 : 1][4];
-  float factor;  // of the scores, in units of log2
+  float factor;  // of the scores, in units of log2; with a softcap, of tanh
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // Where the lane finds its own rows (ldmatrix: see scores and accumulate), and its places in a stage and in ds^T.
   uint32_t own_at, row_at, column_at, ds_at, dq_ds_at, dq_k_at;
+  Softcap softcap;
 
-  __device__ __forceinline__ KvRows(uint32_t shared, float scale) : factor(scale * kLog2E) {
+  __device__ __forceinline__ KvRows(uint32_t shared, float scale, const Softcap& cap)
+      : factor(cap.factor(scale * kLog2E)), softcap(cap) {
     own_at = shared + M::kK + swizzled<D>(16 * warp + lane % 16, lane / 16);
     ds_at = shared + (16 * warp + lane / 4) * M::kDsBytes + 4 * (lane % 4);
     dq_ds_at = shared + (lane / 16 * 8 + lane % 8) * M::kDsBytes + (2 * dq_rows() + lane / 8 % 2) * 16;
@@ -131,6 +137,7 @@ struct KvRows {
       load_minus_deltas<part>(dp, stage + t * 16);
       scores<T, D, true, 0, M::kQ + part * kQueries * R::kBytes, M::kKeep>(s, own_k, own, rows);
       scores<T, D, false, M::kV - M::kK, M::kDout + part * kQueries * R::kBytes, M::kKeep>(dp, own_v, own, rows);
+      if (softcap.exists()) softcap.apply_with_slopes(s, dp);
       subtract_lse<part>(s, stage + t * 8);
       if (!kFull && !own_tiles.full(part)) apply_mask<part>(s, masks + t * 4);
       uint32_t p16[kTiles / 2][4], ds16[kTiles / 2][4];  // A fragments: kv rows x 16 queries
@@ -220,7 +227,8 @@ struct KvRows {
 
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
-    omni_backward_dkdv_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
+    omni_backward_dkdv_kernel(const __grid_constant__ OmniBackwardCudaParams p,
+                              const __grid_constant__ Softcap softcap) {
   using M = Tile<D>;
   using R = Rows<D>;
   extern __shared__ __align__(128) unsigned char memory[];
@@ -234,7 +242,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   const int q_blocks = static_cast<int>(ceil_div(in.q_length, kQBlock));
   const int kv_blocks = static_cast<int>(ceil_div(in.kv_length, kKvBlock));
 
-  KvRows<T, D> rows(shared, in.scale);
+  KvRows<T, D> rows(shared, in.scale, softcap);
 
   // The thread's own first place in the matrices that it copies from and to.
   uint32_t copy_at = swizzled<D>(R::copy_row(), R::copy_chunk());

@@ -3,6 +3,8 @@
 //
 //   s = q k^T;  p = exp(scale s - lse);  dp = dout v^T;  ds = p (dp - delta);  dq = scale sum over blocks of ds k
 //
+// With a softcap as in backward_dkdv.cu.
+//
 // A warp owns 16 rows and keeps their fragments of q and dout in registers where there is room. Its accumulators of ds,
 // 32 columns at a time (in blocks that the mask cuts, 16 of them, and none that it forbids), rounded to 16 bits, are
 // the A fragments of dq += ds k: nothing but k and v passes through shared memory, in two stages of cp.async. s and dp
@@ -83,7 +85,7 @@ __device__ __forceinline__ void make_fragments(uint32_t (&ds16)[kTiles / 2][4], 
 
 template <class T, int D>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
-    omni_backward_dq_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
+    omni_backward_dq_kernel(const __grid_constant__ OmniBackwardCudaParams p, const __grid_constant__ Softcap softcap) {
   using M = Tile<D>;
   using R = Rows<D>;
   extern __shared__ __align__(128) unsigned char memory[];
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
   float minus_lse[2], minus_delta[2];
   load_stats(minus_lse, minus_delta, own_stats, 16 * warp + g);
 
-  const float factor = in.scale * kLog2E;
+  const float factor = softcap.factor(in.scale * kLog2E);  // of the scores, or of tanh
   float dq[D / 8][4] = {};
   BlockWalk<1> walk(in.block_states + batch * in.block_states_batch_stride + static_cast<int64_t>(q_block) * kv_blocks,
                     1, 0, kv_blocks, 1, kv_blocks);
@@ -181,6 +183,7 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kBlocksPerSm)
       start(dp, minus_delta);
       scores<T, D, true, 0, M::kK + part * kColumns * R::kBytes, M::kKeep>(s, own_q, own, rows);
       scores<T, D, false, M::kDout - M::kQ, M::kV + part * kColumns * R::kBytes, M::kKeep>(dp, own_dout, own, rows);
+      if (softcap.exists()) softcap.apply_with_slopes(s, dp);
       subtract_lse(s, factor, minus_lse);
       if (!kFull && !tiles.full(part)) apply_mask<part>(s, masks + g * 2, 2 * t);
       uint32_t ds16[kTiles / 2][4];

@@ -112,7 +112,8 @@ __device__ inline void store_fp32(const float (&sum)[4][D / 16], float factor, f
 
 template <int D, bool kOwnerKv>
 __global__ void __launch_bounds__(kThreads, 1)
-    omni_backward_fp32_kernel(const __grid_constant__ OmniBackwardCudaParams p) {
+    omni_backward_fp32_kernel(const __grid_constant__ OmniBackwardCudaParams p,
+                              const __grid_constant__ Softcap softcap) {
   extern __shared__ __align__(16) unsigned char memory[];
   Memory<D>& m = *reinterpret_cast<Memory<D>*>(memory);
   const OmniInputs& in = p.in;
@@ -126,6 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const float* v = static_cast<const float*>(in.v) + batch * in.v_strides.batch + kv_head * in.v_strides.head;
   const uint8_t* states = in.block_states + batch * in.block_states_batch_stride;
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
+  const float factor = softcap.exists() ? in.softcap : in.scale;  // of tanh, or of the products
 
   if constexpr (kOwnerKv) {
     const uint64_t seen = columns_of_all_rows(in, batch, static_cast<int>(own_block));
@@ -171,6 +173,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         float s[4][2] = {}, dp[4][2] = {};
         products<D>(s, m.a, m.c);
         products<D>(dp, m.b, m.e);
+        if (softcap.exists()) softcap.apply<true, 0, 4>(s);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -178,9 +181,10 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int own = y + 16 * i, streamed = x + 16 * j;
             const int row = kOwnerKv ? part + streamed : own, column = kOwnerKv ? own : part + streamed;
             const bool sees = m.seen[row] >> column & 1;
-            const float probability = sees ? expf(fmaf(s[i][j], in.scale, m.minus_lse[row])) : 0.0f;
+            const float probability = sees ? expf(fmaf(s[i][j], factor, m.minus_lse[row])) : 0.0f;
+            const float slope = softcap.exists() ? fmaf(-s[i][j], s[i][j], 1.0f) : 1.0f;
             if (kOwnerKv) m.p[own * kStream + streamed] = probability;
-            m.ds[own * kStream + streamed] = sees ? probability * (dp[i][j] + m.minus_delta[row]) : 0.0f;
+            m.ds[own * kStream + streamed] = sees ? probability * (dp[i][j] + m.minus_delta[row]) * slope : 0.0f;
           }
         }
         __syncthreads();

@@ -9,6 +9,7 @@
 #include "common/launch_kernel.cuh"
 #include "omni_attention/head_dim.h"
 #include "omni_attention/params.h"
+#include "omni_attention/softcap.cuh"
 
 namespace showo {
 
@@ -34,10 +35,10 @@ Status dispatch_16bit(const OmniInputs& in, F&& f) {
 
 // A thread block of M::kThreads threads and M::kShared bytes for every M::kRows of `length` rows of `heads` heads.
 template <class M>
-Status launch_rows(void (*kernel)(OmniBackwardCudaParams), const char* name, const OmniBackwardCudaParams& p,
+Status launch_rows(void (*kernel)(OmniBackwardCudaParams, Softcap), const char* name, const OmniBackwardCudaParams& p,
                    int64_t heads, int64_t length, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(p.in.batch * heads), static_cast<unsigned>(ceil_div(length, M::kRows)));
-  return launch_kernel(kernel, name, grid, M::kThreads, M::kShared, stream, p);
+  return launch_kernel(kernel, name, grid, M::kThreads, M::kShared, stream, p, Softcap(p.in));
 }
 
 }  // namespace showo

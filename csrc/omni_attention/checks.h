@@ -2,7 +2,6 @@
 #pragma once
 
 #include "common/launch.h"
-#include "omni_attention/head_dim.h"
 #include "omni_attention/params.h"
 
 namespace showo {
@@ -26,8 +25,6 @@ inline Status check_rows(const char* name, const void* pointer, const OmniStride
 }
 
 inline Status check_inputs(const OmniInputs& in) {
-  SHOWO_RETURN_IF_ERROR(check_head_dim(in.head_dim));
-  if (in.softcap != 0) return unsupported("omni_attention: the CUDA kernels have no softcap");
   SHOWO_CHECK_ARGUMENT(in.num_intervals >= 1 && in.num_intervals <= 8,
                        "omni_attention: %lld intervals per row, expected 1 to 8",
                        static_cast<long long>(in.num_intervals));

@@ -180,7 +180,7 @@ void backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const Omni
 
 int64_t omni_backward_scratch(const OmniBackwardParams& p) {
   int64_t fixed = 0;
-  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     fixed = sizeof(BackwardScratch<decltype(size)::value>);
     return ok_status();
   });
@@ -188,7 +188,7 @@ int64_t omni_backward_scratch(const OmniBackwardParams& p) {
 }
 
 void omni_backward_task(const OmniBackwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     backward_task<decltype(size)::value>(p, plan, task, scratch);
     return ok_status();
   });

@@ -200,7 +200,7 @@ void forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTa
 
 int64_t omni_forward_scratch(const OmniForwardParams& p) {
   int64_t fixed = 0;
-  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     fixed = sizeof(ForwardScratch<decltype(size)::value>);
     return ok_status();
   });
@@ -208,7 +208,7 @@ int64_t omni_forward_scratch(const OmniForwardParams& p) {
 }
 
 void omni_forward_task(const OmniForwardParams& p, const OmniPlan& plan, const OmniTask& task, void* scratch) {
-  dispatch_cpu_head_dim(p.in.head_dim, [&](auto size) {
+  dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     forward_task<decltype(size)::value>(p, plan, task, scratch);
     return ok_status();
   });

@@ -8,13 +8,13 @@
 //
 // Columns. A split has every splits-th block of 64 columns and visits those that some row sees. It finds these blocks
 // in the rows' intervals: there is no block table. Blocks that every row sees whole take no mask; in the other blocks
-// each lane turns the intervals of one row into column bits. Shared memory has three stages (two for D = 128), filled
-// by cp.async: while one block is used the next blocks are on their way, with one barrier a block.
+// each lane turns the intervals of one row into column bits. Shared memory has three stages (two from D = 128 on),
+// filled by cp.async: while one block is used the next blocks are on their way, with one barrier a block.
 //
-// Softmax. As in forward_tile.cuh, but every warp has an m, a sum and an output of its own for each of its rows. At the
-// end the warps' triples (m, sum, output) are joined through shared memory, and the splits' triples by the combine
-// kernel, one warp a row. Triple s has the weight 2^(m_s - max m). These weights round no more than one softmax over
-// all columns; in fp32, weights made from an lse of each split would round more.
+// Softmax and softcap. As in forward_tile.cuh, but every warp has an m, a sum and an output of its own for each of its
+// rows. At the end the warps' triples (m, sum, output) are joined through shared memory, and the splits' triples by the
+// combine kernel, one warp a row. Triple s has the weight 2^(m_s - max m). These weights round no more than one softmax
+// over all columns; in fp32, weights made from an lse of each split would round more.
 //
 // Memory. k and v of visited blocks, q and out cross the bus once; the workspaces are written and read once, 4 D + 8
 // bytes for each row and split that has columns. With one split there is neither workspace nor combine kernel. What a
@@ -30,12 +30,17 @@ template <class T, int D>
 struct DecodeRows {
   using Tile = DecodeTile<D, D>;
 
+  static constexpr bool kQueriesInRegisters = D <= 128;
+
   float out[D / 8][4];
   float bound[2], sum[2];
-  uint32_t query[D / 16][4];
+  uint32_t query[kQueriesInRegisters ? D / 16 : 1][4];
+  uint32_t query_address, flip;  // flip: the signs of two numbers if they are to change
   float scale;
+  Softcap softcap;
 
-  __device__ __forceinline__ DecodeRows(float signed_scale) : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)) {
+  __device__ __forceinline__ DecodeRows(float signed_scale, const Softcap& cap)
+      : scale(cap.factor(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f))), softcap(cap) {
     sum[0] = sum[1] = 0.0f;
     bound[0] = bound[1] = FLT_MAX;
 #pragma unroll
@@ -45,13 +50,15 @@ struct DecodeRows {
   }
 
   // A negative scale is that of negative queries.
-  __device__ __forceinline__ void load_queries(uint32_t address, bool negative) {
+  __device__ __forceinline__ void keep_queries(uint32_t address, bool negative) {
+    query_address = address, flip = negative ? 0x80008000u : 0;
+    if constexpr (kQueriesInRegisters) unrolled<D / 16>([&](auto k16) { read_query(query[k16], k16); });
+  }
+
+  __device__ __forceinline__ void read_query(uint32_t (&a)[4], int k16) const {
+    ldmatrix_x4(a, ChunkPairs<D>(query_address)[k16] + ChunkPairs<D>::offset(k16));
 #pragma unroll
-    for (int k16 = 0; k16 < D / 16; ++k16) {
-      ldmatrix_x4(query[k16], ChunkPairs<D>(address)[k16] + ChunkPairs<D>::offset(k16));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) query[k16][i] ^= negative ? 0x80008000u : 0;
-    }
+    for (int i = 0; i < 4; ++i) a[i] ^= flip;
   }
 
   __device__ __forceinline__ void raise_bounds(float (&top)[2]) {
@@ -84,16 +91,23 @@ struct DecodeRows {
   __device__ __forceinline__ void unit(uint32_t keys, uint32_t values, uint32_t seen0, uint32_t seen1) {
     float s[2][4];
     unrolled<D / 16>([&](auto k16) {
-      uint32_t b[4];
+      uint32_t a[4], b[4];
+      if constexpr (kQueriesInRegisters) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = query[k16][i];
+      } else {
+        read_query(a, k16);
+      }
       ldmatrix_x4(b, ChunkPairs<D>(keys)[k16] + ChunkPairs<D>::offset(k16));
       if constexpr (k16 == 0) {
-        mma_m16n8k16_first<T>(s[0], query[0], b[0], b[1]);
-        mma_m16n8k16_first<T>(s[1], query[0], b[2], b[3]);
+        mma_m16n8k16_first<T>(s[0], a, b[0], b[1]);
+        mma_m16n8k16_first<T>(s[1], a, b[2], b[3]);
       } else {
-        mma_m16n8k16<T>(s[0], query[k16], b[0], b[1]);
-        mma_m16n8k16<T>(s[1], query[k16], b[2], b[3]);
+        mma_m16n8k16<T>(s[0], a, b[0], b[1]);
+        mma_m16n8k16<T>(s[1], a, b[2], b[3]);
       }
     });
+    if (softcap.exists()) softcap.apply<false, 0, 2>(s);
     float top[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int j = 0; j < 2; ++j)
@@ -142,7 +156,7 @@ struct DecodeRows {
 };
 
 template <class T, int D>
-__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDecodeParams p) {
+__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDecodeParams p, Softcap softcap) {
   using Tile = DecodeTile<D, D>;
   extern __shared__ __align__(1024) char shared[];
   const DecodeBlock block(p);
@@ -157,11 +171,12 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
   const uint32_t row16 = swizzled<D>(lane % 16, lane / 16), base = shared_address(shared);
   const uint32_t keys = base + swizzled<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
   const uint32_t values = base + Tile::kMatrixBytes + row16;
-  DecodeRows<T, D> rows(p.in.scale);
+  DecodeRows<T, D> rows(p.in.scale, softcap);
   const bool some = decode_columns<D, D>(
       p, block, shared,
       [&](uint32_t queries) {
-        if (active) rows.load_queries(queries + m_tile * 16 * Tile::kRowBytes + row16, p.in.scale < 0);
+        if (active)
+          rows.keep_queries(queries + m_tile * 16 * Tile::kRowBytes + row16, p.in.scale < 0 && !softcap.exists());
       },
       [&](const Stage& stage, uint32_t slot) {
         if (!active) return;
@@ -184,7 +199,9 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_kernel(OmniDec
   decode_finish<T, D, D>(p, block, shared, some);
 }
 
-// ---- the shares of all splits, joined: one warp for each query row, lane l with dims l, l + 32, ...
+// ---- the shares of all splits, joined: one warp for 128 dims of a query row, lane l with dims l, l + 32, ...
+
+constexpr int kCombinedDims = 128;
 
 __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__half* to, float x) { *to = __float2half_rn(x); }
@@ -204,6 +221,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(Om
   const int64_t place = static_cast<int64_t>(blockIdx.x) * (kForwardThreads / 32) + threadIdx.x / 32;
   if (place >= in.batch * in.heads * in.q_length) return;
   const int lane = threadIdx.x % 32, splits = static_cast<int>(p.splits), dims = static_cast<int>(in.head_dim);
+  const int first = static_cast<int>(blockIdx.y) * kCombinedDims + lane;
   const float2* stats = reinterpret_cast<const float2*>(p.partial_stats) + place * splits;
   float2 own[kMaxSplits / 32];
   float bound = FLT_MAX, sum = 0.0f;
@@ -224,7 +242,7 @@ __global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(Om
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
 
-  const float* shares = p.partial_out + place * splits * dims + lane;
+  const float* shares = p.partial_out + place * splits * dims + first;
   float x[4] = {};
 #pragma unroll
   for (int k = 0; k < kMaxSplits / 32; ++k) {
@@ -234,7 +252,8 @@ __global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(Om
       const float weight = __shfl_sync(kAllLanes, weights[k], s);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        x[j] = fmaf(weight, weight != 0.0f && 32 * j < dims ? shares[(32 * k + s) * dims + 32 * j] : 0.0f, x[j]);
+        x[j] =
+            fmaf(weight, weight != 0.0f && first + 32 * j < dims ? shares[(32 * k + s) * dims + 32 * j] : 0.0f, x[j]);
     }
   }
   const int64_t row = place % in.q_length, head = place / in.q_length % in.heads;
@@ -247,18 +266,19 @@ __global__ void __launch_bounds__(kForwardThreads) omni_decode_combine_kernel(Om
   T* to = static_cast<T*>(p.out) + batch * p.out_strides.batch + head * p.out_strides.head + row * p.out_strides.row;
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    if (32 * j < dims) store(to + lane + 32 * j, x[j] * result.factor);
-  if (lane == 0) p.lse[place] = result.lse;
+    if (first + 32 * j < dims) store(to + first + 32 * j, x[j] * result.factor);
+  if (first == 0) p.lse[place] = result.lse;
 }
 
 // ---- launchers
 
 template <class T>
 Status launch_decode(const OmniDecodeParams& p, cudaStream_t stream) {
-  return dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  return dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     constexpr int kD = decltype(size)::value;
     return launch_kernel(omni_decode_kernel<T, kD>, "omni_decode_kernel", decode_grid(p), kForwardThreads,
-                         DecodeTile<kD, kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p);
+                         DecodeTile<kD, kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p,
+                         Softcap(p.in));
   });
 }
 
@@ -266,7 +286,8 @@ template <class T>
 Status launch_combine(const OmniDecodeParams& p, cudaStream_t stream) {
   const int64_t rows = p.in.batch * p.in.heads * p.in.q_length;
   const unsigned blocks = static_cast<unsigned>(ceil_div(rows, kForwardThreads / 32));
-  omni_decode_combine_kernel<T><<<blocks, kForwardThreads, 0, stream>>>(p);
+  const dim3 grid(blocks, static_cast<unsigned>(ceil_div(p.in.head_dim, kCombinedDims)));
+  omni_decode_combine_kernel<T><<<grid, kForwardThreads, 0, stream>>>(p);
   return check_launch("omni_decode_combine_kernel");
 }
 

@@ -16,9 +16,12 @@ struct DecodeRowsF32 {
   // Bounds are of scores yet to be scaled: a row of one column is that column's v to the last bit.
   float out[4][D / 32][4], bound[4], sum[4];
   float scale, sign;
+  Softcap softcap;
 
-  __device__ __forceinline__ DecodeRowsF32(float signed_scale)
-      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)), sign(signed_scale < 0 ? -1.0f : 1.0f) {
+  __device__ __forceinline__ DecodeRowsF32(float signed_scale, const Softcap& cap)
+      : scale(cap.factor(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f))),
+        sign(signed_scale < 0 && !cap.exists() ? -1.0f : 1.0f),
+        softcap(cap) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       sum[i] = 0.0f, bound[i] = FLT_MAX;
@@ -54,11 +57,14 @@ struct DecodeRowsF32 {
         sums.z = fmaf(a.z, b.z, sums.z), sums.w = fmaf(a.w, b.w, sums.w);
       }
     }
+    float sums[1][4] = {};
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) sums[0][i] = products[i].x + products[i].y + (products[i].z + products[i].w);
+    if (softcap.exists()) softcap.apply<true, 0, 1>(sums);
 #pragma unroll
     for (int i = 0; i < kFours; ++i) {
       const uint32_t seen = __shfl_sync(kAllLanes, bits, y + 4 * i) >> x;
-      const float product = products[i].x + products[i].y + (products[i].z + products[i].w);
-      const float score = (seen & 1) != 0 ? product * sign : -INFINITY;
+      const float score = (seen & 1) != 0 ? sums[0][i] * sign : -INFINITY;
       raise_bound<D>(score, scale, bound[i], sum[i], out[i]);
       const float probability = exp2_approx((score + bound[i]) * scale);
       sum[i] += probability;
@@ -109,7 +115,7 @@ struct DecodeRowsF32 {
 
 // p: strides as `in_halves` gives them.
 template <int D>
-__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(OmniDecodeParams p) {
+__global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(OmniDecodeParams p, Softcap softcap) {
   using Tile = DecodeTile<D, 2 * D>;
   extern __shared__ __align__(1024) char shared[];
   const DecodeBlock block(p);
@@ -121,7 +127,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1) omni_decode_f32_kernel(Omn
   const int num_intervals = static_cast<int>(p.in.num_intervals);
   const uint32_t queries = Tile::kQueries + m_tile * 16 * Tile::kRowBytes;
   char* probabilities = shared + Tile::kScratch + warp * 512;
-  DecodeRowsF32<D> rows(p.in.scale);
+  DecodeRowsF32<D> rows(p.in.scale, softcap);
   const bool few = block.rows - m_tile * 16 <= 4;
   const bool some = decode_columns<D, 2 * D>(
       p, block, shared, [](uint32_t) {},
@@ -155,7 +161,8 @@ Status omni_decode_f32(const OmniDecodeParams& params, cudaStream_t stream) {
   return dispatch_head_dim(p.in.head_dim, [&](auto size) {
     constexpr int kD = decltype(size)::value;
     return launch_kernel(omni_decode_f32_kernel<kD>, "omni_decode_f32_kernel", decode_grid(p), kForwardThreads,
-                         DecodeTile<kD, 2 * kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p);
+                         DecodeTile<kD, 2 * kD>::shared_bytes(decode_m_tiles(p), p.in.num_intervals), stream, p,
+                         Softcap(p.in));
   });
 }
 

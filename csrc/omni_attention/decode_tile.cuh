@@ -11,6 +11,7 @@
 #include "omni_attention/forward.h"
 #include "omni_attention/forward_tile.cuh"
 #include "omni_attention/head_dim.h"
+#include "omni_attention/softcap.cuh"
 
 namespace showo {
 
@@ -29,7 +30,7 @@ struct DecodeTile {
   static constexpr int kMatrixBytes = kColumns * kRowBytes;
   static constexpr int kStageBytes = 2 * kMatrixBytes;
   // Three stages, or two where three would leave room for but one thread block on an A100's multiprocessor.
-  static constexpr int kStages = D == 128 ? 2 : 3;
+  static constexpr int kStages = D >= 128 ? 2 : 3;
   static constexpr int kStats = kStages * kStageBytes;             // offset of float2 [kDecodeWarps][16]
   static constexpr int kScratch = kStats + kDecodeWarps * 16 * 8;  // fp32: probabilities [kDecodeWarps][16][kUnit]
   static constexpr int kQueries = kScratch + (kFloat ? kDecodeWarps * 16 * kUnit * 4 : 0);  // offset of the m16 tiles

@@ -45,7 +45,7 @@ Scratch& thread_scratch() {
 }
 
 Status check(const OmniInputs& in) {
-  SHOWO_RETURN_IF_ERROR(dispatch_cpu_head_dim(in.head_dim, [](auto) { return ok_status(); }));
+  SHOWO_RETURN_IF_ERROR(dispatch_wide_head_dim(in.head_dim, [](auto) { return ok_status(); }));
   if (in.dtype != DType::kF32 && in.dtype != DType::kF16 && in.dtype != DType::kBF16)
     return unsupported("omni_attention: dtype %s is not one of float32, float16, bfloat16", dtype_name(in.dtype));
   SHOWO_CHECK_ARGUMENT(in.batch >= 0 && in.q_length >= 0 && in.kv_length >= 0 && in.num_intervals >= 1,

@@ -14,6 +14,9 @@ Status omni_attention_forward_cuda(const OmniForwardParams& p, void* stream) {
   SHOWO_RETURN_IF_ERROR(check_rows("out", p.out, p.out_strides, in.dtype));
   SHOWO_CHECK_ARGUMENT(in.kv_length == 0 || (in.block_states != nullptr && in.seen != nullptr),
                        "omni_attention: no block table");
+  SHOWO_CHECK_ARGUMENT(p.tile_rows == 64 || (in.softcap == 0 && in.head_dim <= 128),
+                       "omni_attention: a softcap, and heads of more than 128 numbers, take tiles of 64 rows, got %lld",
+                       static_cast<long long>(p.tile_rows));
   SHOWO_CHECK_ARGUMENT(in.heads <= kMaxGridX && p.order_length <= kMaxGridY && in.batch <= kMaxGridY,
                        "omni_attention: batch %lld with %lld query rows is too large for one launch",
                        static_cast<long long>(in.batch), static_cast<long long>(in.q_length));

@@ -3,7 +3,8 @@
 // The pipeline, the block table's walk and the mask words are those of forward_tile.cuh. Here a warp owns 16 rows and a
 // stage has 32 columns. Lane 8 y + x computes the scores of rows y, y + 4, y + 8, y + 12 and columns x, x + 8, x + 16,
 // x + 24, from 16-byte reads of four dims; probabilities go through the warp's own 2 KiB of shared memory, after which
-// the lane owns the dims of chunks x, x + 8, ... of the same rows. Reads q and writes out and lse once; k and v once
+// the lane owns the dims of chunks x, x + 8, ... of the same rows. With a softcap scores become tanh(scale s / softcap)
+// before the mask, and the softcap takes the place of scale. Reads q and writes out and lse once; k and v once
 // per visited block and tile of 64 rows.
 #include <cuda_runtime.h>
 
@@ -46,8 +47,9 @@ struct F32Rows {
   float scale, sign;
   int x = threadIdx.x % 8, y = threadIdx.x % 32 / 8;
 
-  __device__ __forceinline__ explicit F32Rows(float signed_scale)
-      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)), sign(signed_scale < 0 ? -1.0f : 1.0f) {}
+  __device__ __forceinline__ F32Rows(float signed_scale, const Softcap& cap)
+      : scale(cap.factor(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f))),
+        sign(signed_scale < 0 && !cap.exists() ? -1.0f : 1.0f) {}
 
   __device__ __forceinline__ void scores(float (&s)[4][4], const char* queries, const char* keys) const {
 #pragma unroll 1
@@ -146,7 +148,7 @@ struct F32Rows {
 
 // p: strides as `in_halves` gives them.
 template <int D>
-__global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(OmniForwardParams p) {
+__global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(OmniForwardParams p, Softcap softcap) {
   using Tile = F32Tile<D>;
   using Copy = RowCopy<2 * D>;
   extern __shared__ __align__(1024) char shared[];
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
   fetch(stage, 0);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
-  F32Rows<D> rows(in.scale);
+  F32Rows<D> rows(in.scale, softcap);
   cp_async_wait<0>();
   __syncthreads();
 
@@ -202,6 +204,7 @@ __global__ void __launch_bounds__(kForwardThreads, 3) omni_forward_f32_kernel(Om
     if (__any_sync(kAllLanes, bits[0] != 0)) {
       float s[4][4] = {};
       rows.scores(s, query, k);
+      if (softcap.exists()) softcap.apply<true, 0, 4>(s);
       rows.update(s, bits[0], probabilities);
       __syncwarp();
       rows.add_values(probabilities, v);
@@ -222,7 +225,7 @@ Status omni_forward_f32(const OmniForwardParams& params, cudaStream_t stream) {
   return dispatch_head_dim(p.in.head_dim, [&](auto size) {
     constexpr int kD = decltype(size)::value;
     return launch_kernel(omni_forward_f32_kernel<kD>, "omni_forward_f32_kernel", forward_grid(p), kForwardThreads,
-                         F32Tile<kD>::shared_bytes(p.in.num_intervals), stream, p);
+                         F32Tile<kD>::shared_bytes(p.in.num_intervals), stream, p, Softcap(p.in));
   });
 }
 

@@ -5,6 +5,7 @@
 #include "omni_attention/forward.h"
 #include "omni_attention/forward_tile.cuh"
 #include "omni_attention/head_dim.h"
+#include "omni_attention/softcap.cuh"
 
 namespace showo {
 
@@ -19,13 +20,16 @@ inline dim3 forward_grid(const OmniForwardParams& p) {
 template <class T>
 Status launch_omni_forward(const OmniForwardParams& p, cudaStream_t stream) {
   const auto launch = [&](auto kernel, int shared_bytes) {
-    return launch_kernel(kernel, "omni_forward_kernel", forward_grid(p), kForwardThreads, shared_bytes, stream, p);
+    return launch_kernel(kernel, "omni_forward_kernel", forward_grid(p), kForwardThreads, shared_bytes, stream, p,
+                         Softcap(p.in));
   };
-  return dispatch_head_dim(p.in.head_dim, [&](auto size) {
+  return dispatch_wide_head_dim(p.in.head_dim, [&](auto size) {
     constexpr int kD = decltype(size)::value;
-    return p.tile_rows == 128
-               ? launch(omni_forward_kernel<T, kD, 2>, ForwardTile<kD, 2>::shared_bytes(p.in.num_intervals))
-               : launch(omni_forward_kernel<T, kD, 1>, ForwardTile<kD, 1>::shared_bytes(p.in.num_intervals));
+    if constexpr (kD <= 128) {
+      if (p.tile_rows == 128)
+        return launch(omni_forward_kernel<T, kD, 2>, ForwardTile<kD, 2>::shared_bytes(p.in.num_intervals));
+    }
+    return launch(omni_forward_kernel<T, kD, 1>, ForwardTile<kD, 1>::shared_bytes(p.in.num_intervals));
   });
 }
 

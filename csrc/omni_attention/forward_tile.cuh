@@ -2,13 +2,16 @@
 //
 // One thread block of four warps owns `kRows` query rows of one head; a warp owns 16 or 32 of them and all columns, so
 // softmax needs no exchange between warps. Scores live in registers only. Queries are read once and kept (registers, or
-// shared memory for D = 128); keys and values of visited blocks stream through two shared-memory stages by cp.async:
-// the next stage is copied while the current one is used, one barrier per stage.
+// shared memory from D = 128 on); keys and values of visited blocks stream through two shared-memory stages by
+// cp.async: the next stage is copied while the current one is used, one barrier per stage.
 //
 // Masks. The block table (block_table.cu) names the 64 x 64 blocks to visit. Blocks that are full for the whole tile
 // take a loop without any mask. In the others each lane reduces the intervals of one row to a bit or two for each 16
 // columns; one OR over the warp tells for each 16 x 16 sub-tile whether to skip it, to use it whole, or to mask it.
 // Only the last kind asks for the columns of single rows.
+//
+// Softcap. In tiles of 64 rows alone: scores become tanh(scale s / softcap) before the mask, and `scale` below is the
+// softcap. A branch that all threads take alike jumps over this where there is none.
 //
 // Softmax. exp2 of scale log2(e) s - m, one FMA and one ex2 per score. m is a bound within 2^8 of the running maximum:
 // output and sum are rescaled only when a maximum outgrows it, which keeps the loop free of multiplications and
@@ -30,6 +33,7 @@
 #include "omni_attention/forward_mask.cuh"
 #include "omni_attention/forward_rows.cuh"
 #include "omni_attention/params.h"
+#include "omni_attention/softcap.cuh"
 
 namespace showo {
 
@@ -94,11 +98,13 @@ struct WarpRows {
   uint32_t query[M][Tile::kQueriesInRegisters ? D / 16 : 1][4];
   uint32_t query_address;
   float scale;  // times log2(e), not negative
+  Softcap softcap;
 
   // No column seen yet. The sign of a negative scale is the queries' (see negate). A scale of zero becomes a tiny one:
   // zero times the score -inf of a masked column would be NaN.
-  __device__ __forceinline__ explicit WarpRows(float signed_scale)
-      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)) {
+  __device__ __forceinline__ WarpRows(float signed_scale, const Softcap& cap)
+      : scale(fmaxf(fabsf(signed_scale) * kLog2E, 1e-30f)), softcap(cap) {
+    if (M == 1) scale = cap.factor(scale);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       sum[m][0] = sum[m][1] = 0.0f;
@@ -109,6 +115,9 @@ struct WarpRows {
         for (int i = 0; i < 4; ++i) out[m][n8][i] = 0.0f;
     }
   }
+
+  // Whether scores are tanh of products, and `scale` is the softcap. The large tile has no registers for that.
+  __device__ __forceinline__ static bool capped(const Softcap& cap) { return M == 1 && cap.exists(); }
 
   // address: the lane's ldmatrix address of the warp's rows in shared memory.
   __device__ __forceinline__ void keep_queries(uint32_t address) {
@@ -235,6 +244,7 @@ struct WarpRows {
   __device__ __forceinline__ void full_stage(uint32_t keys, uint32_t values) {
     float s[M][kC / 8][4], top[M][2];
     all_scores(s, ChunkPairs<D>(keys));
+    if (capped(softcap)) softcap.apply<false, 0, kC / 8>(s[0]);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       top[m][0] = top[m][1] = -INFINITY;
@@ -271,6 +281,7 @@ struct WarpRows {
       unrolled<kC / 16>([&](auto n16) {
         if (!mask.visited(m, n16)) return;
         scores_of<n16>(s, key_chunks, m);
+        if (capped(softcap)) softcap.apply<false, 2 * n16, 2>(s[0]);
         if (mask.partial(m, n16)) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
@@ -387,7 +398,7 @@ __device__ __forceinline__ int64_t tile_batch(const OmniForwardParams& p) {
 __device__ __forceinline__ int tile_number(const OmniForwardParams& p) { return p.order[2 * blockIdx.y + 1]; }
 
 template <class T, int D, int M>
-__global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwardParams p) {
+__global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwardParams p, Softcap softcap) {
   using Tile = ForwardTile<D, M>;
   extern __shared__ __align__(1024) char shared[];
   const OmniInputs& in = p.in;
@@ -428,12 +439,12 @@ __global__ void __launch_bounds__(kForwardThreads) omni_forward_kernel(OmniForwa
   fetch(stage, stages + own_place);
   load_intervals<Tile::kRows>(intervals, in, batch, first_row);
 
-  WarpRows<T, D, M> rows(in.scale);
+  WarpRows<T, D, M> rows(in.scale, softcap);
   cp_async_wait<0>();
   __syncthreads();
 
   const int warp_row = warp * Tile::kWarpRows;
-  if (in.scale < 0) negate<D, Tile::kWarpRows>(shared + warp_row * Tile::kRowBytes);
+  if (in.scale < 0 && !rows.capped(softcap)) negate<D, Tile::kWarpRows>(shared + warp_row * Tile::kRowBytes);
   // The row and the chunk that a lane addresses for ldmatrix. A fragments (queries): lanes 0..15 have the 16 rows of
   // the left chunk, lanes 16..31 those of the right chunk. B fragments of q k^T (keys): lanes 0..7 and 8..15 have rows
   // 0..7 of the left and of the right chunk, lanes 16..31 likewise rows 8..15. B fragments of p v (values, transposed):

@@ -61,8 +61,9 @@ struct OmniForwardParams {
   void* out;   // [B, H, S_q, D]  dtype
   float* lse;  // [B, H, S_q]     contiguous
   OmniStrides out_strides;
-  // CUDA only. Tiles of `tile_rows` (64 or 128) query rows start in the order of the `order_length` pairs of `order`:
-  // (batch entry of block_states, tile), heaviest first. One mask for the whole batch is taken `batch` times.
+  // CUDA only. Tiles of `tile_rows` query rows, 64 or, for 16 bits without a softcap, 128, start in the order of the
+  // `order_length` pairs of `order`: (batch entry of block_states, tile), heaviest first. One mask for the whole batch
+  // is taken `batch` times.
   int64_t tile_rows, order_length;
   const int32_t* order;
 };

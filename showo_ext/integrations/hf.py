@@ -148,7 +148,7 @@ def attention(
         attention_mask: what `make_mask` has made, or a dense one, as `mask_of` takes it; None: see `_plain_mask`.
         dropout: 0. scaling: of the scores, default 1 / sqrt(D).
         sliding_window: known to the mask already.
-        softcap: bounds the scores, on the CPU; see `omni_attention`.
+        softcap: bounds the scores; see `omni_attention`.
 
     Returns:
         [B, S_q, H, D], contiguous, and None for the weights of attention, which are never written out.

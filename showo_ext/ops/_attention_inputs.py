@@ -5,31 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from showo_ext._checks import HEAD_DIMS
+from showo_ext._checks import HEAD_DIMS, in_autocast
 from showo_ext._native import Argument, runs_on_cuda
 from showo_ext.ops._mask_plan import MaskPlan, states_shape
 
 MAX_ROW_BYTES = 1 << 25  # kMaxRowBytes of csrc/omni_attention/checks.h
 
 
-def _head_dims(x: Tensor) -> tuple[int, ...]:
-    """Head sizes that kernels on x's device have. On CUDA a thread's sums of dk and dv leave no registers for 256."""
-    return HEAD_DIMS if runs_on_cuda(x) else (*HEAD_DIMS, 256)
+WIDE = 256  # a head size for which CUDA has kernels for 16 bits, and no backward: see csrc/omni_attention/head_dim.h
 
 
-def check_head_dim(q: Tensor) -> None:
-    head_dim, largest = q.size(-1), _head_dims(q)[-1]
+def check_head_dim(q: Tensor, *, trained: bool) -> None:
+    """trained: whether a backward pass may follow."""
+    head_dim, largest, where = q.size(-1), WIDE, ""
+    if runs_on_cuda(q) and (trained or (q.dtype == torch.float32 and not in_autocast(q))):
+        largest = HEAD_DIMS[-1]
+        where = f" here ({WIDE} on the CPU, and on CUDA in 16 bits where no gradient is asked for)"
     if head_dim % 8 or not 0 < head_dim <= largest:
-        where = (
-            f"{largest} (256 on the CPU; on CUDA the backward's registers end there)" if runs_on_cuda(q) else largest
-        )
-        raise ValueError(f"q has a head_dim of {head_dim}, expected a multiple of 8 up to {where}")
+        raise ValueError(f"q has a head_dim of {head_dim}, expected a multiple of 8 up to {largest}{where}")
 
 
 def pad_head_dim(x: Tensor) -> Tensor:
     """x with zeros behind its rows, up to the next head size that has kernels: zeros add nothing to a score, and their
     outputs are zeros."""
-    more = next(size for size in _head_dims(x) if size >= x.size(-1)) - x.size(-1)
+    more = next(size for size in (*HEAD_DIMS, WIDE) if size >= x.size(-1)) - x.size(-1)
     if not more:
         return x
     if x.stride(1) < x.stride(2):  # [B, S, H, D] in memory, and so is the result

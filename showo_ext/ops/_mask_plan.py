@@ -45,8 +45,10 @@ class MaskPlan(NamedTuple):
     tile_rows: int
 
 
-def plan_of(mask: OmniMask, q: Tensor, *, trained: bool) -> MaskPlan:
-    """The plan of a mask for queries like q [B, H, S_q, D]; trained: whether a backward pass may follow.
+def plan_of(mask: OmniMask, q: Tensor, *, trained: bool, capped: bool = False) -> MaskPlan:
+    """The plan of a mask for queries like q [B, H, S_q, D].
+
+    trained: whether a backward pass may follow; capped: whether the scores have a softcap.
 
     Inside a traced graph only masks that are made in the graph keep their plan: what a graph leaves behind in its
     arguments may lie in memory that the next run of a CUDA graph overwrites. Nor is a plan kept that is made inside
@@ -56,7 +58,7 @@ def plan_of(mask: OmniMask, q: Tensor, *, trained: bool) -> MaskPlan:
     few_rows = on_cuda and q.size(2) <= DECODED_ROWS
     if q.device.type == "meta" or (few_rows and not trained):
         return MaskPlan(_pairs_contiguous(mask.intervals), None, None, None, 0)
-    rows = tile_rows(q) if on_cuda and not few_rows else 0
+    rows = tile_rows(q, capped) if on_cuda and not few_rows else 0
     tracing = torch.compiler.is_compiling()
     if not mask._kept.traced if tracing else transforms_are_active():
         return make_plan(mask, rows)
@@ -164,13 +166,14 @@ _BLOCK_TABLE = Operator(
 # ---- tiles of the CUDA forward kernels ------------------------------------------------------------------------------
 
 
-def tile_rows(q: Tensor) -> int:
-    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle.
+def tile_rows(q: Tensor, capped: bool = False) -> int:
+    """Query rows of a tile of the CUDA forward kernel: 128, or 64 where 128 would leave warps or multiprocessors idle,
+    and where the large tile has no registers: for a softcap, or a head size of 256.
 
     A function of sizes and dtype alone, lest results depend on the machine; 108 is an A100's multiprocessors.
     """
     small = q.size(2) <= 64 or q.size(0) * q.size(1) * (-(-q.size(2) // 128)) <= 108
-    return 64 if small or q.dtype == torch.float32 else 128
+    return 64 if small or capped or q.size(3) > 128 or q.dtype == torch.float32 else 128
 
 
 def tile_order(states: Tensor, tile_rows: int) -> Tensor:

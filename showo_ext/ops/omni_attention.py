@@ -82,15 +82,15 @@ def omni_attention(
 
     Args:
         q: [B, H, S_q, D], float32, float16 or bfloat16; any strides, last dimension contiguous. D is a multiple of 8 up
-            to 128, on the CPU up to 256. The kernels have 32, 64, 96, 128 and, on the CPU, 256: for a D in between
-            every call copies q, k and v with zeros behind each row.
+            to 256; on CUDA D above 128 is there in 16 bits alone, and where no gradient is asked for. The kernels have
+            32, 64, 96, 128 and 256: for a D in between every call copies q, k and v with zeros behind each row.
         k, v: [B, H_kv, S_kv, D], dtype and device of q; H_kv divides H: query head h reads kv head h // (H / H_kv).
         mask: OmniMask with S_q rows and S_kv columns, of batch B or 1, on the device of q.
         scale: factor of the scores, default 1 / sqrt(D); a number, or a 0-d float32 or float64 tensor on the device of
             q, for one that changes from call to call or is learned. A tensor multiplies q first, in fp32, and the
             product is rounded to q's dtype: results differ by that rounding from those of the number.
-        softcap: bounds the scores: softcap tanh(scores / softcap), as in Gemma 2. A number from 2^-126 to 2^127; on the
-            CPU only.
+        softcap: bounds the scores: softcap tanh(scores / softcap), as in Gemma 2. A number from 2^-126 to 2^127. In 16
+            bits on CUDA a softcap up to 128 leaves scores off by softcap / 2^21, far less than what rounding does.
         return_lse: also return the natural-log normaliser of each row.
         deterministic: whether the gradients must have the same bits every time. On CUDA in 16 bits that costs two more
             products per block (seven instead of five); everywhere else it is so anyway. None: what
@@ -115,15 +115,15 @@ def omni_attention(
         ValueError: shapes, devices, strides or intervals that do not fit.
         NotImplementedError: no kernel for this device in this build, or a second derivative is asked for.
     """
-    _validate(q, k, v, mask)
+    trained = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v))
+    _validate(q, k, v, mask, trained)
     q, factor = _split_scale(q, scale)
     cap = 0.0 if softcap is None else check_number("softcap", softcap, 2.0**-126, 2.0**127, "None or a number above 0")
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
-    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     head_dim = q.size(-1)
     q, k, v = (pad_head_dim(x) for x in (q, k, v))
-    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained), factor, deterministic, cap)
+    out, lse = _FORWARD(q, k, v, *plan_of(mask, q, trained=trained, capped=cap != 0.0), factor, deterministic, cap)
     out = out if out.size(-1) == head_dim else out[..., :head_dim]
     return (out, lse) if return_lse else out
 
@@ -131,7 +131,7 @@ def omni_attention(
 # ---- validation -----------------------------------------------------------------------------------------------------
 
 
-def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
+def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask, trained: bool) -> None:
     check_type("mask", mask, OmniMask, "an OmniMask (see OmniMask.from_dense)")
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, x, FLOAT_DTYPES)
@@ -140,7 +140,7 @@ def _validate(q: Tensor, k: Tensor, v: Tensor, mask: OmniMask) -> None:
             check_same_dtype(name, x, "q", q)
     check_shape("q", q, "B", "heads", "length", "head_dim")
     batch, heads, q_length, head_dim = q.shape
-    check_head_dim(q)
+    check_head_dim(q, trained=trained)
     check_shape("k", k, batch, "heads", "length", head_dim)
     check_same_shape("v", v, "k", k.shape)
     for name, x in (("q", q), ("k", k), ("v", v)):

@@ -96,6 +96,13 @@ def test_outputs_and_gradients(name: str, mask: Callable[[int], tuple[Tensor, di
     models.assert_equal_to_eager(models.CONFIGS[name](), real, seed, inputs_of(keywords, seed))
 
 
+@pytest.mark.parametrize("mask", [causal, left_padding])
+def test_gemma2_on_the_cuda_kernels(mask: Callable[[int], tuple[Tensor, dict[str, Any]]], seed: int, emulated) -> None:
+    """Its softcap, and the window of its layers."""
+    real, keywords = mask(seed)
+    models.assert_equal_to_eager(models.gemma2(), real, seed, inputs_of(keywords, seed))
+
+
 def test_a_dense_bool_mask(seed: int) -> None:
     """eager attention would add the mask to the scores, so that it is compared by its additive form."""
     model = models.build(models.llama(), "omni", seed)

@@ -15,7 +15,7 @@ from showo_ext import OmniMask, omni_attention
 from showo_ext.ops._attention_inputs import MAX_ROW_BYTES, strides_fit
 from showo_ext.ops._mask_plan import make_plan
 from showo_ext.testing import ENOUGH_ROWS, FLOAT_DTYPES, inside_larger, randint, randn
-from tests.omni_attention.common import ONE_ROW_APART, assert_attention, one_row_apart, operands
+from tests.omni_attention.common import ONE_ROW_APART, SOFTCAPS, assert_attention, one_row_apart, operands
 from tests.ptx import sass
 from tests.ptx.emulated import emulated_device, module_path
 
@@ -27,15 +27,15 @@ dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 dims = pytest.mark.parametrize("dim", [32, 64, 96, 128])
 
 
-def attend(q, k, v, mask, scale, tile_rows):
-    """The operator with a tile of one's choice: fp32 has 64 rows only."""
-    rows = 64 if q.dtype == torch.float32 else tile_rows
-    return OPS.omni_attention_forward(q, k, v, *make_plan(mask, rows), scale)
+def attend(q, k, v, mask, scale, tile_rows, softcap=None):
+    """The operator with a tile of one's choice: fp32, and all with a softcap, have 64 rows only."""
+    rows = 64 if q.dtype == torch.float32 or softcap is not None else tile_rows
+    return OPS.omni_attention_forward(q, k, v, *make_plan(mask, rows), scale, False, softcap or 0.0)
 
 
-def check(q, k, v, mask, *, scale=0.125, tile_rows=128, rms=False):
-    out, lse = attend(q, k, v, mask, scale, tile_rows)
-    assert_attention(out, lse, q, k, v, mask, scale, rms=rms)
+def check(q, k, v, mask, *, scale=0.125, tile_rows=128, softcap=None, rms=False):
+    out, lse = attend(q, k, v, mask, scale, tile_rows, softcap)
+    assert_attention(out, lse, q, k, v, mask, scale, softcap=softcap, rms=rms)
     return out, lse
 
 
@@ -105,12 +105,14 @@ def check_random_mask(data, largest):
     kv_heads, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3))
     batch = max(data.draw(st.integers(1, 2)), ENOUGH_ROWS // (kv_heads * group * rows))
     mask = random_mask(batch, rows, columns, count, seed)
-    scale = data.draw(st.sampled_from([0.125, 1.0, -0.2, 0.0]))
-    tile_rows = data.draw(st.sampled_from([64, 128]))
+    # With a scale of 0 torch's averages of few columns may be exact, and the budget in fp32 is then less than what PTX
+    # allows ex2; test_scales_that_are_not_positive has that case.
+    scale = data.draw(st.sampled_from([0.125, 1.0, -0.2] + [0.0] * (dtype != torch.float32)))
+    tile_rows, softcap = data.draw(st.sampled_from([64, 128])), data.draw(st.sampled_from(SOFTCAPS))
     layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
     mask = OmniMask(mask.intervals, columns)
     inputs = [layout(x) for x in operands(mask, dim, dtype, heads=kv_heads * group, kv_heads=kv_heads, seed=seed)]
-    check(*inputs, mask, scale=scale, tile_rows=tile_rows, rms=True)
+    check(*inputs, mask, scale=scale, tile_rows=tile_rows, softcap=softcap, rms=True)
 
 
 def search(examples, largest):
@@ -386,7 +388,8 @@ def test_registers(name):
     for kernel, used in kernels.items():
         if name != "block_table" and "ELi1E" in kernel:
             # As many thread blocks a multiprocessor as its shared memory holds: 3 for D of 64 and 128, else 4 or more.
-            assert used.registers <= (168 if "Li64E" in kernel or "Li128E" in kernel else 128), kernel
+            limits = {32: 128, 64: 168, 96: 128, 128: 168, 256: 255}  # of 256 shared memory holds one
+            assert used.registers <= next(n for dim, n in limits.items() if f"Li{dim}E" in kernel), kernel
 
 
 @needs_objects

@@ -1,4 +1,6 @@
-"""docs/kernels.md: what ptxas gave every kernel, and how many of its blocks an A100's multiprocessor holds."""
+"""docs/kernels.md: what ptxas gave every kernel, and how many of its blocks an A100's multiprocessor holds; and what a
+softcap costs the kernels of attention.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.a100 import occupancy
+from tests.ptx import profile
 from tests.ptx.compile import nvcc
+from tests.ptx.device import Counters
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 
@@ -24,6 +28,22 @@ warps (of 64) that a multiprocessor of an A100 holds, and what it lacks for anot
 | kernel | registers | threads | shared bytes | blocks | warps | limit |
 |---|---:|---:|---:|---:|---:|---|
 """
+
+SOFTCAP = """
+## What a softcap costs
+
+Warp-instructions of the PTX that the emulator counts for one dense head of 128 columns, as
+`python -m tests.ptx.profile omni_attention rows=128 dim=64 softcap=50` prints them: 128 query rows, of the decode
+kernels 16. In 16 bits a softcap up to 128 takes a tanh of 5 instructions a score, above that and in fp32 one of 16
+(csrc/omni_attention/softcap.cuh). Without a softcap a branch jumps over them. The forward kernels for 16 bits compute
+it in tiles of 64 rows alone: the large tile, which calls of many rows and heads take without a softcap, has no
+registers for it. Bytes and products are the same.
+
+| kernel | head size | no softcap | softcap 50 | softcap 300 |
+|---|---:|---:|---:|---:|
+"""
+SOFTCAP_ROWS = {"omni_forward": 128, "omni_decode": 16, "omni_backward_dkdv": 128, "omni_backward_dq": 128}
+SOFTCAP_ROWS_FP32 = {"omni_forward_f32": 128, "omni_decode_f32": 16, "omni_backward_fp32": 128}
 
 
 @functools.cache
@@ -57,4 +77,26 @@ def page(kernels: list[dict[str, Any]]) -> str:
         asked = (kernel["registers"], kernel["threads"], f"{shared:,}")
         cells = (f"`{name}`", *asked, held.blocks, held.warps, held.limit)
         rows.append(f"| {' | '.join(map(str, cells))} |")
-    return HEAD.format(compiler=_compiler()) + "\n".join(sorted(rows)) + "\n"
+    return HEAD.format(compiler=_compiler()) + "\n".join(sorted(rows)) + "\n" + _softcap_section()
+
+
+def _softcap_section() -> str:
+    rows = []
+    for names, dtype in ((SOFTCAP_ROWS, "bfloat16"), (SOFTCAP_ROWS_FP32, "float32")):
+        for name, length in names.items():
+            for dim in (64, 128):
+                counts = [_instructions(name, length, dim, softcap, dtype) for softcap in (0.0, 50.0, 300.0)]
+                first = counts[0]
+                cells = [f"{first:,}", *(f"{count:,} ({count / first:.2f}x)" for count in counts[1:])]
+                rows.append(f"| `{name}_kernel` | {dim} | {' | '.join(cells)} |")
+    return SOFTCAP + "\n".join(rows) + "\n"
+
+
+@functools.cache
+def _launches(rows: int, dim: int, softcap: float, dtype: str) -> list[Counters]:
+    return profile.omni_attention(rows=rows, dim=dim, softcap=softcap, dtype=dtype)
+
+
+def _instructions(name: str, rows: int, dim: int, softcap: float, dtype: str) -> int:
+    """Of all launches of a kernel."""
+    return sum(x.warp_instructions for x in _launches(rows, dim, softcap, dtype) if f"{name}_kernel" in x.kernel)

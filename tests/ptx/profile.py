@@ -95,6 +95,26 @@ def corrupt_tokens(rows: int = 8, length: int = 1024, ratio: float = 0.4) -> lis
     return _on_device(lambda: showo_ext.corrupt_tokens(ids, ratio, 8192, seed=0))
 
 
+def omni_attention(
+    rows: int = 128, columns: int = 128, dim: int = 64, softcap: float = 0.0, dtype: str = "bfloat16"
+) -> list[Counters]:
+    """One dense head, forward and backward in its reproducible form; the first launch is the mask's block table."""
+    import torch
+
+    import showo_ext
+
+    generator = torch.Generator().manual_seed(0)  # how often a bound is raised depends on the scores
+    shapes = (1, 1, rows, dim), (1, 1, columns, dim), (1, 1, columns, dim)
+    q, k, v = (torch.randn(shape, generator=generator).to(getattr(torch, dtype)).requires_grad_() for shape in shapes)
+    mask = showo_ext.OmniMask.full(1, rows, kv_length=columns)
+
+    def call() -> None:
+        out = showo_ext.omni_attention(q, k, v, mask, softcap=softcap or None, deterministic=True)
+        out.backward(torch.ones_like(out))
+
+    return _on_device(call)
+
+
 def gemm_swizzled(m: int = 128, n: int = 128, k: int = 256) -> list[Counters]:
     return _gemm("gemm_swizzled", m, n, k)
 
@@ -113,6 +133,7 @@ OPERATORS: dict[str, Callable[..., list[Counters]]] = {
         sample_tokens,
         remask,
         corrupt_tokens,
+        omni_attention,
         gemm_swizzled,
         gemm_plain,
     )

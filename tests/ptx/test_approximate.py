@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from tests.ptx import compile as cuda
+from tests.ptx.device import Out
 from tests.ptx.snippets import apply
 
 Function = Callable[..., np.ndarray]
@@ -165,3 +168,21 @@ def test_upper_words_of_fp64(name: str, function: Function, rng: np.random.Gener
     special = np.array([0.0, -0.0, 1e-310, np.inf, np.nan])
     expected = np.array([np.inf, -np.inf, np.inf, 0.0, np.nan])
     np.testing.assert_array_equal(apply(code, special, out=np.float64), expected)
+
+
+def test_tanh_of_a_softcap(compiled, rng) -> None:
+    """What csrc/omni_attention/softcap.cuh says of its two, with every approximation as far off as PTX allows."""
+    folder = cuda.ROOT / "csrc"
+    text = b"".join((folder / name).read_bytes() for name in ("omni_attention/softcap.cuh", "common/ptx.cuh"))
+    module = compiled("softcap.cu", f"-I{folder}", f"-DTEXT_{hashlib.sha256(text).hexdigest()[:16]}")
+    x = np.concatenate([np.logspace(-38, 5, 30000), rng.uniform(0, 10, 30000), [0.0, np.inf]]).astype(np.float32)
+    x = np.concatenate([x, -x, [np.nan]]).astype(np.float32)
+    coarse, exact = np.zeros_like(x), np.zeros_like(x)
+    counters = module.launch(
+        "tanh_of", grid=(len(x) + 127) // 128, block=128, args=[Out(coarse), Out(exact), x, len(x)]
+    )
+    assert counters.warps("special") == 4 * ((len(x) + 31) // 32)
+    expected = np.tanh(x[:-1].astype(np.float64))
+    assert np.abs(coarse[:-1] - expected).max() <= 2.0**-21
+    assert (np.abs(exact[:-1] - expected) <= 2.0**-21 * np.abs(expected)).all()
+    assert np.isnan([coarse[-1], exact[-1]]).all()

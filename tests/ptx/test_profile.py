@@ -124,3 +124,15 @@ def test_speed(compiled) -> None:
             break
     # A machine that is busy, or shares its cores, is slower; half the figure still catches a real loss of speed.
     assert best > 50e6, f"{best / 1e6:.0f} million thread-instructions per second"
+
+
+def test_attention_with_a_softcap(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of docs/kernels.md prints the counts there: as many products, more special functions."""
+    pytest.importorskip("tests.ptx.emulated").native_module()
+    sizes = {"rows": 64, "columns": 64, "dim": 32}
+    plain, capped = (profile.omni_attention(**sizes, softcap=softcap) for softcap in (0.0, 50.0))
+    for before, after in zip(plain[1:], capped[1:], strict=True):
+        assert before.warps("mma") == after.warps("mma")
+        assert (before.warps("special") < after.warps("special")) == ("stats" not in before.kernel)
+    assert profile.main(["omni_attention", *(f"{name}={size}" for name, size in sizes.items()), "softcap=50"]) == 0
+    assert f"{capped[1].warp_instructions:,}" in capsys.readouterr().out
