@@ -396,6 +396,9 @@ class FakeCuda:
     def CUDAGraph(self) -> Any:
         return type("FakeGraph", (), {"replay": lambda graph: self.events.append("replay")})()
 
+    def Stream(self, device: torch.device) -> str:
+        return f"capturing on {device}"
+
     def current_stream(self) -> str:
         return self.stream_now
 
@@ -414,9 +417,9 @@ class FakeCuda:
             self.stream_now = before
 
     @contextmanager
-    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Any, stream: str, capture_error_mode: str) -> Iterator[None]:
         self.events.append(f"begin {capture_error_mode}")
-        self.stream_now = "capturing"  # and stays so where the recording fails, as in torch
+        self.stream_now = stream  # and stays so where the recording fails, as in torch
         yield
         self.events.append("end")
         self.stream_now = "default"
@@ -425,6 +428,7 @@ class FakeCuda:
 def test_a_recording_begins_after_a_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda()
     monkeypatch.setattr(graphs_module.torch, "cuda", cuda)
+    monkeypatch.setattr(graphs_module, "_capture_stream", graphs_module._capture_stream.__wrapped__)
     result = torch.ones(3)
 
     def step() -> Tensor:
@@ -434,11 +438,11 @@ def test_a_recording_begins_after_a_first_call(monkeypatch: pytest.MonkeyPatch) 
     replay, got = capture(step, torch.device("cuda:1"))
     assert got is result
     replay()
-    expected = ["on cuda:1", "step on default", "begin thread_local", "step on capturing", "end", "replay"]
+    expected = ["on cuda:1", "step on default", "begin thread_local", "step on capturing on cuda:1", "end", "replay"]
     assert cuda.events == expected
 
     def failing() -> Tensor:
-        if cuda.stream_now == "capturing":
+        if cuda.stream_now != "default":
             raise RuntimeError("cannot be recorded")
         return result
 

@@ -10,6 +10,7 @@ a step is captured but its sizes, which are the graph's key.
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable
@@ -41,9 +42,18 @@ def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, T
         graph = torch.cuda.CUDAGraph()
         # Where a capture fails, torch.cuda.graph leaves its own stream as the current one; the outer context does not.
         outer = torch.cuda.stream(torch.cuda.current_stream())
-        with outer, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU too
+        # Other threads may use the GPU meanwhile: the error mode is not "global".
+        with outer, torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"):
             result = step()
     return graph.replay, result
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device: torch's own belongs to the device that captured first, and libraries keep memory for each
+    stream that they are called on.
+    """
+    return torch.cuda.Stream(device)
 
 
 class Step(NamedTuple):
