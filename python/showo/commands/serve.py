@@ -47,7 +47,7 @@ def serve(
     ] = None,
     max_answers: Annotated[int, typer.Option(min=1, help="Answers given at a time.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=1, help="Pictures and answers that may wait.")] = 64,
-    queue_timeout: Annotated[float, typer.Option(help="Seconds for which one may wait.")] = 60.0,
+    queue_timeout: Annotated[float, typer.Option(help="Seconds for which one may wait.")] = 300.0,
     timeout: Annotated[float, typer.Option(help="Seconds that one may take in all.")] = 600.0,
     stop_timeout: Annotated[float, typer.Option(help="Seconds to finish what runs when the server is stopped.")] = 30.0,
     max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 16 * 1024 * 1024,

@@ -95,7 +95,7 @@ class Engine:
         max_rows: int | None = None,
         max_answers: int = 16,
         max_waiting: int = 64,
-        queue_seconds: float = 60.0,
+        queue_seconds: float = 300.0,
         total_seconds: float = 600.0,
     ) -> None:
         self.max_rows = default_rows(pipe.model.device) if max_rows is None else max_rows
