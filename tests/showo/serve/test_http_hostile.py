@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from showo.serve.limits import Limits
+from showo.serve.schemas import Asked, AskedChat, AskedEdits, AskedPictures
 from tests.showo.serve.conftest import KEY, Running, running
 from tests.showo.serve.test_http import about, noise, png
 
@@ -166,6 +168,23 @@ def test_pages_of_others(http: httpx.Client) -> None:
 )
 def test_senseless_talks(http: httpx.Client, messages: list[Any], said: str) -> None:
     assert said in reason(http.post(CHAT, json={"messages": messages}), 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (AskedPictures, {"prompt": "a", "also": [0] * 1000}),
+        (AskedEdits, {"prompt": "a", "extend": ["up"] * 60, "extend_prompts": [0] * 60}),
+        (AskedChat, {"messages": [0] * 1000}),
+        (AskedChat, {"messages": [{"role": "user", "content": [0] * 1000}]}),
+        (AskedChat, {"messages": [{"role": "user", "content": "a"}], "modalities": [0] * 1000}),
+    ],
+)
+def test_faults_of_long_lists_are_not_collected(kind: type[Asked], body: dict[str, Any]) -> None:
+    """A body holds millions of them, each of which would become an object."""
+    with pytest.raises(ValidationError) as error:
+        kind.model_validate(body)
+    assert error.value.error_count() <= 2
 
 
 @pytest.mark.parametrize(
