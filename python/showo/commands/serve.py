@@ -42,7 +42,7 @@ def serve(
         typer.Option(
             min=1,
             help="Rows of pictures drawn at a time; a picture takes two of them, or one without guidance.",
-            show_default="2 on a CPU, else 16",
+            show_default="4 on a CPU, else 16",
         ),
     ] = None,
     max_answers: Annotated[int, typer.Option(min=1, help="Answers given at a time.")] = 16,

@@ -47,10 +47,10 @@ Work = DrawingWork | AnsweringWork
 
 
 def default_rows(device: torch.device) -> int:
-    """Rows of pictures to compute at a time. On a CPU a batch is hardly faster than its pictures one after the other,
-    and then each reader is served the sooner the fewer are drawn at a time (docs/serving.md).
+    """Rows of pictures to compute at a time. On a CPU many pictures together are hardly faster than one by one,
+    and all their readers wait for the last of them (docs/serving.md has the figures).
     """
-    return 2 if device.type == "cpu" else 16
+    return 4 if device.type == "cpu" else 16
 
 
 @dataclass(frozen=True)
