@@ -208,7 +208,7 @@ def test_what_travels_is_hidden_until_it_takes_longer_than_the_blocks() -> None:
     assert few.travel["weights"].exposed < 0.2 * few.travel["weights"].seconds
     assert many.travel["weights"].exposed > 0.5 * many.travel["weights"].seconds
     for time in (few, many, hybrid):
-        assert all(0 <= exposed <= seconds for seconds, exposed in time.travel.values())
+        assert all(0 <= exposed <= seconds * (1 + 1e-12) for seconds, exposed in time.travel.values())
     assert hybrid.travel["weights"].exposed < 0.5 * many.travel["weights"].exposed
     assert hybrid.device < many.device
 
