@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -38,16 +39,19 @@ FROM_HOST = ("lift_fresh", "scalar_tensor", "_pin_memory")
 
 class Recorder:
     """capture of `Graphs`. recorded: how many steps. failing: raises in the place of a recording that cannot be.
-    watched: whether operators are looked at."""
+    room: how many results there is memory for. watched: whether operators are looked at."""
 
-    def __init__(self, *, failing: bool = False, watched: bool = True) -> None:
+    def __init__(self, *, failing: bool = False, room: int | None = None, watched: bool = True) -> None:
         self.recorded = self.replayed = 0
-        self.failing, self.watched = failing, watched
+        self.failing, self.room, self.watched = failing, room, watched
+        self.results: list[weakref.ref[Tensor]] = []
 
     def __call__(self, step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
         self.recorded += 1
-        if self.failing:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        try:
+            self._record()
+        except RuntimeError:  # torch.cuda.graph ends the capture all the same, and that fails too
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
         step()  # as `showo.model.graphs.capture`
         names = inspect.getclosurevars(step).nonlocals
         known = [*tensors_of_model(names["model"]), *tensors_of_step(names["step"])]
@@ -57,6 +61,7 @@ class Recorder:
 
         with watch():
             result = step()
+        self.results.append(weakref.ref(result))
 
         def replay() -> None:
             self.replayed += 1
@@ -65,6 +70,12 @@ class Recorder:
             result.copy_(made)
 
         return replay, result
+
+    def _record(self) -> None:
+        if self.failing:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        if self.room is not None and sum(result() is not None for result in self.results) >= self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def tensors_of_model(model: Showo) -> list[Tensor]:

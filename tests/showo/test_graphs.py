@@ -5,10 +5,17 @@ Without a GPU a recorder stands in for the capture (`graph_stand_in`); with one,
 
 from __future__ import annotations
 
+import functools
 import gc
+import os
+import subprocess
+import sys
+import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +37,8 @@ from showo.model.graphs import Graphs, Key, Step, capture
 from showo.model.quantize import quantize
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
-from showo_ext import reference
+from showo_ext import omni_attention, reference
+from tests.showo.conftest import small_model
 from tests.showo.graph_stand_in import Recorder
 
 CODES = 16
@@ -204,6 +212,51 @@ def test_users_take_turns(graphs: Graphs, prompting: Prompting) -> None:
         torch.testing.assert_close(session._last, alone._last)
 
 
+def switched_off(model: Showo) -> None:
+    model.graphs = None
+
+
+def other_graphs(model: Showo) -> None:
+    model.graphs = Graphs(model, capture=Recorder())
+
+
+def other_precision(model: Showo) -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def other_attention(model: Showo) -> None:
+    model.attend = functools.partial(omni_attention)
+
+
+@pytest.fixture
+def same_precision_afterwards() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.usefixtures("same_precision_afterwards")
+@pytest.mark.parametrize("change", [switched_off, other_graphs, other_precision, other_attention])
+def test_a_text_that_leaves_its_graph(model: Showo, prompting: Prompting, change: Callable[[Showo], None]) -> None:
+    """In the middle: it takes along what it has read. Precision may be set for CUDA alone (which no CPU heeds)."""
+    images = pictures(model, 3)
+    session, plain = texts_after(model, prompting, images, max_new_tokens=9)
+    session.append_text([[1], [2, 3], []])
+    recorder = Recorder()
+    model.graphs = Graphs(model, capture=recorder)
+    other = Session(model, 3)
+    other.append(prompting.asked(QUESTIONS, CODES), images)
+    got = []
+    for number, ids in enumerate(other.generate_text(eot=-1, max_new_tokens=9)):
+        got.append(ids)
+        if number == 4:
+            assert recorder.replayed > 2
+            change(model)
+    assert got == plain
+    other.append_text([[1], [2, 3], []])
+    torch.testing.assert_close(other._last, session._last)
+
+
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_graph_makes_room_for_another(model: Showo, prompting: Prompting, most: int) -> None:
     """However many shapes there are; what a text has read survives the end of its graph, and memory is freed."""
@@ -353,10 +406,12 @@ def test_what_cannot_be_recorded(model: Showo, prompting: Prompting) -> None:
     plain = [generate_codes(model, prompting, [[1]], grid=grid, steps=3) for grid in ((4, 4), (3, 3))]
     recorder = Recorder(failing=True)
     model.graphs = Graphs(model, capture=recorder)
-    with pytest.warns(
-        UserWarning, match=r"no CUDA graph of 2x18 .*: operation not permitted .* capturing\. Such steps"
-    ):
-        got = [generate_codes(model, prompting, [[1]], grid=(4, 4), steps=3)]
+    try:
+        raise KeyError("which has nothing to do with it")
+    except KeyError:
+        reason = r"no CUDA graph of 2x18 .*: operation not permitted .* capturing\. Such steps"
+        with pytest.warns(UserWarning, match=reason):
+            got = [generate_codes(model, prompting, [[1]], grid=(4, 4), steps=3)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got.append(generate_codes(model, prompting, [[1]], grid=(3, 3), steps=3))
@@ -365,6 +420,29 @@ def test_what_cannot_be_recorded(model: Showo, prompting: Prompting) -> None:
     assert all(map(torch.equal, got, plain))
     assert recorder.recorded == 3  # two grids and a text
     assert len(model.graphs) == 0
+
+
+def test_memory_that_runs_out(model: Showo, prompting: Prompting) -> None:
+    """The graphs there are make room for a new one. Where that is too large by itself, its user alone goes without."""
+
+    def draw(grid: tuple[int, int]) -> Tensor:
+        return generate_codes(model, prompting, [[1]], grid=grid, steps=3)
+
+    grids = [(4, 4), (3, 3), (4, 4)]
+    plain = [draw(grid) for grid in grids]
+    recorder = Recorder(room=1)
+    graphs = model.graphs = Graphs(model, capture=recorder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(map(torch.equal, map(draw, grids), plain))
+    assert (recorder.recorded, recorder.replayed, len(graphs)) == (5, 9, 1)
+    recorder.room = 0
+    with pytest.warns(UserWarning, match="no CUDA graph of 2x11 .*: CUDA out of memory"):
+        assert torch.equal(draw((3, 3)), plain[1])
+    assert (recorder.recorded, recorder.replayed, len(graphs)) == (7, 9, 0)
+    recorder.room = 1
+    assert torch.equal(draw((3, 3)), plain[1])
+    assert (recorder.recorded, recorder.replayed, len(graphs)) == (8, 12, 1)
 
 
 def test_no_graphs_under_autocast(model: Showo, prompting: Prompting) -> None:
@@ -391,10 +469,26 @@ class FakeCuda:
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.stream_now = "default"
+        self.of_thread = threading.local()
+        self.pools = 0
+
+    @property
+    def stream_now(self) -> str:
+        return getattr(self.of_thread, "stream", "default")
+
+    @stream_now.setter
+    def stream_now(self, stream: str) -> None:
+        self.of_thread.stream = stream
 
     def CUDAGraph(self) -> Any:
         return type("FakeGraph", (), {"replay": lambda graph: self.events.append("replay")})()
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        self.pools += 1
+        return 0, self.pools
+
+    def current_device(self) -> int:
+        return 1
 
     def Stream(self, device: torch.device) -> str:
         return f"capturing on {device}"
@@ -417,38 +511,100 @@ class FakeCuda:
             self.stream_now = before
 
     @contextmanager
-    def graph(self, graph: Any, stream: str, capture_error_mode: str) -> Iterator[None]:
-        self.events.append(f"begin {capture_error_mode}")
+    def graph(self, graph: Any, pool: tuple[int, int], stream: str, capture_error_mode: str) -> Iterator[None]:
+        self.events.append(f"begin {capture_error_mode} in {pool}")
         self.stream_now = stream  # and stays so where the recording fails, as in torch
         yield
         self.events.append("end")
         self.stream_now = "default"
 
 
-def test_a_recording_begins_after_a_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """With the private functions that torch has where it is built for CUDA."""
     cuda = FakeCuda()
     monkeypatch.setattr(graphs_module.torch, "cuda", cuda)
     monkeypatch.setattr(graphs_module, "_capture_stream", graphs_module._capture_stream.__wrapped__)
+    for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool", "_cuda_releasePool"):
+        event = functools.partial(lambda name, *args: cuda.events.append(" ".join(map(str, (name, *args)))), name)
+        monkeypatch.setattr(torch._C, name, event, raising=False)
+    return cuda
+
+
+def test_a_recording_begins_after_a_first_call(cuda: FakeCuda) -> None:
+    """Each has a workspace of cuBLAS of its own, and no garbage is collected in it."""
     result = torch.ones(3)
 
     def step() -> Tensor:
         cuda.events.append(f"step on {cuda.stream_now}")
+        assert gc.isenabled() == (cuda.stream_now == "default")
         return result
 
     replay, got = capture(step, torch.device("cuda:1"))
     assert got is result
     replay()
-    expected = ["on cuda:1", "step on default", "begin thread_local", "step on capturing on cuda:1", "end", "replay"]
-    assert cuda.events == expected
+    assert cuda.events == [
+        "on cuda:1",
+        "step on default",
+        "_cuda_clearCublasWorkspaces",
+        "begin thread_local in (0, 1)",
+        "step on capturing on cuda:1",
+        "end",
+        "_cuda_clearCublasWorkspaces",
+        "replay",
+    ]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["torch < 2.12", "torch >= 2.12"])
+def test_a_recording_that_fails_is_ended(cuda: FakeCuda, ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is given back, and another capture ends what the first began; unless torch has done all that."""
 
     def failing() -> Tensor:
         if cuda.stream_now != "default":
             raise RuntimeError("cannot be recorded")
-        return result
+        return torch.ones(3)
 
+    def not_recording(device: int, pool: tuple[int, int]) -> None:
+        raise RuntimeError("not currently recording to mempool_id")
+
+    if ended:
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", not_recording)
+    monkeypatch.setattr(torch, "zeros", lambda count, device: torch.ones(count))
     with pytest.raises(RuntimeError, match="cannot be recorded"):
         capture(failing, torch.device("cuda:1"))
     assert cuda.stream_now == "default"
+    assert gc.isenabled()
+    cleared = "_cuda_clearCublasWorkspaces"
+    mended = ["_cuda_endAllocateToPool 1 (0, 1)", "_cuda_releasePool 1 (0, 1)", "begin thread_local in (0, 2)", "end"]
+    expected = ["on cuda:1", cleared, "begin thread_local in (0, 1)", *([] if ended else mended), cleared]
+    assert cuda.events == expected
+
+
+def test_one_recording_at_a_time(cuda: FakeCuda) -> None:
+    """Of all threads; the first calls of their steps need not wait for each other."""
+    recording, both = threading.Semaphore(), threading.Barrier(2, timeout=20)
+
+    def step() -> Tensor:
+        if cuda.stream_now == "default":
+            both.wait()
+        else:
+            assert recording.acquire(blocking=False)
+            time.sleep(0.05)
+            recording.release()
+        return torch.ones(3)
+
+    with ThreadPoolExecutor(2) as threads:
+        for captured in [threads.submit(capture, step, torch.device("cuda:1")) for _ in range(2)]:
+            captured.result()
+    assert cuda.events.count("end") == 2
+
+
+def test_without_workspaces_of_their_own_there_are_no_graphs(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._C, "_cuda_clearCublasWorkspaces")
+    with pytest.raises(RuntimeError, match="cannot give a CUDA graph a cuBLAS workspace of its own"):
+        capture(lambda: torch.ones(3), torch.device("cuda"))
+    assert not [event for event in cuda.events if event.startswith("begin")]
 
 
 def test_the_recorder_sees_what_a_graph_cannot_hold(model: Showo) -> None:
@@ -464,19 +620,74 @@ def test_the_recorder_sees_what_a_graph_cannot_hold(model: Showo) -> None:
             graphs_module.Graph(model, Key.of(forward, 1, 1, 1), Recorder())
 
 
+# ---------------------------------------------------------------- what only a GPU shows
+
+
 @pytest.mark.gpu
-def test_a_real_capture_that_fails(model: Showo, prompting: Prompting) -> None:
-    """A step that waits for the device: the ordinary path draws the same, on the stream that was current before."""
-    model.cuda()
+def test_the_end_of_a_real_graph_leaves_others_alone() -> None:
+    """A product with so long a sum that cuBLAS splits it takes a workspace, which every graph needs to itself."""
+    a, b = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in ((64, 16384), (16384, 64)))
+    product = a @ b
+    captured = [capture(lambda: a @ b, torch.device("cuda", 0)) for _ in range(3)]
+    del captured[0]
+    torch.cuda.empty_cache()
+    filled = torch.full((1 << 26,), torch.nan, device="cuda")  # where the memory of the first may have been
+    for replay, result in captured:
+        result.zero_()
+        replay()
+        torch.testing.assert_close(result, product)
+    assert filled.isnan().all()
+
+
+@pytest.mark.gpu
+def test_a_real_graph_makes_room_for_another(model: Showo, prompting: Prompting) -> None:
+    model.to("cuda", torch.bfloat16)
+
+    def draw(grid: tuple[int, int]) -> Tensor:
+        return generate_codes(model, prompting, TEXTS, grid=grid, steps=3)
+
+    plain = {grid: draw(grid) for grid in ((4, 4), (3, 3), (2, 4))}
+    counter = Counting()
+    graphs = model.graphs = Graphs(model, most=2, capture=counter)
+    for grid in plain:
+        assert torch.equal(draw(grid), plain[grid])
+    torch.cuda.empty_cache()
+    assert torch.equal(draw((3, 3)), plain[3, 3])
+    assert (counter.recorded, len(graphs)) == (3, 2)
+
+
+@pytest.mark.gpu
+def test_a_real_capture_that_fails() -> None:
+    """In a process of its own, lest what it leaves behind fails other tests."""
+    check = f"from {__name__} import check_a_real_capture_that_fails as check; check()"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    child = [sys.executable, "-c", check]
+    done = subprocess.run(child, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def check_a_real_capture_that_fails() -> None:
+    """A step that waits for the device: the ordinary path draws the same, on the stream that was current before, and
+    memory, random numbers and other graphs are to be had as before."""
+    model = small_model().cuda()
+    prompting = Prompting.for_model(model.config, eot=0)
     plain = generate_codes(model, prompting, TEXTS, steps=3)
+    torch.cuda.manual_seed(1)
+    numbers = [torch.rand(3, device="cuda") for _ in range(2)]
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-        return reference.omni_attention(q, k, v, mask) * float(torch.ones(1, device="cuda").item())
+        return omni_attention(q, k, v, mask) * float(torch.ones(1, device="cuda").item())
 
     model.attend = attend
     model.graphs = Graphs(model)
     stream = torch.cuda.current_stream()
-    with pytest.warns(UserWarning, match="no CUDA graph of"):
+    with pytest.warns(UserWarning, match="no CUDA graph of .*capturing"):
         got = generate_codes(model, prompting, TEXTS, steps=3)
     assert torch.cuda.current_stream() == stream
     assert torch.equal(got, plain)
+    torch.cuda.empty_cache()
+    torch.cuda.manual_seed(1)
+    assert all(torch.equal(torch.rand(3, device="cuda"), drawn) for drawn in numbers)
+    model.attend = omni_attention
+    assert torch.equal(generate_codes(model, prompting, TEXTS, steps=3), plain)
+    assert len(model.graphs) == 1

@@ -190,6 +190,7 @@ class GrowingText:
             graph.write(ids=self._ids, positions=positions, slots=self._slots, intervals=intervals)
             self._logits = graph.replay(len(self._ids))
         else:
+            self.keep()  # there may have been a graph before
             mask = OmniMask(intervals, self._columns + self.read_steps + 1)
             self._logits = self._step(self._model, Step(self._ids, positions, self._slots, mask, self._cache))
         self._slots = self._slots + 1
@@ -203,6 +204,7 @@ class GrowingText:
         return self._model.graphs.find(self, Key.of(self._step, len(self._slots), 1, self._cache.slots))
 
     def load(self, graph: Graph) -> None:
+        self.keep()  # from the graph before, where the step has become another's
         graph.cache.overwrite(self._cache, 0, self._columns + self.read_steps)
         self._in_graph = graph
 

@@ -10,11 +10,15 @@ a step is captured but its sizes, which are the graph's key.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import sys
+import threading
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +43,68 @@ def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, T
         raise RuntimeError(f"the model lies on {device}, and CUDA graphs are of GPUs")
     with torch.cuda.device(device):
         step()  # what the first call makes (plans of masks, compiled code, handles of libraries) is part of no graph
-        graph = torch.cuda.CUDAGraph()
-        # Where a capture fails, torch.cuda.graph leaves its own stream as the current one; the outer context does not.
-        outer = torch.cuda.stream(torch.cuda.current_stream())
-        # Other threads may use the GPU meanwhile: the error mode is not "global".
-        with outer, torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"):
-            result = step()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        with _capturing():
+            try:
+                result = _record(step, graph, pool, device)
+            except BaseException:
+                _end_failed_capture(pool, device)
+                raise
     return graph.replay, result
+
+
+def _record(step: Callable[[], Tensor], graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> Tensor:
+    # Where a capture fails, torch.cuda.graph leaves its own stream as the current one; the outer context does not.
+    outer = torch.cuda.stream(torch.cuda.current_stream())
+    # Other threads may use the GPU meanwhile: the error mode is not "global".
+    with outer, torch.cuda.graph(graph, pool, _capture_stream(device), capture_error_mode="thread_local"):
+        return step()
+
+
+_ONE_CAPTURE = threading.Lock()
+
+
+@contextlib.contextmanager
+def _capturing() -> Iterator[None]:
+    """What a capture needs of the process: no other capture, which torch forbids; no collection of garbage, since a
+    graph that is destroyed during a capture may invalidate that; and no cuBLAS workspace from before.
+
+    torch keeps one workspace for each stream. The first graph would allocate that of the capturing stream in its own
+    memory, all later graphs would use it too, and the end of any graph (from torch 2.12 on) frees it. Cleared before
+    and after, every graph has a workspace of its own, which lives as long as the graph. torch's own graphs
+    (`torch._inductor.cudagraph_trees`) call the same private function, which torch 2.6 to 2.13 have where they are
+    built for CUDA; without it there are no graphs, for they would share memory.
+    """
+    clear_workspaces = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear_workspaces is None:
+        raise RuntimeError(f"torch {torch.__version__} cannot give a CUDA graph a cuBLAS workspace of its own")
+    with _ONE_CAPTURE:
+        collecting = gc.isenabled()
+        gc.disable()
+        clear_workspaces()
+        try:
+            yield
+        finally:
+            clear_workspaces()
+            if collecting:
+                gc.enable()
+
+
+def _end_failed_capture(pool: Any, device: torch.device) -> None:
+    """Does what torch before 2.12 leaves undone after a capture that failed: its allocator still allocates for that
+    capture, so `torch.cuda.empty_cache` raises; and the device's random generator draws as in a capture until another
+    capture has ended.
+
+    These functions are private to torch. Where they are missing, nothing more can be done than to report the failure,
+    and where torch has ended the capture itself, the first of them raises: then there is nothing left to do.
+    """
+    with contextlib.suppress(AttributeError, RuntimeError):
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        end = end or torch._C._cuda_endAllocateCurrentStreamToPool  # type: ignore[attr-defined]  # before torch 2.8
+        index = torch.cuda.current_device()
+        end(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+        _record(lambda: torch.zeros(1, device=device), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), device)
 
 
 @functools.cache
@@ -149,7 +208,8 @@ class Graphs:
     """The graphs of a model, captured when they are first wanted; the one used longest ago makes room for another.
 
     most: how many graphs are kept. Each holds a cache of its rows, and the memory that its step takes.
-    A step that cannot be captured goes on without a graph, and so do all later ones like it; the first says so.
+    A step that cannot be captured goes on without a graph, and so do all later ones like it; the first says so. Where
+    memory runs out all graphs are freed for a new one, and if that does not help, its user goes on without.
     To be used from one thread at a time.
     """
 
@@ -159,6 +219,8 @@ class Graphs:
         self.model, self.most, self._capture = model, most, capture
         self._graphs: dict[tuple[Key, object], Graph] = {}  # the one used last comes last
         self._failed: set[tuple[Key, object]] = set()
+        self._without: weakref.WeakSet[User] = weakref.WeakSet()  # those for whose graphs there was too little memory
+        self._said = False
         self._weights: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -167,13 +229,13 @@ class Graphs:
     def find(self, user: User, key: Key) -> Graph | None:
         """The graph of a key with the user's state in it; None where there can be none."""
         full_key = (key, self._circumstances())
-        if full_key in self._failed:
+        if full_key in self._failed or user in self._without:
             return None
         graph = self._graphs.get(full_key)
         if graph is None or graph.user() is not user:
             if self._weights_have_moved():
                 self.clear()
-            graph = self._graphs.get(full_key) or self._new(full_key)
+            graph = self._graphs.get(full_key) or self._new(full_key, user)
             if graph is None:
                 return None
             graph.give_to(user)
@@ -189,29 +251,40 @@ class Graphs:
     def _drop_oldest(self) -> None:
         self._graphs.pop(next(iter(self._graphs))).give_to(None)
 
-    def _new(self, full_key: tuple[Key, object]) -> Graph | None:
+    def _new(self, full_key: tuple[Key, object], user: User) -> Graph | None:
         while len(self._graphs) >= self.most:  # before another takes memory
             self._drop_oldest()
-        key = full_key[0]
-        try:
-            if _in_autocast(self.model.device):
-                raise RuntimeError("autocast keeps weights that it has cast outside of the graph")
-            return Graph(self.model, key, self._capture)
-        except RuntimeError as error:
-            if not self._failed:
-                reason = str(error).partition("\n")[0]
-                warnings.warn(
-                    f"no CUDA graph of {key.rows}x{key.length} places with {key.slots} slots, nor of others that fail: "
-                    f"{reason}. Such steps run as without graphs",
-                    stacklevel=4,
-                )
+        key, handled = full_key[0], sys.exc_info()[1]
+        while True:
+            try:
+                if _in_autocast(self.model.device):
+                    raise RuntimeError("autocast keeps weights that it has cast outside of the graph")
+                return Graph(self.model, key, self._capture)
+            except RuntimeError as error:
+                first = _first(error, handled)
+                no_memory, reason = isinstance(first, torch.OutOfMemoryError), str(first).partition("\n")[0]
+                del first  # its traceback holds the memory of the attempt
+            if not (no_memory and self._graphs):
+                break
+            self.clear()
+        if no_memory:
+            self._without.add(user)
+        else:
             self._failed.add(full_key)
-            return None
+        if not self._said:
+            self._said = True
+            warnings.warn(
+                f"no CUDA graph of {key.rows}x{key.length} places with {key.slots} slots, nor of others that fail: "
+                f"{reason}. Such steps run as without graphs",
+                stacklevel=4,
+            )
+        return None
 
     def _circumstances(self) -> object:
         """What else a capture depends on."""
         model = self.model
-        precision = torch.get_float32_matmul_precision()
+        # From torch 2.9 on the general question raises where precision was set for CUDA alone.
+        precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
         return model.attend, model.device, model.dtype, precision, _in_autocast(model.device)
 
     def _weights_have_moved(self) -> bool:
@@ -226,3 +299,12 @@ class Graphs:
 def _in_autocast(device: torch.device) -> bool:
     """Meta has no autocast, and torch raises where one asks for it."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def _first(error: BaseException, handled: BaseException | None) -> BaseException:
+    """The error in whose handling all others up to this one were raised: where a step fails in a capture, the end of
+    the capture fails too, and its error hides why. handled: what was being handled before any of them.
+    """
+    while error.__context__ not in (None, handled) and not error.__suppress_context__:
+        error = error.__context__
+    return error
