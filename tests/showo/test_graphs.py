@@ -5,9 +5,11 @@ Without a GPU a recorder stands in for the capture (`graph_stand_in`); with one,
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -294,6 +296,31 @@ def test_a_graph_keeps_no_user_alive(model: Showo, prompting: Prompting) -> None
     assert len(model.graphs) == 2
 
 
+def test_a_model_ends_with_its_graphs(prompting: Prompting) -> None:
+    """At once, without a collection of garbage: weights and graphs may fill the GPU."""
+    model = small_model()
+    model.graphs = Graphs(model, capture=lambda step, device: (lambda: None, step()))
+    generate_codes(model, prompting, TEXTS, steps=2)
+    gone = [weakref.ref(x) for x in (model, model.graphs, *model.graphs._graphs.values())]
+    gc.disable()
+    try:
+        del model
+        assert [x() for x in gone] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_copy_has_no_graphs(model: Showo, prompting: Prompting) -> None:
+    """They are of the first one's memory; nor can graphs and compiled code be pickled."""
+    model.graphs, model.compiled = Graphs(model, capture=Recorder()), growing.compiled_steps()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert (other.graphs, other.compiled) == (None, {})
+        plain = generate_codes(other, prompting, TEXTS, steps=2)
+    model.compiled = {}
+    assert torch.equal(generate_codes(model, prompting, TEXTS, steps=2), plain)
+    assert len(model.graphs) == 1
+
+
 def test_few_graphs_suffice(model: Showo, prompting: Prompting) -> None:
     """One for prompts of any length; for answers to questions of any length, and however many rows, powers of two."""
     recorder = Recorder()
@@ -307,7 +334,21 @@ def test_few_graphs_suffice(model: Showo, prompting: Prompting) -> None:
     assert [Key.of(growing.text_logits, rows, 1, 257) for rows in (5, 8, 9)] == [
         Key(growing.text_logits, rows, 1, 512) for rows in (8, 8, 16)
     ]
-    assert Key.of(growing.image_logits, 5, 18, 256) == Key(growing.image_logits, 5, 18, 256)
+    rounded = [Key.of(growing.image_logits, rows, 18, 256).rows for rows in range(1, 19)]
+    assert rounded == [1, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16, 16, 20, 20]
+
+
+def test_rows_beyond_those_in_use(graphs: Graphs, prompting: Prompting) -> None:
+    """Pictures in three rows and in four take turns in a graph of four."""
+
+    def draw(rows: int) -> Tensor:
+        return generate_codes(graphs.model, prompting, TEXTS[:rows], steps=3, seed=rows, guidance=0.0)
+
+    plain = {rows: draw(rows) for rows in (3, 4)}
+    with used(graphs) as counter:
+        for rows in (3, 4, 3):
+            assert torch.equal(draw(rows), plain[rows])
+    assert (counter.recorded, counter.replayed) == (1, 9)
 
 
 def test_an_engine_uses_them(checkpoint: Path) -> None:

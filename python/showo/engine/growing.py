@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from showo.model.graphs import Forward, Graph, Key, Step
 from showo.model.kv_cache import KVCache
 from showo.model.transformer import Showo
 from showo_ext import OmniMask, sample_tokens
+
+MOST_VERSIONS = 32  # that torch.compile makes of a step: those of `compiled_steps`, of three models or dtypes
 
 
 def all_finite(logits: Tensor, dim: int | None = None) -> Tensor:
@@ -53,8 +57,13 @@ def _of_text(model: Showo, hidden: Tensor) -> Tensor:
 
 def compiled_steps() -> dict[Forward, Forward]:
     """The steps above as torch.compile makes them, for `Showo.compiled`: for any length, with as few versions as torch
-    needs: one for a single row, one for more, and one more for each where chosen places alone are computed."""
-    return {step: torch.compile(step, dynamic=True) for step in (image_logits, text_logits)}
+    needs: one for a single row and one for more; on a GPU, of drawing, for each way to divide a picture's places among
+    tiles of attention: up to 16 places, up to 64, more in few tiles, and in many an even or an odd number of blocks.
+    """
+    # An older torch cannot be told a limit here: it makes 8 versions, and then runs a step as without.
+    limited = "recompile_limit" in inspect.signature(torch.compile).parameters
+    limit: dict[str, Any] = {"recompile_limit": MOST_VERSIONS} if limited else {}
+    return {step: torch.compile(step, dynamic=True, **limit) for step in (image_logits, text_logits)}
 
 
 class OpenImage:
@@ -90,7 +99,7 @@ class OpenImage:
         """Logits [rows, N, codes] of pictures [P, N] (vocabulary ids), which rows 0..P, P..2P and so on show.
 
         rows: how many of the first rows are wanted; None is all. places: int64 [rows, n], those whose logits are
-        wanted, N then being n; the last layer computes nothing else, unless the step is a CUDA graph.
+        wanted, N then being n; the last layer computes nothing else, unless the step is a CUDA graph or compiled.
         """
         rows = self.rows if rows is None else rows
         marks = [mark.expand(len(canvas), 1) for mark in (self._soi, self._eoi)]
@@ -98,9 +107,12 @@ class OpenImage:
         if (graph := self._graph(rows)) is not None:
             graph.write(ids=ids)
             logits = graph.replay(rows)
-            return logits if places is None else logits[torch.arange(rows, device=logits.device)[:, None], places]
-        step = Step(ids, self._positions[:rows], self._slots[:rows], self._mask(rows), self._cache.first(rows))
-        return self._logits(self.model, step) if places is None else self._logits(self.model, step, places + 1)
+        else:
+            step = Step(ids, self._positions[:rows], self._slots[:rows], self._mask(rows), self._cache.first(rows))
+            if places is not None and self._logits is image_logits:
+                return image_logits(self.model, step, places + 1)
+            logits = self._logits(self.model, step)  # compiled: chosen places would take more versions
+        return logits if places is None else logits[torch.arange(rows, device=logits.device)[:, None], places]
 
     def _mask(self, rows: int) -> OmniMask:
         if rows not in self._masks:

@@ -151,10 +151,14 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, forward: Forward, rows: int, length: int, slots: int) -> Key:
-        """The smallest graph that such a step fits. A step of one place a row leaves a GPU idle, so rows are added to
-        it until they are a power of two: texts that come and go share a few graphs.
+        """The smallest graph that such a step fits. Rows are added, so that texts and pictures that come and go share
+        a few graphs. A step of one place a row leaves a GPU idle: its rows become a power of two. A row of more places
+        costs what it computes: several become an even number, from 16 on a multiple of an eighth of the power of two.
+        With guidance they are even anyway.
         """
-        rows = 1 << (rows - 1).bit_length() if length == 1 else rows
+        power = 1 << (rows - 1).bit_length()
+        multiple = power if length == 1 or rows == 1 else max(2, power // 8)
+        rows = -(-rows // multiple) * multiple
         return cls(forward, rows, length, -(-slots // COLUMNS) * COLUMNS)
 
 
@@ -216,12 +220,18 @@ class Graphs:
     def __init__(self, model: Showo, *, most: int = MOST_GRAPHS, capture: Capture = capture) -> None:
         if most < 1:
             raise ValueError(f"most must be at least 1, got {most}")
-        self.model, self.most, self._capture = model, most, capture
+        self._model, self.most, self._capture = weakref.ref(model), most, capture  # the model has these graphs itself
         self._graphs: dict[tuple[Key, object], Graph] = {}  # the one used last comes last
         self._failed: set[tuple[Key, object]] = set()
         self._without: weakref.WeakSet[User] = weakref.WeakSet()  # those for whose graphs there was too little memory
         self._said = False
         self._weights: tuple[int, ...] = ()
+
+    @property
+    def model(self) -> Showo:
+        model = self._model()
+        assert model is not None, "the model of these graphs is gone"
+        return model
 
     def __len__(self) -> int:
         return len(self._graphs)

@@ -165,6 +165,7 @@ class Showo(PretrainedMixin, nn.Module):
     (for example `showo_ext.reference.omni_attention`).
     compiled: functions of a step of drawing or of decoding, with what takes their place (`compiled_steps`).
     graphs: where they are given, the steps of drawing and of decoding text run as CUDA graphs.
+    A copy, or what has been pickled, has neither of the two, which are of one process and of one model's memory.
     """
 
     config_class = ShowoConfig
@@ -184,6 +185,9 @@ class Showo(PretrainedMixin, nn.Module):
             )
         if config.initializer_range != Linear.std:
             self._rescale_init(config.initializer_range / Linear.std)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "compiled": {}, "graphs": None}
 
     @torch.no_grad()
     def _rescale_init(self, factor: float) -> None:
