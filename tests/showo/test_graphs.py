@@ -413,6 +413,7 @@ def test_weights_that_lie_elsewhere(graphs: Graphs, prompting: Prompting) -> Non
         lambda: model.to(torch.float32),
         lambda: model.load_state_dict({n: x.clone() * 1.5 for n, x in model.state_dict().items()}, assign=True),
         lambda: setattr(model, "attend", reference.omni_attention),
+        lambda: (model.showo.lm_head.register_forward_hook(lambda head, args, logits: -logits), graphs.clear()),
     ):
         change()
         plain = generate_codes(model, prompting, TEXTS, steps=3)

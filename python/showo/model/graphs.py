@@ -254,7 +254,7 @@ class Graphs:
         return graph
 
     def clear(self) -> None:
-        """Frees all graphs. Their users go on with others."""
+        """Frees all graphs; their users go on with others. Needed where layers are made to compute something else."""
         while self._graphs:
             self._drop_oldest()
 
