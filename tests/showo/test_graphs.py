@@ -406,6 +406,17 @@ def test_kernels_of_the_device(model: Showo, prompting: Prompting) -> None:
     assert len(model.graphs) == 2
 
 
+@pytest.mark.usefixtures("emulated")
+def test_kernels_of_the_device_on_rows_beyond_those_in_use(model: Showo, prompting: Prompting) -> None:
+    """What the plan of the mask holds of the rows that the pictures before have left is in nobody's way."""
+    options: dict[str, Any] = {"grid": (2, 8), "steps": 2, "guidance": 0.0, "seed": 2}
+    texts = [TEXTS, [[1] * 9, [2], []]]
+    plain = [generate_codes(model, prompting, some, **options) for some in texts]
+    graphs = model.graphs = Graphs(model, capture=Recorder())
+    assert all(map(torch.equal, (generate_codes(model, prompting, some, **options) for some in texts), plain))
+    assert len(graphs) == 1
+
+
 def test_weights_that_lie_elsewhere(graphs: Graphs, prompting: Prompting) -> None:
     model = graphs.model
     for change in (
