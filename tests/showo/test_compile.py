@@ -20,7 +20,7 @@ from showo.model.graphs import Graphs
 from showo.model.transformer import Showo
 from showo.prompting import Prompting
 from tests.showo.conftest import small_model
-from tests.showo.graph_stand_in import Recorder
+from tests.showo.graphs.stand_in import Recorder
 
 CODES = 16
 
