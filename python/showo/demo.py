@@ -17,6 +17,7 @@ from showo.data.sources import read_pictures
 from showo.data.world.draw import draw_scene
 from showo.data.world.objects import Object
 from showo.data.world.scene import Scene
+from showo.devices import multiplies_bf16
 from showo.pictures import save_image
 from showo.train.config import ShowoTraining, load_config
 from showo.train.showo import train_showo
@@ -53,9 +54,7 @@ def main() -> None:
         showo(["describe", str(path), "--question", question])
 
     console.rule(f"Train from scratch for {TRAIN_SECONDS} seconds")
-    settings = load_config(
-        ShowoTraining, "tiny", [f"max_seconds={TRAIN_SECONDS}", "optimizer.warmup_steps=10", "log_every=5"]
-    )
+    settings = load_config(ShowoTraining, "tiny", training_options())
     run = free_folder(OUT / "demo-run")
     loop = train_showo(settings, run, console=console)
     first, last = mean(loop.history[:3]), mean(loop.history[-3:])
@@ -64,6 +63,12 @@ def main() -> None:
         raise SystemExit("the loss did not fall")
     console.rule("Pictures")
     console.print(f"{OUT / 'generated.png'}  {OUT / 'pizza.png'}  {OUT / 'scene-1.png'}  {run / 'pictures'}")
+
+
+def training_options() -> list[str]:
+    """A minute of the tiny configuration, in numbers that this processor can multiply."""
+    options = [f"max_seconds={TRAIN_SECONDS}", "optimizer.warmup_steps=10", "log_every=5"]
+    return options if multiplies_bf16("cpu") else [*options, "precision=fp32"]
 
 
 def showo(arguments: list[str]) -> None:

@@ -26,6 +26,14 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def multiplies_bf16(device: torch.device | str) -> bool:
+    """Whether products of bf16 take no longer than those of fp32: on GPUs, and on CPUs with AVX-512.
+
+    Others have no instructions for them, and what torch does instead takes ten times as long and more.
+    """
+    return torch.device(device).type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def moved_to(device: torch.device | str, tensor: Tensor) -> Tensor:
     """`tensor` on `device`. A copy to a GPU does not wait for the work that the GPU still has to do.
 

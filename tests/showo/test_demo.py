@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from showo import demo
 from showo.data.sources import read_pictures
 from showo.data.world.captions import mentions
 from showo.data.world.scene import Demand, Scene
 from showo.data.world.world import World
+from showo.train.config import ShowoTraining, load_config
 
 HOLDOUT = World(seed=0, scenes=1).holdout
 
@@ -29,3 +31,12 @@ def test_one_question_is_about_a_held_out_scene() -> None:
 def test_emoji_are_named_as_their_captions() -> None:
     captions = {sample.caption for sample in read_pictures("bundled:emoji/train-*.tar")}
     assert captions.issuperset(demo.EMOJI)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [("AVX512", "bf16"), ("AVX2", "fp32"), ("DEFAULT", "fp32")])
+def test_training_is_as_precise_as_the_processor_allows(
+    monkeypatch: pytest.MonkeyPatch, capability: str, precision: str
+) -> None:
+    """A minute in bf16 is three steps where bf16 has to be imitated."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert load_config(ShowoTraining, "tiny", demo.training_options()).precision == precision

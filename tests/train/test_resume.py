@@ -201,3 +201,14 @@ def test_a_full_disk_ends_with_the_last_whole_checkpoint(
     assert str(info.value).endswith(f"the last whole checkpoint is {folder / 'step-000001'}")
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-000001"]
     assert (folder / "latest").read_text() == "step-000001\n"
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "slow"), [("AVX2", "bf16", True), ("AVX512", "bf16", False), ("AVX2", "fp32", False)]
+)
+def test_a_precision_that_this_processor_imitates_is_named(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, precision: str, slow: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    _, said = train(pictures, tmp_path / "run", "steps=1", f"precision={precision}")
+    assert ("bf16 takes many times as long as precision=fp32" in said) == slow

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from showo.data.faults import FaultLog, Pool
+from showo.devices import multiplies_bf16
 from showo.errors import DataError, NotFiniteError, OutOfMemoryError, OutputError, UserError
 from showo.files import atomic_write_text
 from showo.lock import run_lock
@@ -115,6 +116,8 @@ class TrainLoop(Generic[B]):
         if self.step >= config.steps:
             self.tell(f"{self.run_folder} is finished: all {config.steps} steps are done")
             return
+        if config.precision == "bf16" and not multiplies_bf16(device):
+            self.tell("precision: this processor has no AVX-512, so bf16 takes many times as long as precision=fp32")
         if self.ranks.first:
             atomic_write_text(self.run_folder / "config.yaml", to_yaml(config))
         began = time.monotonic()
