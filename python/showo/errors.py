@@ -6,6 +6,8 @@ exception that reaches the user is a bug of this program.
 
 from __future__ import annotations
 
+MAX_TEXT = 500
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used: a file, a size, an option. The message names it and what is expected."""
@@ -75,3 +77,8 @@ class RankError(UserError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its kind, where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shortened(text: str) -> str:
+    """A text of a size to be read, of MAX_TEXT characters: what was wrong may be a megabyte of it."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."

@@ -19,7 +19,9 @@ from showo.errors import UserError
 from showo.text import clean_text
 
 
+@common.grouped
 def chat(
+    *,
     pictures: Annotated[
         list[Path] | None, typer.Argument(help="Picture files, in order; none at all for text.")
     ] = None,
@@ -38,15 +40,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Choose among tokens that make up this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the first answer's choices; turn i has seed + i.")] = 0,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    vision_tower: common.VisionTowerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    quantization: common.Quantization = None,
-    threads: common.Threads = None,
+    models: common.AnsweringModelOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each turn, for programs.")] = False,
 ) -> None:
     """Talk about pictures: every answer knows the questions and answers before it."""
@@ -62,11 +56,9 @@ def chat(
     from showo.pictures import open_image
 
     check_options(max_new_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-    common.begin(threads)
+    common.begin(models.threads)
     images = [open_image(path) for path in pictures or []]
-    pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization, deferred=True
-    )
+    pipe = models.load()
     check_turns(pipe, len(images), [*[None] * caption, *(question or [])], pixels)
     talk = pipe.chat(images, size=pixels, seed=seed)
     for asked in itertools.chain([None] * caption, question if question is not None else _lines()):

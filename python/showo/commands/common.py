@@ -199,7 +199,7 @@ def _weighted(also: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model draws, and where: the options of every command that draws."""
+    """Which model, and where it computes: the options of every command that draws."""
 
     model: Model = None
     revision: Revision = None
@@ -209,17 +209,27 @@ class ModelOptions:
     dtype: DType = "float32"
     threads: Threads = None
 
-    def load(self) -> ShowoPipeline:
-        """As `load_pipeline`, weights deferred."""
-        return load_pipeline(
-            self.model,
-            self.image_tokenizer,
-            self.text_tokenizer,
-            self.device,
-            self.dtype,
-            revision=self.revision,
-            deferred=True,
-        )
+    def load(self, *, deferred: bool = True) -> ShowoPipeline:
+        """As `ShowoPipeline.from_pretrained`; deferred is for commands that do one thing, which may be wrong."""
+        from showo.engine.pipeline import ShowoPipeline
+
+        given = {**vars(self), "dtype": parse_dtype(self.dtype)}
+        source, _ = given.pop("model"), given.pop("threads")
+        return ShowoPipeline.from_pretrained(source, **given, deferred=deferred)
+
+
+@dataclass(frozen=True)
+class SeeingModelOptions(ModelOptions):
+    """The same of a command whose model looks at pictures."""
+
+    vision_tower: VisionTowerOption = None
+
+
+@dataclass(frozen=True)
+class AnsweringModelOptions(SeeingModelOptions):
+    """The same of a command that gives answers."""
+
+    quantization: Quantization = None
 
 
 def max_threads() -> int:
@@ -280,33 +290,6 @@ def begin(threads: int | None) -> None:
     info = build_info()
     if not info["native"]:
         raise UserError(f"showo_ext has no working native module ({info['native_error']}); reinstall the package")
-
-
-def load_pipeline(
-    model: str | None,
-    image_tokenizer: str | None,
-    text_tokenizer: str | None,
-    device: str,
-    dtype: str,
-    vision_tower: str | None = None,
-    revision: str | None = None,
-    quantization: str | None = None,
-    deferred: bool = False,
-) -> ShowoPipeline:
-    """As `ShowoPipeline.from_pretrained`; deferred is for commands that do one thing, which may be wrong."""
-    from showo.engine.pipeline import ShowoPipeline
-
-    return ShowoPipeline.from_pretrained(
-        model,
-        image_tokenizer=image_tokenizer,
-        text_tokenizer=text_tokenizer,
-        vision_tower=vision_tower,
-        revision=revision,
-        dtype=parse_dtype(dtype),
-        device=device,
-        quantization=quantization,
-        deferred=deferred,
-    )
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

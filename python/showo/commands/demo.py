@@ -14,30 +14,22 @@ from showo.commands.output import say
 from showo.errors import UserError
 
 
+@common.grouped
 def demo(
+    *,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; on 0.0.0.0 everybody in the network can use the page.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 7860,
     max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Requests that may wait.")] = 64,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    vision_tower: common.VisionTowerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    quantization: common.Quantization = None,
-    threads: common.Threads = None,
+    models: common.AnsweringModelOptions,
 ) -> None:
     """Serve a page to draw, inpaint, extend, vary and ask in a browser, until Ctrl-C."""
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install 'showo_ext[demo]'")
     common.load_torch()
-    common.begin(threads)
-    pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization
-    )
+    common.begin(models.threads)
+    pipe = models.load(deferred=False)
 
     from showo.engine.batching import Engine
     from showo.serve.page.app import served_page

@@ -11,7 +11,9 @@ from showo.commands import common
 from showo.commands.output import say
 
 
+@common.grouped
 def describe(
+    *,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="What to ask.", show_default="a caption")
@@ -23,15 +25,7 @@ def describe(
     seed: Annotated[int, typer.Option(help="Seed of the choices.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at a time.")] = 8,
     size: common.Size = None,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    vision_tower: common.VisionTowerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    quantization: common.Quantization = None,
-    threads: common.Threads = None,
+    models: common.AnsweringModelOptions,
 ) -> None:
     """Say what is on a picture, or answer a question about it."""
     common.check_pictures(pictures)
@@ -40,11 +34,9 @@ def describe(
 
     from showo.pictures import open_image
 
-    common.begin(threads)
+    common.begin(models.threads)
     images = [open_image(path) for path in pictures]
-    pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization, deferred=True
-    )
+    pipe = models.load()
     texts = pipe.describe(
         images,
         question,

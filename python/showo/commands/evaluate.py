@@ -20,7 +20,9 @@ def evaluate() -> None:
 
 
 @app.command()
+@common.grouped
 def world(
+    *,
     folder: Annotated[Path, typer.Option("--world", help="Folder that `showo make-world` wrote.")],
     count: Annotated[int, typer.Option(min=1, help="Most cases of every part and column.")] = 800,
     steps: common.Steps = None,
@@ -35,14 +37,7 @@ def world(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 where a floor of the tiny model is missed.")
     ] = False,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    vision_tower: common.VisionTowerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    threads: common.Threads = None,
+    models: common.SeeingModelOptions,
 ) -> None:
     """Judge a model on a world: pictures, answers, descriptions and steps, on combinations seen and held out."""
     if json_file is not None:
@@ -57,13 +52,11 @@ def world(
     from showo.files import atomic_write_text, make_folder
     from showo.pictures import save_image
 
-    common.begin(threads)
-    pipe = common.load_pipeline(
-        model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, deferred=True
-    )
+    common.begin(models.threads)
+    pipe = models.load()
     drawn = pipe.sampling.filled(steps=steps, guidance=guidance)
     settings = Settings(drawn.steps, drawn.guidance, step_guidance, seed, count, batch)
-    report = evaluate_world(pipe, folder, settings, model or "the bundled model", Console(stderr=True))
+    report = evaluate_world(pipe, folder, settings, models.model or "the bundled model", Console(stderr=True))
     Console(width=None if Console().is_terminal else 120).print(report.table())
     if json_file is not None:
         make_folder(json_file.parent)

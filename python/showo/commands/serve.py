@@ -18,7 +18,9 @@ BUNDLED_NAME = "showo-tiny"
 _KEY_BYTES = 4096
 
 
+@common.grouped
 def serve(
+    *,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8000,
     name: Annotated[
@@ -51,15 +53,7 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Seconds that one may take in all.")] = 600.0,
     stop_timeout: Annotated[float, typer.Option(help="Seconds to finish what runs when the server is stopped.")] = 30.0,
     max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 16 * 1024 * 1024,
-    model: common.Model = None,
-    revision: common.Revision = None,
-    image_tokenizer: common.ImageTokenizerOption = None,
-    text_tokenizer: common.TextTokenizerOption = None,
-    vision_tower: common.VisionTowerOption = None,
-    device: common.Device = "cpu",
-    dtype: common.DType = "float32",
-    quantization: common.Quantization = None,
-    threads: common.Threads = None,
+    models: common.AnsweringModelOptions,
 ) -> None:
     """Answer HTTP requests of OpenAI's shape: pictures of prompts, edits, and talks about pictures."""
     common.load_torch()
@@ -73,15 +67,13 @@ def serve(
 
     secret = _secret(key, key_file)
     limits = Limits(body_bytes=max_body, stop_seconds=stop_timeout)
-    common.begin(threads)
+    common.begin(models.threads)
     logging.basicConfig(format="showo: %(message)s")
     with listen(host, port) as sock:
         if secret is None and not is_local(sock):
             warnings.warn(f"{host}: any machine that can reach it may ask, as there is no key", stacklevel=1)
-        pipe = common.load_pipeline(
-            model, image_tokenizer, text_tokenizer, device, dtype, vision_tower, revision, quantization
-        )
-        called = name or _name(model)
+        pipe = models.load(deferred=False)
+        called = name or _name(models.model)
         with Engine(
             pipe,
             max_rows=max_rows,

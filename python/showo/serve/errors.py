@@ -19,12 +19,11 @@ from showo.engine.batching import (
     QueueFullError,
     RequestCancelledError,
 )
-from showo.errors import NotFiniteError, UserError
+from showo.errors import NotFiniteError, UserError, shortened
 
 _log = logging.getLogger(__name__)
 
 INVALID, BUSY, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
-_MAX_TEXT = 500  # characters
 CLOSE = {"Connection": "close"}  # the server closes the connection, of which the client must know
 RETRY_SECONDS = 1  # what a client that finds the server busy is told to wait
 
@@ -45,17 +44,12 @@ class ApiError(HTTPException):
         kind: str = INVALID,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        message, param = _short(message), None if param is None else _short(param)
+        message, param = shortened(message), None if param is None else shortened(param)
         super().__init__(status, message, headers)
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status_code, self.headers)
-
-
-def _short(text: str) -> str:
-    """A text of a size to be read: what was wrong may be a megabyte of it."""
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def busy(message: str, code: str, status: int = 503) -> ApiError:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,23 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.showo.command import failure
-
-ROOT = Path(__file__).parents[3]
+from tests.showo.command import failure, started
 
 
 def test_a_stop_lets_what_runs_be_finished(checkpoint: Path, tmp_path: Path) -> None:
     """SIGTERM: the picture that is drawn comes, a new request gets 503, and the code is 0."""
     (tmp_path / "key").write_text("secret-key\n")
-    command = [sys.executable, "-m", "showo", "serve", "--port", "0", "--model", str(checkpoint)]
-    process = subprocess.Popen(
-        [*command, "--key-file", str(tmp_path / "key"), "--name", "small", "--threads", "1"],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    named = ("--key-file", tmp_path / "key", "--name", "small")
+    with started("serve", "--port", "0", "--model", checkpoint, *named, "--threads", "1") as process:
         assert process.stdout is not None
         name, _, url = process.stdout.readline().split()
         assert name == "small"
@@ -51,9 +39,6 @@ def test_a_stop_lets_what_runs_be_finished(checkpoint: Path, tmp_path: Path) -> 
         assert process.wait(30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

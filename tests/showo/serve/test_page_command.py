@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.ports import free_port
-from tests.showo.command import failure
+from tests.showo.command import failure, started
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
@@ -31,14 +28,7 @@ def test_the_commands_of_the_docs_serve_until_a_signal(checkpoint: Path) -> None
     *_, command = commands("docs/page.md")
     assert command[2::2] == ["--model", "--port", "--threads"]
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command[:2], "--model", str(checkpoint), "--port", str(port), *command[6:]],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with started(command[1], "--model", checkpoint, "--port", port, *command[6:]) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
@@ -46,9 +36,6 @@ def test_the_commands_of_the_docs_serve_until_a_signal(checkpoint: Path) -> None
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_the_address_of_the_docs_is_the_default() -> None:

@@ -27,6 +27,7 @@ _WITH_NUMBER: dict[str, tuple[Callable[[Filling, float], Sampler], float, float,
     "entropy-bound": (EntropyBound, 1.0, math.inf, "a budget in nats, 0 or more"),
     "remask": (Remask, 0.05, 1.0, "a probability, 0 to 1"),
 }
+SAMPLER_NAMES = (*_PLAIN, *_WITH_NUMBER)
 SAMPLERS = "confidence, linear-temperature, halton, entropy-bound[:NATS] or remask[:PROBABILITY]"
 
 

@@ -13,14 +13,13 @@ from PIL import Image
 
 from showo.engine.batching import Draw, DrawingDone, Engine, EngineError, Progress
 from showo.engine.options import Options
-from showo.engine.samplers import find_sampler
+from showo.engine.samplers import SAMPLER_NAMES, find_sampler
 from showo.engine.sampling import Sampling
 from showo.errors import UserError
 from showo.pictures import cover
 from showo.serve.page.uploads import refusal
 
 MAX_STEPS = 100
-_SAMPLERS = ("confidence", "linear-temperature", "halton", "entropy-bound", "remask")
 _SEEDS = 2**31  # new seeds are drawn below this
 
 # A picture and what is said beside it.
@@ -47,7 +46,7 @@ class Settings:
                 )
                 guidance = gr.Slider(0, 20, self.sampling.guidance, label="Guidance")
             with gr.Row():
-                sampler = gr.Dropdown(_SAMPLERS, value="confidence", label="Sampler")
+                sampler = gr.Dropdown(SAMPLER_NAMES, value="confidence", label="Sampler")
                 temperature = gr.Slider(0, 3, 1, label="Temperature")
                 negative = gr.Textbox(label="What it is to be unlike", max_lines=1)
         self.inputs = [seed, steps, guidance, sampler, temperature, negative]

@@ -19,12 +19,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from showo.errors import UserError
+from showo.errors import UserError, shortened
 from showo.pictures import encode_png, open_image
 
 MAX_BYTES = 32 * 1024 * 1024  # of one upload
 MAX_PAINTINGS = 32  # canvases on their way from a browser to a handler; the oldest one is dropped for a new one
-_MESSAGE = 500  # characters of an error that are shown
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Painted:
 
 def refusal(error: Exception) -> gr.Error:
     """An error as the page shows it. Gradio shows messages as HTML, and this one may quote the user's text."""
-    text = str(error)
-    return gr.Error(html.escape(text if len(text) <= _MESSAGE else text[:_MESSAGE] + "..."), print_exception=False)
+    return gr.Error(html.escape(shortened(str(error))), print_exception=False)
 
 
 def picture_box(**settings: Any) -> gr.Image:
