@@ -44,7 +44,8 @@ class _Writer(FileSystemWriter):
 
     def stage(self, state_dict: dict[str, Any]) -> Any:
         if self._copies is None or self._copies.keys() != state_dict.keys():
-            self._copies = super().stage(state_dict)
+            # Not by `super().stage`: torch 2.6 copies nothing that is on the CPU, so later steps would change it.
+            self._copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state_dict.items()}
             return self._copies
         for name, copy in self._copies.items():
             local_part(copy).copy_(local_part(state_dict[name].detach()))
@@ -71,7 +72,7 @@ class Saver:
         self.config, self.attach = config, attach
         self._group = dist.new_group(backend="gloo") if parallel.ranks.count > 1 else None
         self._thread = ThreadPoolExecutor(1)
-        self._writer = _Writer(self.folder)
+        self._writer = _Writer(self.folder, per_thread_copy_ahead=0)  # what it writes is on the CPU already
         self._writing: tuple[int, Future[Any]] | None = None
 
     def start(self, step: int) -> Path:
