@@ -1,29 +1,33 @@
-"""Predicts what pictures and answers of the released models take on an A100 in bf16: a table of docs/performance.md.
+"""Predicts what pictures and answers take on an A100 in bf16: tables of docs/performance.md and docs/serving.md.
 
-    python -m benchmarks.inference_model [--gpu a100-80]
+    python -m benchmarks.inference_model [--gpu a100-80] [--serving]
 
 From the same model of kernels as `showo plan`: matrix products by their FLOPs or bytes, attention by what the emulator
 counted, all else by its memory traffic, the sampling kernel by its counted instructions a place. Two times are given:
 where nothing but the device takes time, with a gap between kernels as within a CUDA graph, and where the host launches
-every kernel.
+every kernel. With --serving it prints how many pictures a second are drawn when several share their steps.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from showo.config import ShowoConfig, official
+from showo.engine.loading import SHOWO_FOLDER, bundled_checkpoint
 from showo.gpus import GPUS, Gpu
+from showo.model.weights import read_config
 from showo.train.plan.kernels import LAUNCH, attention_seconds, memory_seconds, product_seconds
 
 HALF = 2  # bytes
+TOGETHER = (1, 2, 4, 8, 16)  # pictures
 PROMPT, QUESTION = 24, 24  # tokens with their marks
 # docs/performance.md, "Resampling": 116.8 us for 2,048 places of 8,192 codes, without the gaps of its two kernels.
 SAMPLING_OF_PLACE = (116.8e-6 - 2 * LAUNCH) / 2048
 # LayerNorm, four projections, rope, attention, GELU and its two products, two sums; embedding, head, sampling around.
 LAUNCHES_OF_BLOCK, LAUNCHES_AROUND = 12, 12
+LAUNCHES_OF_PICTURE = 10  # in an engine, beside the shared pass: is all finite, the sampler, codes and mask to the CPU
 HOST_OF_LAUNCH = 8e-6  # seconds of Python and torch, assumed as in `showo plan`
 
 
@@ -106,10 +110,49 @@ def _row(what: str, each: Pass, times: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def serving_table(gpu: Gpu) -> str:
+    """Pictures a second in an engine, by how many are drawn at a time: of their steps alone, without what is done once
+    for each picture (reading its prompt, decoding it). Every picture is sampled by itself, and looked at before the
+    next one, so that the host's work for it comes on top of the shared forward pass.
+    """
+    bundled = read_config(bundled_checkpoint() / SHOWO_FOLDER, ShowoConfig)
+    titles = ["model, picture, steps", *(f"{count} at a time" for count in TOGETHER), "gain"]
+    lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+    for what, config, steps in (
+        ("bundled, 64x64, 18", bundled, 18),
+        ("released, 256x256, 16", official(num_vq_tokens=256), 16),
+        ("released, 512x512, 50", official(num_vq_tokens=1024), 50),
+    ):
+        passes = [step(config, gpu, count) for count in TOGETHER]
+        graphs = _rates(steps, [each.device for each in passes])
+        hosted = _rates(steps, [each.hosted for each in passes])
+        if graphs == hosted:
+            lines.append(f"| {what}, with or without CUDA graphs | {graphs} |")
+        else:
+            lines += [f"| {what}, CUDA graphs | {graphs} |", f"| {what}, without | {hosted} |"]
+    return "\n".join(lines)
+
+
+def _rates(steps: int, shared: Sequence[float]) -> str:
+    """Cells of pictures a second, of the seconds that a shared pass takes."""
+    seconds = [
+        steps * (one + count * LAUNCHES_OF_PICTURE * HOST_OF_LAUNCH)
+        for count, one in zip(TOGETHER, shared, strict=True)
+    ]
+    rates = [count / each for count, each in zip(TOGETHER, seconds, strict=True)]
+    return " | ".join([*map(_three_digits, rates), f"{rates[-1] / rates[0]:.2f} times"])
+
+
+def _three_digits(rate: float) -> str:
+    return f"{float(f'{rate:.3g}'):,g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, default="a100-80")
-    print(table(GPUS[parser.parse_args().gpu]))
+    parser.add_argument("--serving", action="store_true", help="the table of docs/serving.md")
+    options = parser.parse_args()
+    print((serving_table if options.serving else table)(GPUS[options.gpu]))
 
 
 if __name__ == "__main__":

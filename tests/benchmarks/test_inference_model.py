@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.inference_model import LAUNCHES_AROUND, LAUNCHES_OF_BLOCK, PROMPT, forward, step, table, token
+from benchmarks.inference_model import (
+    LAUNCHES_AROUND,
+    LAUNCHES_OF_BLOCK,
+    LAUNCHES_OF_PICTURE,
+    PROMPT,
+    forward,
+    serving_table,
+    step,
+    table,
+    token,
+)
 from showo.config import official
+from showo.engine.batching import Draw, Engine
+from showo.engine.batching.drawing import OpenPicture
+from showo.engine.pipeline import ShowoPipeline
 from showo.gpus import GPUS
 from showo.train.plan.kernels import LAUNCH, MEMORY_SHARE
 
@@ -15,9 +31,45 @@ A100 = GPUS["a100-80"]
 CONFIG = official()
 
 
-def test_the_page_shows_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert table(A100) in page
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_pages_show_the_tables() -> None:
+    assert table(A100) in (DOCS / "performance.md").read_text(encoding="utf-8")
+    assert serving_table(A100) in (DOCS / "serving.md").read_text(encoding="utf-8")
+
+
+class Launches(TorchDispatchMode):
+    """How many kernels a GPU would run of what is done inside."""
+
+    LOOKS = ("select", "slice", "view", "detach", "promote_types", "to", "is_nonzero")  # at what there is already
+    SEVERAL = (("isfinite", 3), ("resample", 2))
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.name().partition("::")[2].partition(".")[0]
+        self.count += 0 if name in self.LOOKS else dict(self.SEVERAL).get(name, 1)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_launches_of_a_picture_in_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, advance = [], OpenPicture.advance
+
+    def counted(picture: OpenPicture, logits: Tensor) -> bool:
+        with Launches() as launches:
+            begun = advance(picture, logits)
+        counts.append(launches.count)
+        return begun
+
+    monkeypatch.setattr(OpenPicture, "advance", counted)
+    with Engine(ShowoPipeline.from_pretrained()) as engine:
+        engine.submit(Draw("a", {"steps": 3})).result()
+    copies = 2  # of codes and mask to the CPU, which are there already here
+    # The last step decodes the picture besides.
+    assert [count + copies for count in counts[:-1]] == [LAUNCHES_OF_PICTURE] * 2
 
 
 def test_a_step_multiplies_what_it_needs_alone() -> None:
