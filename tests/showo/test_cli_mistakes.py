@@ -50,6 +50,7 @@ from tests.showo.command import failure, run
         (["--temperature", "inf"], "temperature must be 0 or more"),
         (["--device", "tpu"], "device must be cpu, cuda or cuda:N, got 'tpu'"),
         (["--device", "cuda:99"], "device cuda:99: this machine has"),
+        (["--cuda-graphs"], "cuda_graphs: the device is cpu; CUDA graphs need a GPU"),
         (["--dtype", "int8"], "--dtype must be one of float32"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (["--revision", "v1"], "is a folder here; only the hub's have revisions"),

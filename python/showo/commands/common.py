@@ -62,6 +62,15 @@ Quantization = Annotated[
     str | None,
     typer.Option("--quantization", help="int8: weights a quarter as large, for less memory and quicker text."),
 ]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="Run steps as CUDA graphs: quicker where a GPU waits for the host.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Run steps as torch.compile makes them; the first of each kind wait minutes for it."
+    ),
+]
 Size = Annotated[
     str | None, typer.Option("--size", help="Width x height in pixels, such as 64x64.", show_default="as trained")
 ]
@@ -207,6 +216,8 @@ class ModelOptions:
     text_tokenizer: TextTokenizerOption = None
     device: Device = "cpu"
     dtype: DType = "float32"
+    cuda_graphs: CudaGraphs = False
+    compile: Compile = False
     threads: Threads = None
 
     def load(self, *, deferred: bool = True) -> ShowoPipeline:

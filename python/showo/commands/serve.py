@@ -51,6 +51,9 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=1, help="Pictures and answers that may wait.")] = 64,
     queue_timeout: Annotated[float, typer.Option(help="Seconds for which one may wait.")] = 300.0,
     timeout: Annotated[float, typer.Option(help="Seconds that one may take in all.")] = 600.0,
+    step_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a step that has not ended makes /health answer 503.")
+    ] = 600.0,
     stop_timeout: Annotated[float, typer.Option(help="Seconds to finish what runs when the server is stopped.")] = 30.0,
     max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 16 * 1024 * 1024,
     models: common.AnsweringModelOptions,
@@ -81,6 +84,7 @@ def serve(
             max_waiting=max_waiting,
             queue_seconds=queue_timeout,
             total_seconds=timeout,
+            step_seconds=step_timeout,
         ) as engine:
             say(f"{called} at {url_of(sock)}/v1")
             Server(create_app(engine, called, limits=limits, key=secret)).run([sock])

@@ -236,6 +236,11 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of the keys and values of all graphs."""
+        return sum(graph.cache.nbytes for graph in self._graphs.values())
+
     def find(self, user: User, key: Key) -> Graph | None:
         """The graph of a key with the user's state in it; None where there can be none."""
         full_key = (key, self._circumstances())

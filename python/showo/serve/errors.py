@@ -16,6 +16,7 @@ from showo.engine.batching import (
     EngineClosedError,
     EngineError,
     EngineFailedError,
+    EngineStuckError,
     QueueFullError,
     RequestCancelledError,
 )
@@ -71,6 +72,8 @@ def api_error(error: Exception) -> ApiError:
         return busy(str(error), "queue_full", 429)
     if isinstance(error, EngineClosedError):
         return busy(str(error), "stopping")
+    if isinstance(error, EngineStuckError):
+        return busy(str(error), "engine_stuck")
     if isinstance(error, EngineFailedError):  # no Retry-After: this server does not come back
         return ApiError(503, str(error), code="engine_dead", kind=SERVER)
     if isinstance(error, DeadlineError):

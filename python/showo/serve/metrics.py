@@ -27,7 +27,11 @@ _GAUGES = {
     "waiting": ("showo_requests_waiting", "Requests to the engine that have not begun."),
     "running": ("showo_requests_running", "Requests that the engine is at."),
     "rows": ("showo_batch_rows", "Rows of the batches that are being computed."),
-    "cache_bytes": ("showo_cache_bytes", "Bytes of keys and values that are held."),
+    "running_step_seconds": (
+        "showo_running_step_seconds",
+        "Seconds since the step that runs now began; 0 between steps.",
+    ),
+    "cache_bytes": ("showo_cache_bytes", "Bytes of keys and values that are held, also by CUDA graphs."),
 }
 _COUNTERS = {
     "pictures": ("showo_pictures", "Pictures drawn."),

@@ -299,7 +299,11 @@ def test_an_engine_uses_them(checkpoint: Path) -> None:
         with Engine(pipe, max_rows=8) as engine:
             tickets = [engine.submit(request) for request in (*requests, *asked)]
             results.append([ticket.result() for ticket in tickets])
+            graphs = pipe.model.graphs
+            assert engine.facts().cache_bytes == (0 if graphs is None else graphs.cache_bytes)
     for plain, got in zip(*results):
         assert got == plain if hasattr(plain, "text") else torch.equal(got.codes, plain.codes)
     assert recorder is not None
     assert recorder.replayed > 5
+    assert graphs is not None
+    assert graphs.cache_bytes == sum(graph.cache.nbytes for graph in graphs._graphs.values()) > 0

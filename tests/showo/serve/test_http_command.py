@@ -10,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.showo.command import failure, started
+from showo.serve.server import Server
+from showo.serve.serving import Serving
+from tests.showo.command import failure, run, started
 
 
 def test_a_stop_lets_what_runs_be_finished(checkpoint: Path, tmp_path: Path) -> None:
@@ -41,7 +43,23 @@ def test_a_stop_lets_what_runs_be_finished(checkpoint: Path, tmp_path: Path) -> 
         assert process.stderr.read() == ""
 
 
+def test_options(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Serving] = []
+    monkeypatch.setattr(Server, "run", lambda server, sockets: served.append(server.serving))
+    limits = {"--max-rows": 3, "--max-answers": 4, "--max-waiting": 5}
+    seconds = {"--queue-timeout": 6.5, "--timeout": 7.5, "--step-timeout": 8.5, "--stop-timeout": 9.5}
+    given = [part for option in {**limits, **seconds}.items() for part in option]
+    assert run("serve", "--port", 0, "--model", checkpoint, *given, "--max-body", 10, "--compile") == 0
+    (serving,) = served
+    engine = serving.engine
+    assert (engine.max_rows, engine.max_answers, engine.max_waiting) == (3, 4, 5)
+    assert (engine.queue_seconds, engine.total_seconds, engine.step_seconds) == (6.5, 7.5, 8.5)
+    assert (serving.limits.stop_seconds, serving.limits.body_bytes) == (9.5, 10)
+    assert engine.pipe.model.compiled  # when it is first wanted
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cuda_graphs: the device is cpu" in failure(capsys, "serve", "--port", "0", "--cuda-graphs")
     assert "no-such-host" in failure(capsys, "serve", "--host", "no-such-host.invalid")
     assert "No such file" in failure(capsys, "serve", "--key-file", tmp_path / "none")
     assert "stop_seconds" in failure(capsys, "serve", "--stop-timeout", "-1")

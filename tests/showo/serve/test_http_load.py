@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from showo.engine.pipeline import ShowoPipeline
 from showo.serve.limits import Limits
+from tests.showo.batching.requests import held, kill
 from tests.showo.serve.conftest import KEY, Running, running
 from tests.showo.serve.test_http import about, differ, noise, png
-from tests.showo.test_batching import kill
 
 DRAW, EDIT, CHAT = "/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"
 LIMITS = Limits(body_bytes=2**20, held_bytes=3 * 2**19, read_seconds=0.5)
@@ -183,6 +183,26 @@ def test_an_engine_that_died(checkpoint: Path) -> None:
             assert answer.status_code == 503
             assert answer.json()["error"]["code"] == "engine_dead"
             assert "the engine's thread has ended: SystemExit" in answer.json()["error"]["message"]
+
+
+def test_a_step_that_hangs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says so, and goes on when the step ends after all."""
+    with running(checkpoint) as stuck, stuck.http() as http, ThreadPoolExecutor() as clients:
+        go_on = held(stuck.engine.pipe, monkeypatch)
+        drawing = clients.submit(http.post, DRAW, json={"prompt": "a", "steps": 2})
+        while metrics(http)["showo_running_step_seconds"] == 0:
+            time.sleep(0.01)
+        assert http.get("/health").status_code == 200
+        stuck.engine.step_seconds = 0.0
+        talk = {"messages": [about("c", noise(1))]}
+        for answer in (http.get("/health"), http.post(DRAW, json={"prompt": "a"}), http.post(CHAT, json=talk)):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "engine_stuck"
+            assert "Retry-After" in answer.headers
+        go_on.set()
+        assert drawing.result().status_code == 200
+        assert http.get("/health").status_code == 200
+        assert metrics(http)["showo_running_step_seconds"] == 0
 
 
 def test_steps_that_fail(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

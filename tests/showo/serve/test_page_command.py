@@ -51,6 +51,7 @@ def test_the_address_of_the_docs_is_the_default() -> None:
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cuda_graphs: the device is cpu" in failure(capsys, "demo", "--cuda-graphs")
     assert "no-such-model" in failure(capsys, "demo", "--model", "./no-such-model")
     monkeypatch.setattr("showo.commands.demo.find_spec", lambda name: None)
     assert "showo_ext[demo]" in failure(capsys, "demo")

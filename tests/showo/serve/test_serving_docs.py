@@ -99,6 +99,7 @@ def test_the_limits() -> None:
         f"`--max-answers` of them, {options['max_answers']}",
         f"`--queue-timeout`, {options['queue_timeout']:g} seconds",
         f"`--timeout`, {options['timeout']:g}",
+        f"`--step-timeout`, {options['step_timeout']:g} seconds",
     }
     assert options["max_body"] == limits.body_bytes
     assert options["stop_timeout"] == limits.stop_seconds

@@ -14,6 +14,7 @@ from showo.engine.batching.ticket import DrawingDone as DrawingDone
 from showo.engine.batching.ticket import EngineClosedError as EngineClosedError
 from showo.engine.batching.ticket import EngineError as EngineError
 from showo.engine.batching.ticket import EngineFailedError as EngineFailedError
+from showo.engine.batching.ticket import EngineStuckError as EngineStuckError
 from showo.engine.batching.ticket import Piece as Piece
 from showo.engine.batching.ticket import Progress as Progress
 from showo.engine.batching.ticket import QueueFullError as QueueFullError

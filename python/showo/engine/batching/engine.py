@@ -10,10 +10,12 @@ While an engine is open nobody else may use its pipeline, but for what does not 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from showo.engine.batching.ticket import (
     EngineClosedError,
     EngineError,
     EngineFailedError,
+    EngineStuckError,
     QueueFullError,
     RequestCancelledError,
     StepError,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Work = DrawingWork | AnsweringWork
+_LOOK_SECONDS = 1.0  # how often `close` looks whether the step that it waits for is stuck
 
 
 def default_rows(device: torch.device) -> int:
@@ -61,7 +65,8 @@ class Facts:
     done, refused, cancelled, late, failed: requests, by how they ended: with an answer; at a full queue; cancelled, or
     left by their readers; past their deadline; otherwise.
     pictures, tokens: that were drawn. steps: forward passes of the model, over any number of rows.
-    busy_seconds: in which something was computed. cache_bytes: of keys and values that are held now.
+    busy_seconds: in which something was computed. running_step_seconds: since the step that runs now began; 0 between
+    steps. cache_bytes: of keys and values that are held now, and by CUDA graphs from their capture on.
     """
 
     waiting: int = 0
@@ -76,6 +81,7 @@ class Facts:
     tokens: int = 0
     steps: int = 0
     busy_seconds: float = 0.0
+    running_step_seconds: float = 0.0
     cache_bytes: int = 0
 
 
@@ -86,6 +92,8 @@ class Engine:
         than there are, such as composed prompts, is drawn alone. None: what suits the device (`default_rows`).
     max_answers: answers that are given at a time, beside the pictures. max_waiting: requests that may wait.
     queue_seconds, total_seconds: how long a request may wait, and take in all, where it is not told otherwise.
+    step_seconds: after which a step that has not ended is stuck, and nothing is begun any more until it ends. A first
+        step may have to be compiled, or captured.
     """
 
     def __init__(
@@ -97,18 +105,22 @@ class Engine:
         max_waiting: int = 64,
         queue_seconds: float = 300.0,
         total_seconds: float = 600.0,
+        step_seconds: float = 600.0,
     ) -> None:
         self.max_rows = default_rows(pipe.model.device) if max_rows is None else max_rows
         self.max_answers, self.max_waiting = max_answers, max_waiting
         for name in ("max_rows", "max_answers", "max_waiting"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not step_seconds > 0:
+            raise UserError(f"step_seconds must be above 0, got {step_seconds}")
         self.pipe = pipe
-        self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
+        self.queue_seconds, self.total_seconds, self.step_seconds = queue_seconds, total_seconds, step_seconds
         self._queue: deque[tuple[Ticket, Work]] = deque()
         self._running: dict[Ticket, Work] = {}
         self._batches: list[Batch[Any]] = []
         self._facts = Facts()
+        self._step_begun: float | None = None  # as of time.monotonic(); None between steps
         self._closed = False
         self._failure: str | None = None  # why the thread has ended, where it was not told to
         self._changed = threading.Condition()
@@ -139,14 +151,23 @@ class Engine:
 
     def facts(self) -> Facts:
         with self._changed:
-            return replace(self._facts, waiting=len(self._queue), running=len(self._running))
+            waiting, running = len(self._queue), len(self._running)
+            return replace(
+                self._facts, waiting=waiting, running=running, running_step_seconds=self._running_step_seconds()
+            )
 
     def close(self) -> None:
-        """Ends the thread at the next step boundary; requests that are not done raise EngineClosedError."""
+        """Ends the thread at the next step boundary; requests that are not done raise EngineClosedError.
+
+        A thread whose step is stuck, or becomes so, is left behind: it ends when its step does, or with the process.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        while self._thread.is_alive() and self._running_step_seconds() <= self.step_seconds:
+            self._thread.join(_LOOK_SECONDS)
+        if self._thread.is_alive():
+            self._abandon()
 
     def __enter__(self) -> Engine:
         return self
@@ -157,12 +178,23 @@ class Engine:
         self.close()
 
     def check_open(self) -> None:
-        """Raises EngineClosedError, and EngineFailedError where the thread has ended by itself."""
+        """Raises EngineClosedError, EngineFailedError where the thread has ended by itself, and EngineStuckError."""
         with self._changed:
             if self._closed:
                 raise EngineClosedError("the engine is closed")
             if self._failure is not None:
                 raise EngineFailedError(self._failure)
+            seconds = self._running_step_seconds()
+            if seconds > self.step_seconds:
+                raise EngineStuckError(
+                    f"a step of the engine has been running for {seconds:.0f} seconds, longer than the "
+                    f"{self.step_seconds:g} that it may; nothing is begun before it ends"
+                )
+
+    def _running_step_seconds(self) -> float:
+        """Seconds since the step that runs now began; 0 between steps."""
+        begun = self._step_begun  # read once: the engine's thread sets it at any time
+        return 0.0 if begun is None else time.monotonic() - begun
 
     def _count(self, **more: float) -> None:
         """Adds to the facts; under the lock."""
@@ -237,12 +269,13 @@ class Engine:
                 ticket, work = first
                 self._running[ticket] = work
             try:
-                if isinstance(work, DrawingWork):
-                    self._begin_drawing(ticket, work)
-                else:
-                    self._begin_answering(ticket, work)
+                with self._timed():
+                    ending = self._begin(ticket, work)
             except Exception as error:
                 self._end(ticket, error)
+            else:
+                if ending is not None:
+                    self._end(ticket, ending)
 
     def _first_that_fits(self) -> tuple[Ticket, Work] | None:
         """Pictures begin in the order in which they came, and so do answers, which no picture holds up."""
@@ -253,28 +286,42 @@ class Engine:
                 return first
         return None
 
-    def _begin_drawing(self, ticket: Ticket, work: DrawingWork) -> None:
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Around what computes: a step, or what is read before a request's first one."""
+        self._step_begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._step_begun = None
+
+    def _begin(self, ticket: Ticket, work: Work) -> Ending | None:
+        """How the request ended, where that is all there was to do."""
+        return (
+            self._begin_drawing(ticket, work) if isinstance(work, DrawingWork) else self._begin_answering(ticket, work)
+        )
+
+    def _begin_drawing(self, ticket: Ticket, work: DrawingWork) -> Ending | None:
         picture = OpenPicture(self.pipe, ticket, work)
         if picture.last is not None:  # nothing was to be drawn
-            self._end(ticket, picture.last)
-            return
+            return picture.last
         places = picture.canvas.ids.shape[1]
         batches = (batch for batch in self._batches if isinstance(batch, PictureBatch) and batch.places == places)
         batch = next(batches, None) or PictureBatch(places)
         batch.add(picture)
         self._keep(batch)
+        return None
 
-    def _begin_answering(self, ticket: Ticket, work: AnsweringWork) -> None:
+    def _begin_answering(self, ticket: Ticket, work: AnsweringWork) -> Ending | None:
         answer = OpenAnswer(self.pipe, ticket, work)
         batches = (batch for batch in self._batches if isinstance(batch, AnswerBatch) and not batch.full)
         batch = next(batches, None) or AnswerBatch()
         ended = batch.add(answer)
         with self._changed:
             self._count(steps=1, tokens=1)
-        if ended is not None:
-            self._end(ticket, ended)
-        else:
+        if ended is None:
             self._keep(batch)
+        return ended
 
     def _keep(self, batch: Batch[Any]) -> None:
         if batch not in self._batches:
@@ -285,7 +332,8 @@ class Engine:
         if not owners:
             return
         try:
-            ended = batch.step()
+            with self._timed():
+                ended = batch.step()
         except Exception as error:
             ended = dict.fromkeys(owners, error)
         with self._changed:
@@ -316,4 +364,6 @@ class Engine:
         """What is held now, for the facts; under the lock."""
         rows = sum(batch.rows.count() for batch in self._batches)
         held = sum(batch.rows.cache_bytes() for batch in self._batches)
+        if (graphs := self.pipe.model.graphs) is not None:
+            held += graphs.cache_bytes
         self._facts = replace(self._facts, rows=rows, cache_bytes=held)

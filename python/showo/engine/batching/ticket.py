@@ -47,6 +47,10 @@ class EngineFailedError(EngineError):
     """The engine's thread has ended by an error, which the message tells: this engine answers nothing any more."""
 
 
+class EngineStuckError(EngineError):
+    """A step of the engine takes longer than it may. Where that step ends after all, the engine goes on."""
+
+
 class StepError(EngineError):
     """A step of the engine failed, a bug or a lack of memory: the message says how. The requests in it are lost."""
 
@@ -102,12 +106,14 @@ class AnswerDone:
 Event = Progress | Piece | DrawingDone | AnswerDone
 Ending = DrawingDone | AnswerDone | Exception  # the last event, or what is raised in its place
 LAST = (DrawingDone, AnswerDone)
+_GRACE_SECONDS = 5.0  # for the engine to end a late request, and count it, before its reader goes
 
 
 class Ticket:
     """The reader's end of a request; `Engine.submit` makes it. One reader reads a ticket, once.
 
-    queue_until, until: when the request must have begun, and be done, as of time.monotonic().
+    queue_until, until: when the request must have begun, and be done, as of time.monotonic(). The engine ends a request
+    that is late at the end of a step; where no step ends, the reader goes by itself, some seconds later.
     """
 
     def __init__(self, queue_seconds: float, total_seconds: float) -> None:
@@ -131,7 +137,7 @@ class Ticket:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._unread or self._over)
+                    self._changed.wait_for(lambda: self._unread or self._over, self._patience())
                     event = self._next()
                 if event is None:
                     return
@@ -144,14 +150,19 @@ class Ticket:
         try:
             while True:
                 with self._changed:
-                    ready = bool(self._unread) or self._over
+                    patience = self._patience()
+                    ready = bool(self._unread) or self._over or patience == 0
                     if ready:
                         event = self._next()
                     else:
                         future: asyncio.Future[None] = loop.create_future()
                         self._waiting.append((loop, future))
                 if not ready:
-                    await future
+                    timer = loop.call_later(patience, _settle, future)  # asyncio.wait_for may lose a cancellation
+                    try:
+                        await future
+                    finally:
+                        timer.cancel()
                 elif event is None:
                     return
                 else:
@@ -167,22 +178,32 @@ class Ticket:
         """`result` for an asyncio loop."""
         return _last([event async for event in self][-1])
 
+    def _patience(self) -> float:
+        """Seconds for which a reader still waits for the next event."""
+        return min(max(0.0, self.until + _GRACE_SECONDS - time.monotonic()), threading.TIMEOUT_MAX)
+
     def _next(self) -> Event | None:
+        """None after the last event."""
         if self._unread:
             return self._unread.popleft()
         if self._error is not None:
             raise self._error
+        if not self._over:
+            raise self._late()
         return None
 
     # ---- the engine's side -----------------------------------------------------------------------------------------
 
     def reason_to_end(self) -> EngineError | None:
         """Why the request should go on no more, if there is a reason."""
+        if time.monotonic() > self.until:  # looked at first: a reader that went for this reason has cancelled too
+            return self._late()
         if self._cancelled:
             return RequestCancelledError("the request was cancelled")
-        if time.monotonic() > self.until:
-            return DeadlineError("the request has taken all its time and is not done")
         return None
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError("the request has taken all its time and is not done")
 
     def reason_not_to_begin(self) -> EngineError | None:
         """The same for a request that is still to begin."""
@@ -194,6 +215,8 @@ class Ticket:
 
     def put(self, event: Event) -> None:
         with self._changed:
+            if self._over:  # closed by another thread, while a step was stuck
+                return
             if isinstance(event, Progress) and self._unread and isinstance(self._unread[-1], Progress):
                 self._unread.pop()  # so that what nobody reads takes no memory
             self._unread.append(event)
