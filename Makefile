@@ -67,7 +67,7 @@ test-kernels: emulator ## the exhaustive sweep over kernels: single tests of it 
 test-soak: dev ## long runs: a training that is killed thirty times at random moments, a server of a thousand requests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak -o faulthandler_timeout=3600
 
-test-ray: dev ## install Ray Serve and test the server in two replicas, one of which is killed
+test-ray: dev ## install Ray Serve and test the server in two replicas: one is killed, can draw no more, hangs
 	$(PYTHON) -m pip install -q -c constraints.txt 'ray[serve]>=2.40'
 	$(PYTHON) -m pytest -q tests/showo/serve/test_ray.py
 

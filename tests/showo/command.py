@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -34,13 +35,19 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """The command line as a process of its own, whose output can be read; it is gone at the end of the block."""
+def started(
+    *arguments: object, program: Sequence[object] = ("-m", "showo"), errors: IO[str] | int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
+    """The command line, or another program, as a process of its own, which is gone at the end of the block.
+
+    Its output can be read; what it writes to `errors` too, unless that is a file.
+    """
+    paths = [str(ROOT), str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "showo", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"},
+        [sys.executable, *map(str, program), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     try:

@@ -1,15 +1,12 @@
-"""examples/serve_ray.py with two replicas, one of which is killed while it draws."""
+"""examples/serve_ray.py with two replicas, one of which is killed while it draws, or can draw no more."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,14 +14,40 @@ import httpx
 import pytest
 
 from showo.engine.pipeline import ShowoPipeline
+from tests.ports import free_port
+from tests.showo.command import ROOT, started
 from tests.showo.serve.test_http import differ
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed; make test-ray does it"),
 ]
-ROOT = Path(__file__).parents[3]
 REPLICA = b"ray::ServeReplica"
+STEP_TIMEOUT = 5  # seconds: hundreds of times what a step takes here
+
+# Read by every Python that starts below the example: a file named after a process and a fault brings it about there.
+FAULTS = """
+import os, pathlib, threading, time
+
+folder = pathlib.Path(__file__).parent
+
+
+def step(batch):
+    if (folder / f"{os.getpid()}-dies").exists():
+        raise SystemExit("planted")
+    while True:
+        time.sleep(1)
+
+
+def watch():
+    while not list(folder.glob(f"{os.getpid()}-*")):
+        time.sleep(0.05)
+    from showo.engine.batching.drawing import PictureBatch
+    PictureBatch.step = step
+
+
+threading.Thread(target=watch, daemon=True).start()
+"""
 
 
 def children(of: int) -> list[int]:
@@ -50,64 +73,86 @@ def replicas(of: int) -> set[int]:
     return found
 
 
-@pytest.fixture
-def started(checkpoint: Path, tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """The process and the URL of the example."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "examples" / "serve_ray.py"), "--replicas", "2", "--port", str(port)]
-    with open(tmp_path / "errors", "w") as errors:
-        process = subprocess.Popen(
-            [*command, "--model", str(checkpoint), "--name", "small"],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        line = next((line for line in process.stdout if " at http" in line), "")
-        assert line, (tmp_path / "errors").read_text()[-2000:]
-        yield process.pid, line.split()[2]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
 
 
-def test_a_replica_is_killed(started: tuple[int, str], checkpoint: Path) -> None:
-    process, url = started
-    pipe = ShowoPipeline.from_pretrained(checkpoint)
-    with httpx.Client(timeout=120, trust_env=False) as http, ThreadPoolExecutor(8) as clients:
+class Example:
+    """The example as a process, and a client of it. faults: the folder of FAULTS."""
 
-        def draw(seed: int) -> httpx.Response:
-            return http.post(f"{url}/images/generations", json={"prompt": "a", "steps": 40, "seed": seed})
+    def __init__(self, process: int, url: str, faults: Path, pipe: ShowoPipeline) -> None:
+        self.process, self.url, self.faults, self._pipe = process, url, faults, pipe
+        self._http = httpx.Client(timeout=120, trust_env=False)
 
-        def check(seed: int, answer: httpx.Response) -> None:
-            (expected,) = pipe.generate("a", steps=40, seed=seed)
-            assert differ(answer.json()["data"][0]["b64_json"], expected) <= 1
+    def draw(self, seed: int) -> httpx.Response:
+        asked = {"prompt": "a", "steps": 40, "seed": seed}
+        return self._http.post(f"{self.url}/images/generations", json=asked)
 
-        before = replicas(process)
+    def check(self, seed: int, answer: httpx.Response) -> None:
+        assert answer.status_code == 200
+        (expected,) = self._pipe.generate("a", steps=40, seed=seed)
+        assert differ(answer.json()["data"][0]["b64_json"], expected) <= 1
+
+
+@pytest.fixture(scope="module")
+def example(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    faults = tmp_path_factory.mktemp("faults")
+    (faults / "sitecustomize.py").write_text(FAULTS)
+    options = ("--replicas", 2, "--port", free_port(), "--model", checkpoint, "--name", "small")
+    program = (ROOT / "examples" / "serve_ray.py",)
+    with pytest.MonkeyPatch.context() as patch, open(faults / "errors", "w+") as errors:
+        patch.setenv("PYTHONPATH", str(faults))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with started(*options, "--step-timeout", STEP_TIMEOUT, program=program, errors=errors) as process:
+            assert process.stdout is not None
+            line = next((line for line in process.stdout if " at http" in line), "")
+            assert line, (faults / "errors").read_text()[-2000:]
+            yield Example(process.pid, line.split()[2], faults, ShowoPipeline.from_pretrained(checkpoint))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+def test_a_replica_is_killed(example: Example) -> None:
+    with ThreadPoolExecutor(8) as clients:
+        before = replicas(example.process)
         assert len(before) == 2
-        drawing = {seed: clients.submit(draw, seed) for seed in range(32)}
+        drawing = {seed: clients.submit(example.draw, seed) for seed in range(32)}
         while not sum(future.done() for future in drawing.values()) >= 4:
             time.sleep(0.01)
         killed = before.pop()
         os.kill(killed, signal.SIGKILL)
         answers = {seed: future.result() for seed, future in drawing.items()}
-        lost = [seed for seed, answer in answers.items() if answer.status_code != 200]
-        print(f"{len(lost)} of 32 requests were lost with replica {killed}")
-        assert all(answers[seed].status_code >= 500 for seed in lost)
-        assert len(lost) < 24  # 8 at a time: those that the dead replica was at, and no more than a few after them
-        for seed, answer in answers.items():
-            if seed not in lost:
-                check(seed, answer)
-        for seed in range(32, 36):  # the other one goes on
-            answer = draw(seed)
-            assert answer.status_code == 200
-            check(seed, answer)
-        deadline = time.monotonic() + 60
-        while len(now := replicas(process)) < 2:
-            assert time.monotonic() < deadline, "no replica in place of the dead one"
-            time.sleep(0.1)
-        assert killed not in now
-        assert before <= now
+    lost = [seed for seed, answer in answers.items() if answer.status_code != 200]
+    print(f"{len(lost)} of 32 requests were lost with replica {killed}")
+    assert all(answers[seed].status_code >= 500 for seed in lost)
+    assert len(lost) < 24  # 8 at a time: those that the dead replica was at, and no more than a few after them
+    for seed, answer in answers.items():
+        if seed not in lost:
+            example.check(seed, answer)
+    for seed in range(32, 36):  # the other one goes on
+        example.check(seed, example.draw(seed))
+    wait(lambda: len(replicas(example.process)) == 2, 60, "no replica in place of the dead one")
+    now = replicas(example.process)
+    assert killed not in now
+    assert before <= now
+
+
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_an_engine_can_draw_no_more(example: Example, fault: str) -> None:
+    """Its process lives on, and would answer 503 to half of all requests: Ray learns of it, and replaces it."""
+    wait(lambda: len(replicas(example.process)) == 2, 60, "not two replicas")
+    ill, well = replicas(example.process)
+    (example.faults / f"{ill}-{fault}").touch()
+    with ThreadPoolExecutor(8) as clients:
+        drawing = [clients.submit(example.draw, seed) for seed in range(32)]
+        wait(lambda: ill not in replicas(example.process), 90, "the ill replica stays")
+        statuses = [future.result().status_code for future in drawing]
+    assert set(statuses) <= {200, 500, 503}, statuses
+    assert statuses.count(200) < 32  # it was asked
+    wait(lambda: len(replicas(example.process)) == 2, 60, "no replica in place of the ill one")
+    assert well in replicas(example.process)
+    for seed in range(32, 40):
+        example.check(seed, example.draw(seed))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +19,8 @@ from showo.engine.batching.engine import default_rows
 from showo.engine.batching.requests import MAX_CHARACTERS, MAX_STEPS
 from showo.serve.limits import Limits
 from showo.serve.schemas import MAX_DIRECTIONS, AskedChat, AskedEdits, AskedPictures, AskedVariations
+from tests.ports import free_port
+from tests.showo.command import started
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -32,21 +31,15 @@ START, CURL, RAY = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 @pytest.fixture(scope="module")
 def port() -> Iterator[str]:
     """The server, started as the page says, at another port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = str(free.getsockname()[1])
+    number = str(free_port())
     install, start = START.replace("8000", number).splitlines()
     assert install == "pip install 'showo_ext[serve]'"
-    process = subprocess.Popen(
-        [sys.executable, "-m", *shlex.split(start)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    showo, *arguments = shlex.split(start)
+    assert showo == "showo"
+    with started(*arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"showo-tiny at http://127.0.0.1:{number}/v1\n"
         yield number
-    finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
