@@ -9,6 +9,7 @@ one); a bool is neither.
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import sys
@@ -57,7 +58,7 @@ def check_same_device(name: str, device: torch.device, other_name: str, other: T
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, shape: Sequence[int]) -> None:
-    if tensor.shape != torch.Size(shape):
+    if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}, the shape of {other_name}")
 
 
@@ -117,11 +118,10 @@ def check_number(
     except OverflowError:  # an int beyond the largest float, positive or negative: no bound allows it
         number = math.inf
     if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import guard_scalar
-
         # A symbolic float would become a constant inside the compiled operator, without a condition that other values
-        # compile anew: they would find the first value. Here it becomes one with that condition.
-        number = float(guard_scalar(number))
+        # compile anew: they would find the first value. Here it becomes one with that condition: the keys of groupby
+        # do in every torch, what is there for it, `guard_scalar`, torch.compile does not know in torch 2.6.
+        number, _ = next(itertools.groupby([number], key=lambda number: number))
     if not low <= number <= high:
         raise ValueError(f"{name} is {number}, expected {expected}")
     return number
