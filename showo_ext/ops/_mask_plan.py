@@ -64,9 +64,9 @@ def plan_of(mask: OmniMask, q: Tensor, *, trained: bool, capped: bool = False) -
         return make_plan(mask, rows)
     plans, key = mask._kept.plans, (0 if tracing else block_rows(q), rows)  # 0: as many as when the graph runs
     if key not in plans:
-        table = next(((plan.states, plan.seen) for (blocks, _), plan in plans.items() if blocks == key[0]), None)
+        tables = [(plan.states, plan.seen) for (blocks, _), plan in plans.items() if blocks == key[0]]
         with normal_tensors():
-            plans[key] = make_plan(mask, rows, table)
+            plans[key] = make_plan(mask, rows, tables[0] if tables else None)
     return plans[key]
 
 

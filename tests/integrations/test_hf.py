@@ -185,6 +185,10 @@ def test_a_cache_filled_in_parts(seed: int) -> None:
 # ---- torch.compile ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    int(transformers.__version__.partition(".")[0]) >= 5 and torch.__version__ < (2, 7),
+    reason="transformers 5 holds code of its own that torch.compile of torch 2.6 does not take",
+)
 @pytest.mark.parametrize("mask", [left_padding, packed, dense_additive], ids=lambda mask: mask.__name__)
 def test_compiled(mask: Callable[[int], tuple[Tensor, dict[str, Any]]], seed: int) -> None:
     torch.compiler.reset()

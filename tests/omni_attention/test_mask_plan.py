@@ -246,6 +246,10 @@ class Attend(torch.nn.Module):
         return omni_attention(q, k, v, mask)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.export.dynamic_shapes, "_IntWrapper"),
+    reason="to torch.export of this torch, as of 2.6, an int (kv_length) is a constant",
+)
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_takes_a_mask_of_any_length(strict):
     auto = torch.export.Dim.AUTO
