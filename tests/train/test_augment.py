@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from showo.train.augment import augment, recolour, seam
 
@@ -18,6 +19,66 @@ def test_augmentation_keeps_the_range_and_the_untouched() -> None:
     assert not torch.equal(moved, images)
     assert moved.min() >= -1 - 1e-6
     assert moved.max() <= 1 + 1e-6
+
+
+def maps(count: int, height: int, width: int) -> Tensor:
+    """Pictures whose first two channels say where a pixel is, in (-1, 1) of the width and of the height."""
+    x, y = (torch.arange(size).mul(2).add(1).div(size).sub(1) for size in (width, height))
+    channels = x.expand(height, width) / 4, y[:, None].expand(height, width) / 4 + 0.5, -0.5 * torch.ones(height, width)
+    return torch.stack(channels).expand(count, 3, height, width)
+
+
+def ways(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of changed maps [B, 3, H, W]: affine maps [B, 2, 3] from their pixels to those before, and int64 [B, 3], which
+    channels these now have. In the middle nothing comes from beyond the picture, and what is linear stays exact.
+    """
+    batch, _, height, width = images.shape
+    middle = images[:, :, height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    x, y = maps(1, height, width)[0, :2, height // 4 : -(height // 4), width // 4 : -(width // 4)].flatten(1).double()
+    known = torch.stack([4 * x, 4 * y - 2, torch.ones_like(x)], 1)  # [pixels, 3]
+    found = torch.linalg.lstsq(known.expand(batch, -1, -1), middle.flatten(2).double().mT).solution.mT
+    assert (known @ found.mT - middle.flatten(2).double().mT).abs().max() < 1e-5
+    channels = torch.tensor([0, 1, 2])[(2 * found[:, :, 2]).round().long()]
+    ordered = found.gather(1, channels.argsort(1)[:, :, None].expand(-1, -1, 3))
+    ordered[:, 1, 2] -= 0.5
+    return 4 * ordered[:, :2], channels
+
+
+def test_augmentation_turns_scales_moves_mirrors_and_swaps() -> None:
+    height, width, count = 48, 64, 200
+    moved, channels = zip(*(ways(augment(maps(count, height, width), 1.0, generator())) for _ in range(4)))
+    across, down, shift = torch.cat(moved).unbind(2)
+    scale = down.norm(dim=1)
+    torch.testing.assert_close(across.norm(dim=1), scale, rtol=1e-4, atol=0)
+    assert (across * down).sum(1).abs().max() < 1e-4  # squares stay squares
+    mirrored = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0] < 0
+    degrees = torch.rad2deg(torch.atan2(-down[:, 0], down[:, 1]))
+    pixels = shift * torch.tensor([width / 2, height / 2])
+    for values, low, high in ((degrees, -15, 15), (scale, 0.8, 1.2), (pixels, -6, 6)):
+        near = (high - low) / 20
+        assert low - 1e-3 < values.min() < low + near
+        assert high - near < values.max() < high + 1e-3
+    assert 0.4 < mirrored.float().mean() < 0.6
+    swapped = [(each != torch.arange(3)).any(1).float().mean() for each in channels]
+    assert all(share == 0 or 0.15 < share < 0.45 for share in swapped)  # 0 where the drawn order is the one before
+    assert torch.equal(augment(torch.ones(2, 3, 32, 32), 1.0, generator()), torch.ones(2, 3, 32, 32))  # white stays
+
+
+def test_the_share_of_augmented_pictures() -> None:
+    images = maps(400, 16, 16)
+    changed = (augment(images, 0.3, generator()) != images).flatten(1).any(1).float().mean()
+    assert 0.2 < changed < 0.4
+
+
+def test_most_recoloured_pictures_keep_channels_in_some_order() -> None:
+    """Of pictures of three pixels, with all ink in one channel each."""
+    inks = torch.eye(3).expand(1000, 3, 3)[:, :, None]  # [B, channel, 1, pixel]
+    mixed = (1 - recolour(1 - 2 * inks, 1.0, generator())[:, :, 0]) / 2  # [B, channel, pixel]
+    most, which = mixed.max(2)
+    clear = most.min(1).values > 0.85
+    assert 0.08 < clear.float().mean() < 0.4  # a little mixed; the others more
+    assert len({*map(tuple, which[clear].tolist())}) == 6  # orders
+    assert most.min() < 0.5
 
 
 def test_recolouring_keeps_white_and_equal_pixels_and_the_range() -> None:

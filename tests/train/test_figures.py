@@ -24,6 +24,7 @@ from showo.train import loop as loop_module
 from showo.train.figures import StepFigures, mean_figures
 from showo.train.log import RunLog
 from showo.train.meter import Meter
+from showo.train.optimizer import learning_rate
 from showo.train.showo import showo_loop
 from tests.train.conftest import small_training, train
 
@@ -130,12 +131,13 @@ PARTS = ("data", "forward", "backward", "optimizer", "communication")
 
 
 def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path) -> None:
-    config = small_training(folders, "steps=6", "log_every=2", "checkpoint_every=1", "optimizer.max_grad_norm=1e-3")
+    config = small_training(folders, "steps=5", "log_every=2", "checkpoint_every=1", "optimizer.max_grad_norm=1e-3")
     loop = train(config, tmp_path)
-    log, batches = logged(tmp_path), list(loop.data.between(0, 6))
-    for step in (2, 4, 6):
-        assert log["train/loss"][step] == pytest.approx(sum(loop.history[step - 2 : step]) / 2, rel=1e-5)
-        tally = batches[step - 2].tally + batches[step - 1].tally
+    log, batches = logged(tmp_path), list(loop.data.between(0, 5))
+    for before, step in ((0, 2), (2, 4), (4, 5)):  # the last step too has a line
+        assert log["train/loss"][step] == pytest.approx(sum(loop.history[before:step]) / (step - before), rel=1e-5)
+        tally = sum((batch.tally for batch in batches[before:step]), Tally())
+        assert log["train/lr"][step] == pytest.approx(learning_rate(config.optimizer, step - 1, 5))  # of that step
         assert log["train/masking_rate"][step] == pytest.approx(tally.masked / tally.codes)
         assert log["train/padding_share"][step] == pytest.approx(tally.padding / (tally.tokens + tally.padding))
         weighed = sum(stream.weight * log[f"train/{name}"][step] for name, stream in config.streams.items())
@@ -145,24 +147,46 @@ def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path)
         assert min(parts) > 0
         assert sum(parts) <= log["train/seconds_step"][step]
         assert log["save/seconds"][step] > 0
-    rest = {"lr", "images_per_second", "tokens_per_second", "waiting_for_data", "memory_gib"}
+    rest = {"images_per_second", "tokens_per_second", "waiting_for_data", "memory_gib"}
     assert {f"train/{name}" for name in rest} < set(log)
     assert flat(lines(tmp_path)) == pytest.approx(flat(log))
     assert "train/skipped_steps" not in log
-    assert log["train/tokens_per_second"][6] > 0
-    assert 0.01 < log["train/memory_gib"][6] < 100
+    assert log["train/tokens_per_second"][5] > 0
+    assert 0.01 < log["train/memory_gib"][5] < 100
+
+
+def test_validation_and_saving_are_no_time_of_the_steps(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("showo.train.meter.time.monotonic", lambda: clock[0])
+    config = small_training(folders, "steps=2", "log_every=2", "validate_every=1", "checkpoint_every=1", "workers=0")
+    loop = showo_loop(config, tmp_path)
+    plain, start = loop.loss, loop.saver.start
+
+    def later(seconds: float, result: Any) -> Any:
+        clock[0] += seconds
+        return result
+
+    loop.loss = lambda *arguments: later(3, plain(*arguments))
+    loop.validate = lambda model, step: later(100, ({}, {}))
+    monkeypatch.setattr(loop.saver, "start", lambda step: later(1000, start(step)))
+    loop.run()
+    assert logged(tmp_path)["train/seconds_step"] == {2: 3.0}
 
 
 def test_a_run_goes_on_after_steps_that_are_not_finite(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of six: the run is the one in which these steps had changed nothing."""
-    config = small_training(folders, "steps=6", "log_every=6", "max_skipped_steps=2")
+    config = small_training(folders, "steps=6", "log_every=6", "max_skipped_steps=2", "ema_decay=0.5")
     loop = showo_loop(config, tmp_path)
     weights: list[torch.Tensor] = []
+    averages: list[torch.Tensor] = []  # before each step
     step = loop_module.train_step
 
     def noted(*arguments: Any) -> Mapping[str, torch.Tensor]:
+        averages.append(loop.average.tensors["showo.lm_head.weight"].clone())  # type: ignore[union-attr]
         found = step(*arguments)
         weights.append(loop.model.showo.lm_head.weight.detach().clone())
         return found
@@ -179,6 +203,7 @@ def test_a_run_goes_on_after_steps_that_are_not_finite(
     loop.run()
     assert [math.isnan(loss) for loss in loop.history] == [False, False, True, True, False, False]
     assert [torch.equal(a, b) for a, b in pairwise(weights)] == [False, True, True, False, False]
+    assert [torch.equal(a, b) for a, b in pairwise(averages)] == [True, False, True, True, False]  # rate 0 in step 0
     assert logged(tmp_path)["train/skipped_steps"] == {6: 2.0}
     assert math.isfinite(logged(tmp_path)["train/loss"][6])
 

@@ -91,6 +91,7 @@ def test_the_average_follows_its_formula_and_leaves_skipped_steps_out() -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)
     average = WeightAverage(model, 0.75)
+    assert average.tensors.keys() == {"weight"}  # what is frozen needs none
     expected = model.weight.detach().double()
     for step in range(5):
         with torch.no_grad():
@@ -102,6 +103,9 @@ def test_the_average_follows_its_formula_and_leaves_skipped_steps_out() -> None:
     weights = model.weight.detach().clone()
     with average.in_place():
         torch.testing.assert_close(model.weight.detach().double(), expected, rtol=1e-6, atol=1e-7)
+    assert torch.equal(model.weight, weights)
+    with pytest.raises(ZeroDivisionError), average.in_place():
+        raise ZeroDivisionError
     assert torch.equal(model.weight, weights)
 
 

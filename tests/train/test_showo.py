@@ -106,18 +106,18 @@ def test_training_neither_uses_nor_needs_the_global_random_state(
 
 def test_the_model_is_in_training_mode_but_while_it_is_validated(folders: dict[str, Path], tmp_path: Path) -> None:
     loop = showo_loop(small_training(folders, "steps=2", "validate_every=1", "validation_prompts=[]"), tmp_path)
-    modes: list[tuple[str, bool]] = []
+    modes: list[tuple[str, bool, bool]] = []
 
     def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            modes.append((name, loop.model.training))
+            modes.append((name, loop.model.training, torch.is_grad_enabled()))
             return function(*arguments)
 
         return call
 
     loop.loss, loop.validate = watched("step", loop.loss), watched("validation", loop.validate)
     loop.run()
-    assert modes == [("step", True), ("validation", False)] * 2
+    assert modes == [("step", True, True), ("validation", False, False)] * 2
 
 
 def test_resumed_training_equals_an_uninterrupted_one(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from showo.train.facts import Facts
 from showo.train.figures import StepFigures
 from showo.train.optimizer import learning_rate, make_optimizer
 from showo.train.parallel import Parallel
+from showo.train.ranks import Ranks
 from showo.train.step import LossFunction, accumulate_gradients, train_step
 
 CLOCK = StepClock(torch.device("cpu"))
@@ -59,9 +61,14 @@ def squares(model: nn.Module, scale: float = 1.0) -> LossFunction[Rows]:
 
 
 def gradients_of_step(
-    model: nn.Module, loss: LossFunction[Rows], rows: list[Rows], step: int, settings: LoopConfig
+    model: nn.Module,
+    loss: LossFunction[Rows],
+    rows: list[Rows],
+    step: int,
+    settings: LoopConfig,
+    ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
-    return accumulate_gradients(Parallel(model), loss, rows, Facts.of(rows).counts, step, settings, CLOCK)
+    return accumulate_gradients(Parallel(model, ranks), loss, rows, Facts.of(rows).counts, step, settings, CLOCK)
 
 
 def one_step(
@@ -168,8 +175,8 @@ def test_precision_is_that_of_matrix_products(precision: str, dtype: torch.dtype
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again() -> None:
-    def draws(seed: int) -> list[int]:
+def test_every_micro_batch_of_every_step_seed_and_rank_draws_anew_and_the_same_again() -> None:
+    def draws(seed: int, rank: int = 0) -> list[int]:
         found: list[int] = []
         model = linear()
 
@@ -182,12 +189,12 @@ def test_every_micro_batch_of_every_step_and_seed_draws_anew_and_the_same_again(
         settings = config()
         settings.seed = seed
         for step in range(8):
-            gradients_of_step(linear(), loss, micro_batches(6, 6, 6, 6), step, settings)
+            gradients_of_step(linear(), loss, micro_batches(6, 6, 6, 6), step, settings, Ranks(rank, 3))
         return found
 
-    first, other = draws(seed=7), draws(seed=8)
+    first, others = draws(seed=7), [draws(seed=8), draws(seed=7, rank=1), draws(seed=7, rank=2)]
     assert draws(seed=7) == first
-    assert len({*first, *other}) == 64
+    assert len({*first, *itertools.chain(*others)}) == 4 * 32
 
 
 def spoiled(model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> LossFunction[Rows]:

@@ -66,6 +66,7 @@ def test_the_terms_are_what_they_are_called() -> None:
 def test_psnr_of_a_known_error() -> None:
     black = torch.full((1, 3, 4, 4), -1.0)
     torch.testing.assert_close(psnr(black + 0.2, black), torch.tensor([20.0]))
+    assert torch.equal(psnr(black - 0.2, black), psnr(black, black))  # as it is drawn: nothing is blacker
 
 
 def test_entropy_of_chosen_positions_is_that_of_their_latents_alone() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -146,6 +147,20 @@ def pid_after(position: int) -> int:
 
 def test_workers_leave_signals_to_the_process_that_trains() -> None:
     assert list(Loader(pid_after, workers=1, prefetch=1).between(0, 3)) == [0, 1, 2]
+
+
+def test_each_worker_makes_so_many_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int | None]] = []
+
+    class Spy(DataLoader[int]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            asked.append((options["num_workers"], options["prefetch_factor"]))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("showo.data.loader.DataLoader", Spy)
+    for workers in (1, 0):
+        assert len(list(Loader(squared, workers=workers, prefetch=3).between(0, 2))) == 2
+    assert asked == [(1, 3), (0, None)]  # without workers nothing is made ahead
 
 
 def test_the_random_state_of_the_caller_is_left_alone() -> None:

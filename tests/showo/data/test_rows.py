@@ -23,6 +23,7 @@ from showo.data.rows import (
     FeatureUnderstanding,
     Format,
     Making,
+    PictureIds,
     PictureReader,
     PicturesAndTexts,
     Texts,
@@ -301,6 +302,31 @@ def test_rows_that_do_not_fit_are_the_sample_s_fault(making: Making) -> None:
         Understanding(making).parts(talk, 0, Random(0))
     with pytest.raises(SampleError, match="many: 20 pictures; a row of mmu_vit has at most one"):
         FeatureUnderstanding(making).parts(talk, 0, Random(0))
+
+
+def test_rows_as_long_as_the_model_has_positions_are_made(making: Making) -> None:
+    """Two pictures, and texts that fill their room; with a position less the sample is refused, before any batch."""
+    caption = " ".join(WORDS * 6)
+    frames = tuple(Frame(picture(n, encoded=True), caption) for n in range(2))
+    story = PictureSequence("long", frames)
+    talk = Conversation("long", tuple(frame.picture for frame in frames), (Turn("What?", caption),))
+
+    def limited(positions: int | None) -> dict[str, Format]:
+        text = making.tokenizer
+        prompting = Prompting(text.vocabulary(CODES), eot=text.eos, max_text_len=40, max_positions=positions)
+        return formats(replace(making, prompting=prompting))
+
+    for name, sample in (("lvg", story), ("t2v", story), ("v2v", story), ("mmu", talk)):
+
+        def length(positions: int | None, name: str = name, sample: Sample = sample) -> int:
+            form = limited(positions)[name]
+            row = form.parts(sample, 0, Random(1))
+            return form.batch([row], PictureIds(making.prompting.vocabulary, SIDE**2))[0].input_ids.shape[1]
+
+        full = length(None)
+        assert length(full) == full
+        with pytest.raises(SampleError, match=rf"long: 2 pictures may take {full} positions, more than {full - 1}"):
+            length(full - 1)
 
 
 @pytest.mark.parametrize(
