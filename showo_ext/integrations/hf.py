@@ -145,7 +145,8 @@ def attention(
     Args:
         module: the attention layer; asked for its registry name and whether it is causal where there is no mask.
         query: [B, H, S_q, D]; key, value: [B, H_kv, S_kv, D].
-        attention_mask: what `make_mask` has made, or a dense one, as `mask_of` takes it; None: see `_plain_mask`.
+        attention_mask: what `make_mask` has made, or a dense one, as `mask_of` takes it; None: causal or
+            full, as the layer is.
         dropout: 0. scaling: of the scores, default 1 / sqrt(D).
         sliding_window: known to the mask already.
         softcap: bounds the scores; see `omni_attention`.

@@ -39,9 +39,9 @@ from kernels._rust import Digest, Metadata  # noqa: E402
 TESTS = [
     "omni_attention/test_omni_attention.py::test_formats[t2i]",
     "omni_attention/test_omni_attention.py::test_formats[t2i image rows against a cache]",
-    "omni_attention/test_omni_attention.py::test_gradient_of_lse_alone",
-    "omni_attention/test_omni_attention.py::test_opcheck[torch.float32]",
-    "omni_attention/test_omni_attention.py::test_compiles",
+    "omni_attention/test_operator.py::test_gradient_of_lse_alone",
+    "omni_attention/test_operator.py::test_opcheck[torch.float32]",
+    "omni_attention/test_operator.py::test_compiles",
     "omni_attention/test_softcap.py::test_opcheck",
     "rope_qkv/test_rope_qkv.py::test_values_and_gradients",
     "rope_qkv/test_rope_qkv.py::test_into_cache",

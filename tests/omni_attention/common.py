@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from showo_ext import OmniMask, reference
-from showo_ext.testing import assert_within_budget, max_error, randn, rms_error
+from showo_ext.testing import assert_within_budget, max_error, randint, randn, rms_error
 
 
 def operands(
@@ -20,6 +20,21 @@ def operands(
         randn(mask.batch_size, h, n, dim, dtype=dtype, seed=seed + i, device=mask.device)
         for i, (h, n) in enumerate(shapes)
     ]
+
+
+def random_mask(batch: int, rows: int, columns: int, count: int, seed: int) -> OmniMask:
+    """Up to `count` intervals a row, unsorted and overlapping; some rows empty, some with one column."""
+    raw = randint(0, columns + 1, (batch, rows, count, 2), seed=seed).sort(-1).values.int()
+    kind = randint(0, 10, (batch, rows, count), seed=seed + 1)
+    raw[kind < 3] = 0
+    row_kind = randint(0, 10, (batch, rows), seed=seed + 2)
+    raw[row_kind == 0] = 0
+    if columns > 0:
+        one = randint(0, columns, (batch, rows, count, 1), seed=seed + 3).int()
+        single = torch.cat([one, one + 1], -1)
+        single[:, :, 1:] = 0
+        raw = torch.where((row_kind == 1)[..., None, None], single, raw)
+    return OmniMask(raw, columns)
 
 
 SOFTCAPS = (None, None, None, 1.0, 20.0, 300.0)  # for searches

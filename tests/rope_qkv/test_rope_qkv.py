@@ -1,4 +1,7 @@
-"""rope_qkv against fp64 and plain torch: the CPU code paths, and the CUDA kernels on a GPU or the PTX emulator."""
+"""rope_qkv against fp64 and plain torch: the CPU code paths, and the CUDA kernels on a GPU or the PTX emulator.
+
+The rest of the operator: test_operator.py.
+"""
 
 import pytest
 import torch
@@ -10,17 +13,16 @@ from showo_ext.mask import OmniMask
 from showo_ext.testing import (
     ENOUGH_ROWS,
     FLOAT_DTYPES,
-    assert_compiles,
     assert_within_budget,
     available_isas,
     guarded,
     inside_larger,
     poisoned,
-    randint,
     randn,
     use_isa,
     use_threads,
 )
+from tests.rope_qkv.common import in_three, problem
 
 dtypes = pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 NAMES = ("q", "k", "v")
@@ -31,27 +33,8 @@ def device(any_device):
     return any_device
 
 
-def problem(batch, length, heads, kv_heads, dim, dtype=torch.float32, seed=0, device="cpu", parameters=None):
-    """qkv, positions and keyword arguments with every parameter."""
-    kind = parameters or dtype
-    qkv = randn(batch, length, (heads + 2 * kv_heads) * dim, dtype=dtype, seed=seed, device=device)
-    arguments = {"num_heads": heads, "num_kv_heads": kv_heads}
-    arguments["bias"] = randn(qkv.shape[2], dtype=kind, seed=seed + 1, device=device)
-    for i, name in enumerate(("q_weight", "q_bias", "k_weight", "k_bias")):
-        value = randn(dim, seed=seed + 2 + i) * 0.3 + (1 if "weight" in name else 0)
-        arguments[name] = value.to(dtype=kind, device=device)
-    return qkv, randint(0, 1200, (batch, length), seed=seed, device=device), arguments
-
-
 def doubled(value):
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def in_three(qkv, arguments):
-    """The projection as three tensors."""
-    heads, kv_heads = arguments["num_heads"], arguments["num_kv_heads"]
-    dim = qkv.shape[2] // (heads + 2 * kv_heads)
-    return tuple(x.contiguous() for x in qkv.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=2))
 
 
 def check(qkv, positions, arguments, *, gradients=True, rms=False, separate=False):
@@ -354,98 +337,6 @@ def test_empty(device):
         assert k.shape == v.shape == (shape[0], 1, shape[1], 64)
         (q.sum() + k.sum() + v.sum()).backward()
         assert bias.grad.abs().sum() == 0
-
-
-def test_opcheck():
-    qkv, positions, arguments = problem(2, 3, 4, 2, 32)
-    cos, sin = rotary_tables(positions, 16)
-    norm = torch.stack([arguments[n] for n in ("q_weight", "q_bias", "k_weight", "k_bias")]).requires_grad_()
-    sizes = (4, 2, 1e-5)
-    tensors = (qkv.requires_grad_(), None, None, cos, sin, arguments["bias"].requires_grad_(), norm)
-    ops = torch.ops.showo_ext
-    torch.library.opcheck(ops.rope_qkv_forward.default, (*tensors, *sizes))
-    torch.library.opcheck(ops.rope_qkv_forward.default, (qkv, None, None, cos, sin, None, None, *sizes))
-    plain = [None if x is None else x.detach() for x in tensors]
-    grads = [torch.randn_like(x) for x in ops.rope_qkv_forward(*plain, *sizes)]
-    torch.library.opcheck(ops.rope_qkv_backward.default, (*grads, *plain, *sizes))
-    parts = [x.detach().requires_grad_() for x in in_three(qkv, {"num_heads": 4, "num_kv_heads": 2})]
-    torch.library.opcheck(ops.rope_qkv_forward.default, (*parts, *tensors[3:], *sizes))
-    torch.library.opcheck(ops.rope_qkv_backward.default, (*grads, *(x.detach() for x in parts), *plain[3:], *sizes))
-    cache = (torch.zeros(2, 2, 5, 32), torch.zeros(2, 2, 5, 32))
-    torch.library.opcheck(ops.rope_qkv_into_cache.default, (*plain, *cache, torch.tensor([[0, 2, 4]]), *sizes))
-
-
-def test_compiles():
-    qkv, positions, arguments = problem(2, 3, 4, 2, 32)
-    assert_compiles(lambda x, p: rope_qkv(x * 2, p, **arguments), qkv, positions)
-
-    def loss(x):
-        q, k, v = rope_qkv(x, positions, rotary_dim=16, **arguments)
-        return q.square().sum() + (k * v).sum()
-
-    def step(x):
-        k_cache, v_cache = torch.zeros(2, 2, 5, 32), torch.zeros(2, 2, 5, 32)
-        q = rope_qkv_into_cache(x, positions, (k_cache, v_cache), torch.arange(3), **arguments)
-        return q, k_cache + 1, v_cache
-
-    assert_compiles(step, qkv)
-    gradients = []
-    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-        leaf = qkv.clone().requires_grad_()
-        function(leaf).backward()
-        gradients.append(leaf.grad)
-    assert torch.equal(*gradients)
-
-
-def test_autocast_changes_nothing():
-    qkv, positions, arguments = problem(1, 3, 2, 2, 64, torch.bfloat16, parameters=torch.float32)
-    expected = rope_qkv(qkv, positions, **arguments)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = rope_qkv(qkv, positions, **arguments)
-    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
-    assert actual[0].dtype == torch.bfloat16
-
-
-def test_second_derivative_is_refused():
-    qkv, positions, arguments = problem(1, 3, 2, 2, 64)
-    out = rope_qkv(qkv.requires_grad_(), positions, **arguments)
-    (grad,) = torch.autograd.grad(out[0].square().sum(), qkv, create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"qkv": torch.zeros(2, 3, 256, dtype=torch.float64)}, TypeError, "qkv has dtype float64"),
-        ({"qkv": torch.zeros(2, 3, 255)}, ValueError, r"qkv has shape \[2, 3, 255\]"),
-        ({"qkv": torch.zeros(2, 3, 160)}, ValueError, "heads of 20 numbers"),
-        ({"positions": torch.zeros(2, 3)}, TypeError, "positions has dtype float32"),
-        ({"positions": torch.zeros(2, 4, dtype=torch.int64)}, ValueError, r"positions has shape \[2, 4\]"),
-        ({"positions": (torch.zeros(1, 3, 8), torch.zeros(1, 3, 7))}, ValueError, "sin has shape"),
-        ({"positions": (torch.zeros(1, 3, 8), torch.zeros(1, 3, 8)), "rotary_dim": 8}, ValueError, "is 8, expected 16"),
-        ({"positions": (torch.zeros(1, 3, 17), torch.zeros(1, 3, 17))}, ValueError, "at most 16 angles"),
-        ({"rotary_dim": 7}, ValueError, "rotary_dim is 7"),
-        ({"rotary_dim": 34}, ValueError, "rotary_dim is 34"),
-        ({"num_kv_heads": 3}, ValueError, "num_kv_heads is 3, expected a divisor"),
-        ({"num_heads": 4.0}, TypeError, "num_heads is 4.0"),
-        ({"bias": torch.zeros(255)}, ValueError, r"bias has shape \[255\]"),
-        ({"q_weight": torch.ones(32)}, ValueError, "k_weight is None"),
-        ({"k_bias": torch.ones(32)}, ValueError, "expected q_weight and k_weight"),
-        ({"q_weight": torch.ones(31), "k_weight": torch.ones(32)}, ValueError, r"q_weight has shape \[31\]"),
-        ({"q_weight": torch.ones(32).half(), "k_weight": torch.ones(32)}, TypeError, "q_weight has dtype float16"),
-    ],
-)
-def test_bad_arguments(change, error, message):
-    arguments = {
-        "qkv": torch.zeros(2, 3, 256),
-        "positions": torch.zeros(2, 3, dtype=torch.int64),
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        **change,
-    }
-    with pytest.raises(error, match=message):
-        rope_qkv(arguments.pop("qkv"), arguments.pop("positions"), **arguments)
 
 
 def norm_parameters(dtype):
