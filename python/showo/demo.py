@@ -1,6 +1,6 @@
 """`make demo`: the main jobs with the bundled checkpoint, in a few minutes on two CPU cores.
 
-Draws a sheet of emoji and scenes, some of combinations that no training step contained; describes two of the bundled
+Draws a sheet of emoji and scenes, on which combinations that no training step contained are marked; describes two of the bundled
 pictures; asks about two scenes; and trains a fresh small model for a minute.
 """
 
@@ -18,7 +18,8 @@ from showo.data.world.draw import draw_scene
 from showo.data.world.objects import Object
 from showo.data.world.scene import Scene
 from showo.devices import multiplies_bf16
-from showo.pictures import save_image
+from showo.pictures import open_image, save_image
+from showo.sheets import sheet
 from showo.train.config import ShowoTraining, load_config
 from showo.train.showo import train_showo
 
@@ -38,7 +39,11 @@ def main() -> None:
     console = Console()
     OUT.mkdir(exist_ok=True)
     console.rule("Generate: text to image; the last four are combinations that no training step contained")
-    showo(["generate", *EMOJI, *SEEN, *HELD_OUT, "-o", str(OUT / "generated.png")])
+    prompts = [*EMOJI, *SEEN, *HELD_OUT]
+    showo(["generate", *prompts, "--output-dir", str(OUT / "drawn")])
+    pictures = [open_image(OUT / "drawn" / f"{number}.png") for number in range(len(prompts))]
+    captions = [f"(held out) {prompt}" if prompt in HELD_OUT else prompt for prompt in prompts]
+    save_image(sheet(pictures, captions, scale=2), OUT / "generated.png")
 
     console.rule("Describe: image to text")
     samples = {sample.caption: sample for sample in read_pictures("bundled:emoji/train-*.tar")}

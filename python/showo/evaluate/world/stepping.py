@@ -39,7 +39,7 @@ def continue_sequences(
         for steps, picture in zip(part, pictures):
             found = find_objects(picture)
             fault = find_fault(steps[-1].demand, as_scene(found))
-            asked = f"{in_words(steps[-2].scene)}: {steps[-1].caption}"
+            asked = f"{steps[-1].caption} (after: {in_words(steps[-2].scene)})"
             cases.append(Case(steps[-1].demand.category, asked, in_words(found), fault, picture))
         advance(len(part))
     return cases
