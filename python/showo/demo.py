@@ -1,7 +1,7 @@
 """`make demo`: the main jobs with the bundled checkpoint, in a few minutes on two CPU cores.
 
-Draws a sheet of emoji and scenes, on which combinations that no training step contained are marked; describes two of the bundled
-pictures; asks about two scenes; and trains a fresh small model for a minute.
+Draws a sheet of emoji and scenes, on which combinations that no training step contained are marked; describes two of
+the bundled pictures; asks about two scenes; and trains a fresh small model for a minute.
 """
 
 from __future__ import annotations
