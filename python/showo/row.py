@@ -45,7 +45,7 @@ class Row:
         """A learned id is the target of the place before it, whatever is there; the first place of a row has none."""
         for id_, wanted in zip(ids, learned, strict=True):
             if wanted and self.ids:
-                self.targets[-1], self.weights[-1] = id_, 1.0
+                self.targets[-1] = id_
             self.ids.append(id_)
             self.targets.append(IGNORE)
             self.weights.append(1.0)

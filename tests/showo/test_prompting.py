@@ -246,6 +246,11 @@ def test_weights_stay_with_their_targets(prompting: Prompting) -> None:
                          image_weights=[torch.cat((weights, weights))])  # fmt: skip
     assert rows.weights is not None
     assert rows.weights.tolist() == [*[1] * 4, 0.25, 0.5, *[1] * 4, 0.25, 0.5, 1]  # the text's too
+    frames = prompting.t2v(
+        [[1]], [codes.repeat(2, 1)], [answers.repeat(2, 1)], frame_weights=[weights * images([1], [2])]
+    )
+    assert frames.weights is not None
+    assert frames.weights.tolist() == [1, 0.25, 0.5, 0.5, 1, 1]
     assert prompting.t2i([[1]], codes, answers).weights is None
 
 

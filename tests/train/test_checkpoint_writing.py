@@ -134,11 +134,12 @@ def test_checkpoints_come_by_their_numbers(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
-    for name in ("step-000005.tmp", "step-000004.old"):
+    for name in ("step-000006.tmp", "step-000005.tmp", "step-000004.old"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        (tmp_path / "checkpoints" / name / "training.json").touch()
+        (tmp_path / "checkpoints" / name / "extra.json").touch()
     assert checkpoints(tmp_path) == []
     whole = save(tmp_path, 6)
+    assert not (whole / "extra.json").exists()
     prune_checkpoints(tmp_path, keep=2)
     assert sorted(whole.parent.iterdir()) == [whole.parent / "latest", whole]
 

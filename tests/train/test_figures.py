@@ -17,14 +17,18 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from showo.data.faults import Drawn
 from showo.data.micro_batch import RowBatch
 from showo.data.tally import Tally
 from showo.errors import NotFiniteError
 from showo.train import loop as loop_module
+from showo.train.checkpoint import checkpoints
+from showo.train.facts import Facts
 from showo.train.figures import StepFigures, mean_figures
 from showo.train.log import RunLog
 from showo.train.meter import Meter
 from showo.train.optimizer import learning_rate
+from showo.train.ranks import Ranks
 from showo.train.showo import showo_loop
 from tests.train.conftest import small_training, train
 
@@ -53,6 +57,18 @@ def test_means_leave_out_skipped_steps() -> None:
     assert mean_figures(taken) == {"loss": 3.0, "grad_norm": 1.0, "t2i": 6.0}
     assert steps.skipped == 1
     assert math.isnan(mean_figures(taken[1:2])["loss"])
+    without = {name: value for name, value in taken[0].items() if name != "t2i"}
+    assert mean_figures([without, taken[2]])["t2i"] == 10.0  # of the steps that have it
+
+
+def test_facts_of_micro_batches_are_added_up() -> None:
+    first, second, third = (Drawn(None, 0, index, ()) for index in range(3))
+    a = Facts({"t2i": 2, "lm": 1}, Tally(images=1, tokens=5), {"t2i": [first]})
+    b = Facts({"t2i": 3}, Tally(images=2, masked=4), {"t2i": [second], "lm": [third]})
+    both = Facts.of([a, b])
+    assert both.counts == {"t2i": 5, "lm": 1}
+    assert both.tally == Tally(images=3, tokens=5, masked=4)
+    assert both.drawn == {"t2i": [first, second], "lm": [third]}
 
 
 @pytest.mark.parametrize(("losses", "ends"), [("..xx.xx.xx", None), ("..xxx....", 5), ("xxx", 3), (".xx|x", 4)])
@@ -147,6 +163,7 @@ def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path)
         assert min(parts) > 0
         assert sum(parts) <= log["train/seconds_step"][step]
         assert log["save/seconds"][step] > 0
+    assert log["save/seconds"].keys() == {1, 2, 3, 4, 5}
     rest = {"images_per_second", "tokens_per_second", "waiting_for_data", "memory_gib"}
     assert {f"train/{name}" for name in rest} < set(log)
     assert flat(lines(tmp_path)) == pytest.approx(flat(log))
@@ -155,24 +172,34 @@ def test_the_log_holds_means_between_its_lines(folders: Folders, tmp_path: Path)
     assert 0.01 < log["train/memory_gib"][5] < 100
 
 
-def test_validation_and_saving_are_no_time_of_the_steps(
+def test_rates_are_those_of_all_ranks_in_the_time_of_the_steps_alone(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Here of two ranks that do the same. Validation and saving take time that is no step's."""
+    monkeypatch.setattr(Ranks, "all_of", lambda ranks, value: [value] * (2 if isinstance(value, Facts) else 1))
     clock = [0.0]
     monkeypatch.setattr("showo.train.meter.time.monotonic", lambda: clock[0])
     config = small_training(folders, "steps=2", "log_every=2", "validate_every=1", "checkpoint_every=1", "workers=0")
     loop = showo_loop(config, tmp_path)
     plain, start = loop.loss, loop.saver.start
+    counted: list[Mapping[str, float]] = []
+
+    def loss(rows: RowBatch, counts: Mapping[str, float], generator: torch.Generator) -> Any:
+        counted.append({name: counts[name] / count for name, count in rows.counts.items()})
+        return later(3, plain(rows, counts, generator))
 
     def later(seconds: float, result: Any) -> Any:
         clock[0] += seconds
         return result
 
-    loop.loss = lambda *arguments: later(3, plain(*arguments))
+    loop.loss = loss
     loop.validate = lambda model, step: later(100, ({}, {}))
     monkeypatch.setattr(loop.saver, "start", lambda step: later(1000, start(step)))
     loop.run()
-    assert logged(tmp_path)["train/seconds_step"] == {2: 3.0}
+    assert counted == [{"t2i": 2, "lm": 2, "mmu": 2}] * 2
+    log = logged(tmp_path)
+    assert log["train/seconds_step"] == {2: 3.0}
+    assert log["train/images_per_second"] == {2: pytest.approx(2 * 7 / 3)}
 
 
 def test_a_run_goes_on_after_steps_that_are_not_finite(
@@ -206,6 +233,22 @@ def test_a_run_goes_on_after_steps_that_are_not_finite(
     assert [torch.equal(a, b) for a, b in pairwise(averages)] == [True, False, True, True, False]  # rate 0 in step 0
     assert logged(tmp_path)["train/skipped_steps"] == {6: 2.0}
     assert math.isfinite(logged(tmp_path)["train/loss"][6])
+
+
+def test_too_many_skipped_steps_end_a_run_before_it_is_saved(folders: Folders, tmp_path: Path) -> None:
+    """Also where nothing is logged before."""
+    config = small_training(folders, "log_every=9", "checkpoint_every=2", "max_skipped_steps=1", "workers=0")
+    loop = showo_loop(config, tmp_path)
+    plain = loop.loss
+
+    def spoiled(*arguments: Any) -> Any:
+        value, means = plain(*arguments)
+        return value * float("nan"), means
+
+    loop.loss = spoiled
+    with pytest.raises(NotFiniteError, match=r"^step 2: loss nan"):
+        loop.run()
+    assert checkpoints(tmp_path) == []
 
 
 class FakeWandb(ModuleType):

@@ -91,6 +91,13 @@ def test_a_line_that_is_not_whole_is_cut_off(tmp_path: Path) -> None:
     assert [line[:9] for line in path.read_text().splitlines()] == ["no JSON", "[1]", '{"step": ', '{"step": ']
 
 
+def test_a_line_is_there_as_soon_as_its_step_is_done(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0) as log:
+        for step in (1, 2):
+            log.scalars("train", {"loss": step / 8}, step)
+            assert through_the_lines(tmp_path) == list(range(1, step + 1))
+
+
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         log.scalars("train", {"loss": math.nan, "grad_norm": math.inf, "lr": 0.5}, 1)

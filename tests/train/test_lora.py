@@ -19,6 +19,7 @@ from showo.model.lora import TARGETS, adapted_layers
 from showo.model.transformer import Showo
 from showo.model.weight_files import open_tensors
 from showo.seeds import seeded_generator
+from showo.train import loop as loops
 from showo.train.checkpoint import checkpoints
 from showo.train.config import ShowoTraining
 from showo.train.loop import TrainLoop
@@ -133,6 +134,37 @@ def test_a_run_with_dropout_goes_on_bit_for_bit(
     assert again.history == adapted[0].history[3:]
     found, expected = (saved_tensors(checkpoints(run)[-1]) for run in (tmp_path, adapted[1]))
     assert same_tensors(found, expected)
+
+
+def test_adapters_begin_as_the_seed_says(folders: Folders, base: Path, tmp_path: Path) -> None:
+    def weights(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(torch.seed())
+        loop = showo_loop(adapting(folders, base, f"seed={seed}"), tmp_path, Console(quiet=True))
+        return {name: value for name, value in loop.model.state_dict().items() if ".lora_A." in name}
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert same_tensors(first, again)
+    assert not any(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_the_first_step_drops_out_already(folders: Folders, base: Path, tmp_path: Path) -> None:
+    """A checkpoint that is loaded is in evaluation mode."""
+    modes: list[bool] = []
+
+    def build() -> TrainLoop[Any]:
+        config = adapting(folders, base, "lora.dropout=0.3", "steps=1")
+        loop = showo_loop(config, tmp_path, Console(quiet=True))
+        loss = loop.loss
+
+        def watched(*arguments: Any) -> Any:
+            modes.append(loop.model.training)
+            return loss(*arguments)
+
+        loop.loss = watched
+        return loop
+
+    loops.train(build, tmp_path)
+    assert modes == [True]
 
 
 def gradients(config: ShowoTraining, run: Path, *, training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

@@ -175,6 +175,7 @@ def test_a_stage_takes_the_weights_of_the_one_before_with_other_lengths(folders:
     assert all(torch.equal(value, weights[name]) for name, value in first.model.state_dict().items())
     for line in ("num_vq_tokens 16 -> 64: pictures of another size", "max_text_len 20 -> 30", "mm_projector.0.weight"):
         assert f"init_from: {line}" in out.getvalue()
+    assert not any(parameter.requires_grad for parameter in second.model.mm_projector.parameters())  # no row uses it
     assert second.optimizer.state_dict()["state"][0]["step"] == 1  # of this stage
 
     out = io.StringIO()

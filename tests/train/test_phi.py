@@ -40,11 +40,13 @@ def save_phi(folder: Path, how: str = "safetensors", **changes: Any) -> Any:
     return phi
 
 
-@pytest.mark.parametrize("how", ["safetensors", "shards", "pickle"])
-def test_a_text_has_the_hidden_states_of_phi(tmp_path: Path, how: str) -> None:
-    phi = save_phi(tmp_path, how)
+@pytest.mark.parametrize(
+    ("how", "norms"), [("safetensors", False), ("shards", False), ("pickle", False), ("shards", True)]
+)
+def test_a_text_has_the_hidden_states_of_phi(tmp_path: Path, how: str, norms: bool) -> None:
+    phi = save_phi(tmp_path, how, qk_layernorm=norms)
     assert is_phi(str(tmp_path))
-    config = replace(CONFIG, qk_layernorm=False)
+    config = replace(CONFIG, qk_layernorm=norms)
     model = showo_from_phi(config, str(tmp_path), 0, lambda line: None)
     ids = randint(0, 30, (2, 17))
     with torch.no_grad():

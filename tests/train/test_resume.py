@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from showo.errors import CheckpointError, OutputError, RunInUseError, UserError
 from showo.lock import run_lock
-from showo.train.checkpoint import checkpoints
+from showo.train.checkpoint import _differences, checkpoints
 from showo.train.checksums import write_checksums
+from showo.train.config import ShowoTraining, load_config, to_yaml
 from showo.train.image_tokenizer import train_tokenizer
 from showo.train.loop import TrainLoop
 from showo.train.saving import Saver
@@ -128,6 +130,24 @@ def test_differing_settings_are_named(pictures: Path, run: Path) -> None:
     many = [f"{name}=1" for name in (*names, "optimizer.lr", "optimizer.eps")]
     with pytest.raises(CheckpointError, match="and 1 more;"):
         train(pictures, run, *many, resume=True)
+
+
+# What may change when a run goes on: what is said, kept and waited for, and where data lie and who reads them.
+MAY_CHANGE = {
+    *("log_every", "validate_every", "validation_samples", "validation_prompts", "validate_ema", "checkpoint_every"),
+    *("keep_checkpoints", "keep_every", "max_seconds", "step_timeout", "pause_timeout", "max_skipped_steps", "wandb"),
+    *("broken_share", "workers", "prefetch", "data_root", "sources", "parallel", "fsdp"),
+}
+
+
+def test_whatever_changes_what_is_computed_keeps_a_run_from_going_on(pictures: Path) -> None:
+    for config in (small_training(pictures), load_config(ShowoTraining, "tiny")):
+        settings = yaml.safe_load(to_yaml(config))
+        free = MAY_CHANGE & settings.keys()
+        changed = dict.fromkeys(settings, "something else")
+        assert _differences(yaml.safe_dump({**settings, **dict.fromkeys(free, "something else")}), config) == []
+        named = {line.split()[0].split(".")[0] for line in _differences(yaml.safe_dump(changed), config)}
+        assert named == settings.keys() - free
 
 
 def test_an_option_that_is_younger_than_the_run_had_its_default(pictures: Path, run: Path) -> None:

@@ -14,16 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from showo import ShowoPipeline
 from showo.batch import Batch
-from showo.errors import CheckpointError
+from showo.data.sources.config import SourceConfig
+from showo.dialogue import Dialogue
+from showo.errors import CheckpointError, ConfigError, OutputError
+from showo.model.losses import multimodal_loss
 from showo.seeds import seeded_generator
+from showo.sheets import sheet
 from showo.tokens import TextTokenizer
+from showo.train import saving
 from showo.train.checkpoint import checkpoints
+from showo.train.row_streams import RowStreams, TowerSizes
 from showo.train.showo import showo_loop
 from showo.train.stop import Stopped, StopRequest
 from tests.train.conftest import small_training, train
+from tests.train.test_showo_data import write_sequences
+
+Folders = dict[str, Path]
 
 
 def part(batch: Batch, name: str) -> torch.Tensor:
@@ -80,6 +90,61 @@ def test_the_loss_is_the_sum_of_the_streams_with_their_weights(folders: dict[str
     half, halves = loop.loss(rows, of_two, seeded_generator(1))
     torch.testing.assert_close(half, total / 2)
     torch.testing.assert_close(dict(halves), {name: mean / 2 for name, mean in means.items()})
+
+
+def test_labels_are_smoothed_in_training_and_not_in_validation(folders: Folders, tmp_path: Path) -> None:
+    """What is held out comes in several batches, and its losses are means over all of them."""
+    config = small_training(folders, "objective.label_smoothing=0.2", "t2i.batch=3", "validation_prompts=[]")
+    config.precision, weights = "fp32", {"t2i": 1.0, "lm": 1.0, "mmu": 1.0}
+    loop = showo_loop(config, tmp_path)
+    (rows,) = loop.data.between(0, 1)
+    _, means = loop.loss(rows, rows.counts, seeded_generator(1))
+    smoothed = multimodal_loss(loop.model, rows.batch, weights=weights, label_smoothing=0.2)
+    torch.testing.assert_close(dict(means), smoothed.means)
+    assert not torch.equal(means["t2i"], multimodal_loss(loop.model, rows.batch, weights=weights).means["t2i"])
+    with torch.no_grad():
+        found, _ = loop.validate(loop.model, 0)
+        parts = [multimodal_loss(loop.model, each.batch, weights=weights) for each in loop.data.held_out()]
+    for name in ("t2i", "mmu"):
+        sums, counts = zip(*((part.sums[name], part.counts[name]) for part in parts if name in part.sums))
+        assert len(counts) == 2
+        assert found[name] == pytest.approx(float(sum(sums)) / sum(counts), rel=1e-5)
+
+
+def test_validation_draws_what_the_checkpoint_draws(folders: Folders, tmp_path: Path) -> None:
+    """With the sampling, the texts and the seed of the configuration, whichever step it is."""
+    prompts = ["red circle", "blue\u00a0 square "]
+    drawn = ["sampling.steps=3", "sampling.guidance=1.5", "seed=12", "precision=fp32"]
+    config = small_training(folders, "steps=2", "validate_every=1", *drawn)
+    config.validation_prompts = prompts
+    train(config, tmp_path)
+    pipe = ShowoPipeline.from_pretrained(checkpoints(tmp_path)[-1])
+    expected = sheet(pipe.generate(prompts, seed=12), prompts, scale=2)
+    with Image.open(tmp_path / "pictures" / "generated-000002.png") as found:
+        assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_held_out_rows_are_the_same_whatever_training_rows_draw(folders: Folders, tmp_path: Path) -> None:
+    """Captions that are dropped, questions, and how much of a picture is hidden: of every format that has any."""
+    steps = write_sequences(tmp_path / "steps")
+    sequences = f"[{{layout: sequences, files: [{steps}]}}]"
+    options = ["condition_dropout=0.5", "objective.eval_mask_ratios=[0.25, 0.75]", "questions=[Which?]"]
+    config = small_training(folders, *options, "question_share=1", "t2v.batch=1", f"t2v.data={sequences}")
+    texts = TextTokenizer.from_file(config.text_tokenizer)
+    config.t2v.held_out = config.t2v.data
+    streams = RowStreams(config, texts, 4, TowerSizes())
+    with pytest.raises(ConfigError, match=r"^t2v\.held_out\[0\]\.files must be other files than those of data"):
+        streams.open("t2v", held_out=True)
+    shutil.copytree(tmp_path / "steps", tmp_path / "others")
+    config.t2v.held_out = [SourceConfig(layout="sequences", files=[str(tmp_path / "others" / steps.name)])]
+    for held_out in (False, True):
+        for name in ("t2i", "t2v"):
+            rows = [each.value for each in streams.open(name, held_out=held_out).draw(range(60))]
+            assert (0 < sum(not row.texts[0] for row in rows) < 60) == (not held_out), name
+            shares = [{corruption.ratio for corruption in row.corruptions} for row in rows]
+            assert (shares == [{0.25}, {0.75}] * 30) == held_out, name
+        answers = [each.value.answer for each in streams.open("mmu", held_out=held_out).draw(range(4))]
+        assert {isinstance(answer, Dialogue) for answer in answers} == {not held_out}
 
 
 def test_training_neither_uses_nor_needs_the_global_random_state(
@@ -168,6 +233,29 @@ def test_a_signal_within_a_step_ends_training_after_it(
     assert again.history == whole.history[2:]
     for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values()):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_last_checkpoint_is_waited_for(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Nobody would hear afterwards that it could not be written."""
+
+    def fail(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def signalled(self: torch.optim.AdamW, *arguments: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)
+
+    step = torch.optim.AdamW.step
+    if stopped:
+        monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    monkeypatch.setattr(saving, "write_checksums", fail)
+    config = small_training(folders, "steps=2", "checkpoint_every=9", "validation_prompts=[]", "workers=0")
+    with pytest.raises(OutputError, match=rf"^step {1 if stopped else 2} could not be saved in .*No space left"):
+        train(config, tmp_path)
 
 
 @pytest.mark.usefixtures("own_handlers")

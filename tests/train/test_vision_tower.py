@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from showo.data.make_assets import encode_png
+from showo.data.tar import write_tar
 from showo.errors import ConfigError, UserError
 from showo.model.clip import ClipTower
 from showo.model.contrastive import ContrastiveTowers, TowersConfig, contrastive_loss
@@ -127,6 +130,17 @@ def test_captions_become_rows_with_an_end(pictures: Path, tmp_path: Path) -> Non
     assert len(seen) == 16
     assert "teal square" in seen
     assert batch.texts.shape[1] == batch.lengths.max()
+
+
+def test_a_picture_has_any_of_its_captions(tmp_path: Path) -> None:
+    """Another one in every epoch, as it happens."""
+    picture = encode_png(Image.new("RGB", (32, 32)))
+    for name in ("train-0.tar", "val-0.tar"):
+        write_tar(tmp_path / name, [("a.png", picture), ("a.json", b'{"captions": ["red", "green", "blue"]}')])
+    config = small_training(tmp_path)
+    texts = TextTokenizer.from_file(config.text_tokenizer)
+    (batch,) = vision_tower_loop(config, tmp_path, Console(quiet=True)).data.between(0, 1)
+    assert {texts.decode(row) for row in batch.texts.tolist()} == {"red", "green", "blue"}
 
 
 def test_a_caption_that_is_too_long_is_skipped(pictures: Path, tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def test_t2i_rows_hide_the_drawn_share_and_ask_for_the_truth(making: Making) -> 
     talked = sum(len(talk.pictures) for talk in samples(encoded=True)["mmu"])
     assert rows.tally.images == 8 + 3 * frames + talked
     assert rows.tally.tokens == rows.batch.input_ids.numel()
+    alone = MicroBatches(make.streams[:1], vocabulary, SIDE**2, 1)(0).tally
+    assert alone.tokens + alone.padding == 8 * (41 + 18)  # places of padded rows of t2i
 
 
 def test_lvg_rows_end_with_the_picture_that_is_hidden_where_earlier_ones_are_kept(making: Making) -> None:
@@ -273,6 +275,39 @@ def test_questions_are_given_and_answers_learned(making: Making, text: TextToken
         assert answer.removeprefix(" ").removeprefix("a ") == WORDS[drawn.index]
         assert learned[-1] == text.eos
         assert f"USER: \nWhich? ASSISTANT:{answer}" == text.decode(ids)
+
+
+def test_a_row_asks_any_of_the_questions(making: Making, text: TextTokenizer) -> None:
+    asked = Understanding(making, ("Which?", "What?"), 1.0)
+    pair = samples(encoded=True)["t2i"][0]
+    answers = [asked.parts(pair, number, Random(number)).answer for number in range(30)]
+    questions = {text.decode(answer.turns[0][0]) for answer in answers}  # type: ignore[union-attr]
+    assert questions == {"USER: \nWhich? ASSISTANT:", "USER: \nWhat? ASSISTANT:"}
+
+
+def test_codes_that_are_not_hidden_weigh_less_in_every_format(making: Making) -> None:
+    """With a weight that is the hidden share of their picture."""
+    weighing = replace(making, objective=ObjectiveConfig(predict_all_tokens=True, min_loss_weight=0.0))
+    rows = micro_batches(weighing)(0)
+    batch, seen = rows.batch, 0
+    assert batch.weights is not None
+    for (name, part), weights in zip(
+        batch.parts.items(), batch.weights.split([part.targets for part in batch.parts.values()]), strict=True
+    ):
+        assert rows.counts[name] == pytest.approx(float(weights.sum()), rel=1e-6)
+        assert (weights.min() < 1) == (name not in ("lm", "mmu")), name
+        assert (rows.counts[name] < part.targets) == (name not in ("lm", "mmu"))
+        seen += int((weights < 1).sum())
+    assert seen == rows.tally.codes - rows.tally.masked
+
+
+def test_held_out_pictures_take_the_shares_in_turn(making: Making) -> None:
+    objective = ObjectiveConfig(eval_mask_ratios=(0.25, 0.75))
+    pair = samples(encoded=True)["t2i"][0]
+    for held_out in (True, False):
+        form = TextToImage(replace(making, objective=objective, held_out=held_out), 0.0)
+        ratios = [form.parts(pair, number, Random(number)).corruptions[0].ratio for number in range(6)]
+        assert (ratios == [0.25, 0.75] * 3) == held_out
 
 
 def test_a_row_of_a_picture_takes_any_of_its_captions(making: Making) -> None:

@@ -105,6 +105,27 @@ def plain(value: Any) -> Any:
     return value if fields is None else tuple(plain(getattr(value, name)) for name in fields)
 
 
+def test_captions_of_every_layout_are_cleaned(tmp_path: Path) -> None:
+    written, clean = "the <person> runs", ["persons"]
+    write_tar(tmp_path / "a.tar", [("x.png", png()), ("x.txt", written.encode())])
+    (tmp_path / "classes" / "n1").mkdir(parents=True)
+    (tmp_path / "classes" / "n1" / "a.png").write_bytes(png())
+    (tmp_path / "names").write_text(f"n1 {written}\n")
+    (tmp_path / "1.png").write_bytes(png())
+    said = [conversation("one", "What is it?", written, image="1.png")]
+    steps = [{"id": "s", "frames": [{"image": "1.png", "caption": written}]}]
+    table = write_table(tmp_path / "a.parquet", {"key": ["a"], "codes": [[0]], "caption": [written]})
+    for opened in (
+        source("webdataset", tmp_path / "a.tar", clean=clean),
+        source("imagenet", tmp_path / "classes", class_names=str(tmp_path / "names"), clean=clean),
+        source("codes", table, clean=clean),
+        source("llava_captions", write_json(tmp_path / "a.json", said), clean=clean),
+    ):
+        assert captioned(opened)[0][1] == ("the a person runs",), opened.name
+    (frame,) = source("sequences", write_json(tmp_path / "a.jsonl", steps), clean=clean)[0].frames  # type: ignore[union-attr]
+    assert frame.caption == "the a person runs"
+
+
 def test_there_is_a_case_for_every_layout() -> None:
     assert SOURCES.keys() == LAYOUTS.keys()
 
