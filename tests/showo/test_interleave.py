@@ -135,8 +135,19 @@ def test_stories_that_cannot_be_told(checkpoint: Path) -> None:
     for options in ({"negative_prompt": long}, {"also": [("b", 1.0), (long, 1.0)]}):
         with pytest.raises(UserError, match="story 0: 5 texts and pictures take 140 positions; this model has 128"):
             pipe.interleave([["a"] * 5], **options)
-    with pytest.raises(TypeError, match="stories must be sequences of texts"):
-        pipe.interleave(["a", "b"])
+    with pytest.raises(TypeError, match="stories must be texts, such as"):
+        pipe.interleave("a")
+    with pytest.raises(TypeError, match="stories must be a text, or a list of texts, got 3"):
+        pipe.interleave([["a"], 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="given must be a picture"):
+        pipe.interleave([["a"]], [["a.png"]])  # type: ignore[list-item]
+
+
+def test_a_single_story(checkpoint: Path) -> None:
+    pipe = ShowoPipeline.from_pretrained(checkpoint)
+    red = Image.new("RGB", (16, 16), "red")
+    (alone,), (listed,) = pipe.interleave(["a", "b"], [red], steps=2), pipe.interleave([["a", "b"]], [[red]], steps=2)
+    assert [picture.tobytes() for picture in alone] == [picture.tobytes() for picture in listed]
 
 
 def test_on_the_command_line(

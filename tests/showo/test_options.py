@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def test_names_of_diffusers_mean_ours(pipe: ShowoPipeline) -> None:
     )
     assert bits(ours) == bits(theirs)
     assert ours[0].size == (24, 16)
-    assert bits(pipe.generate("a", steps=2)) == bits(pipe(["a"], steps=2))
+    assert bits(pipe.generate("a", steps=2)) == bits(pipe(prompt=["a"], steps=2))
     assert pipe.generate([]) == []
 
 
@@ -48,6 +49,10 @@ def test_seeds(pipe: ShowoPipeline) -> None:
     first, second = (bits(pipe.generate(["a"] * 3, steps=2, generator=generator, batch=2)) for _ in range(2))
     assert len({*first, *second}) == 6
     assert bits(pipe.generate(["a"] * 3, steps=2, generator=torch.Generator().manual_seed(3))) == first
+    own = [torch.Generator().manual_seed(3) for _ in range(3)]  # one for each picture, alike
+    assert len(set(bits(pipe.generate(["a"] * 3, steps=2, generator=own)))) == 1
+    for seeds in (np.array([7, 5, 6]), torch.tensor([7, 5, 6])):
+        assert bits(pipe.generate(["a"] * 3, steps=2, seed=seeds)) == [counted[2], *counted[:2]]  # type: ignore[arg-type]
 
 
 def test_outputs(pipe: ShowoPipeline) -> None:
@@ -167,7 +172,9 @@ def test_a_bar_only_where_it_is_wanted(
         ({"also": [("c", float("nan"))]}, "also: a weight must be a number from -1e30 to 1e30, got nan"),
         ({"sampler": "gibbs"}, "sampler must be confidence"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1 and at most 1000, got 0"),
+        ({"steps": 10**9}, "steps must be at least 1 and at most 1000, got 1000000000"),
+        ({"generator": [torch.Generator()] * 2}, "generator: 2 generators for 1 pictures"),
     ],
 )
 def test_refused_before_any_work(
@@ -179,8 +186,31 @@ def test_refused_before_any_work(
 
 
 def test_an_unknown_name_is_refused(pipe: ShowoPipeline) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'stepz'"):
+    with pytest.raises(TypeError, match="there is no option 'stepz'; did you mean 'steps'"):
         pipe.generate("a", stepz=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ({"size": "64x64"}, r"\(width, height\) in whole pixels"),
+        ({"size": (64.0, 64.0)}, r"\(width, height\) in whole pixels"),
+        ({"height": "16", "width": 16}, "a whole number"),
+        ({"steps": 2.0}, "a whole number"),
+        ({"steps": True}, "a whole number"),
+        ({"guidance": "1"}, "a number"),
+        ({"temperature": None}, "a number"),
+        ({"top_k": 1.5}, "a whole number"),
+        ({"seed": None}, "a whole number, or one for each picture"),
+        ({"seed": [1.5]}, "a whole number, or one for each picture"),
+        ({"generator": 3}, "a torch.Generator, or one for each picture"),
+        ({"batch": "x"}, "a whole number"),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name(pipe: ShowoPipeline, option: dict[str, Any], kind: str) -> None:
+    name, value = next(iter(option.items()))
+    with pytest.raises(TypeError, match=f"{name} must be {kind}, got {re.escape(repr(value))}"):
+        pipe.generate("a", **option)
 
 
 def test_every_option_is_resolved() -> None:
@@ -188,9 +218,7 @@ def test_every_option_is_resolved() -> None:
     assert set(Options.__annotations__) - others == set(inspect.signature(Asked).parameters)
 
 
-@pytest.mark.parametrize(
-    "also", ["c", ["c"], [("c", "1")], [["c", 1.0]], [("c", 1.0, 2)], [("c", 1.0), []], [[("c",)]]]
-)
+@pytest.mark.parametrize("also", ["c", ["c"], [("c", "1")], [("c", 1.0, 2)], [("c", 1.0), []], [[("c",)]]])
 def test_further_prompts_of_another_type(pipe: ShowoPipeline, also: Any) -> None:
     with pytest.raises(TypeError, match=r'also must be \[\("a text", 0.5\), ...\], or one such list for each picture'):
         pipe.generate("a", also=also)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_mask_is_cropped_and_resized_with_its_picture() -> None:
 @pytest.mark.parametrize("blend", [0, 3])
 def test_pixels_beyond_the_blend_are_the_pictures(pipe: ShowoPipeline, blend: int) -> None:
     picture = noise(4)
-    options: dict[str, Any] = {"steps": 2, "mask": (5, 5, 7, 7)}
+    options: dict[str, Any] = {"steps": 2, "mask_image": (5, 5, 7, 7)}
     ((plain,), (found,)) = (
         pipe.inpaint(picture, "a", **options),
         pipe.inpaint(picture, "a", **options, blend=blend),
@@ -215,17 +216,21 @@ def test_regions_and_their_seams() -> None:
 @pytest.mark.parametrize(
     ("task", "arguments", "message"),
     [
-        ("inpaint", {"mask": Image.new("L", (16, 15), 255)}, "the mask has 16x15 pixels, its picture 16x16"),
-        ("inpaint", {"mask": Image.new("L", (16, 16))}, "the mask is black: nothing is to be drawn"),
+        ("inpaint", {"mask_image": Image.new("L", (16, 15), 255)}, "the mask has 16x15 pixels, its picture 16x16"),
+        ("inpaint", {"mask_image": Image.new("L", (16, 16))}, "the mask is black: nothing is to be drawn"),
         (
             "inpaint",
-            {"mask": (0, 0, 17, 4)},
+            {"mask_image": (0, 0, 17, 4)},
             "box 0,0,17,4: expected 0 <= left < right <= 16 and 0 <= top < bottom <= 16",
         ),
-        ("inpaint", {"mask": (4, 4, 4, 8)}, "box 4,4,4,8: expected"),
-        ("inpaint", {"mask": (0, 0, 4, 4), "blend": -1}, "blend must be 0 or more pixels, got -1"),
-        ("inpaint", {"mask": (0, 0, 4, 4), "blend": 1, "output_type": "codes"}, "blend: codes have no pixels to blend"),
-        ("inpaint", {"mask": (0, 0, 4, 4), "prompts": []}, "1 pictures for 0 prompts"),
+        ("inpaint", {"mask_image": (4, 4, 4, 8)}, "box 4,4,4,8: expected"),
+        ("inpaint", {"mask_image": (0, 0, 4, 4), "blend": -1}, "blend must be 0 or more pixels, got -1"),
+        (
+            "inpaint",
+            {"mask_image": (0, 0, 4, 4), "blend": 1, "output_type": "codes"},
+            "blend: codes have no pixels to blend",
+        ),
+        ("inpaint", {"mask_image": (0, 0, 4, 4), "prompt": []}, "1 pictures for 0 prompts"),
         ("extend", {"directions": "north"}, "direction must be one of left, right, up, down, got 'north'"),
         (
             "extend",
@@ -238,11 +243,12 @@ def test_regions_and_their_seams() -> None:
             {"directions": "up", "size": (8, 16)},
             "a picture of 4x2 codes is smaller than the 4x4 the model sees",
         ),
-        ("extend", {"directions": ["up", "up"], "prompts": ["a"]}, "prompts must be one text or 2, got 1"),
+        ("extend", {"directions": ["up", "up"], "prompt": ["a"]}, "prompt must be one text or 2, got 1"),
         ("extend", {"directions": "up", "size": (16384, 4096)}, "a picture of 16384x4104 pixels, more than"),
+        ("extend", {"directions": []}, "directions: none is given; expected left, right, up, down, one for each step"),
         ("vary", {"share": 0.0}, "share must be more than 0 and at most 1, got 0.0"),
         ("vary", {"share": float("nan")}, "share must be more than 0 and at most 1, got nan"),
-        ("vary", {"prompts": ["a", "b"], "pictures": [noise(0)] * 3}, "3 pictures for 2 prompts"),
+        ("vary", {"prompt": ["a", "b"], "image": [noise(0)] * 3}, "3 pictures for 2 prompts"),
         ("vary", {"size": (64, 64)}, "a picture of 256 codes needs 279 positions; this model has 128"),
     ],
 )
@@ -251,6 +257,42 @@ def test_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(Showo, "forward", None)
     monkeypatch.setattr(pipe, "encode", None)
-    picture = {"picture" if task == "extend" else "pictures": noise(0), "prompts": "a"}
+    picture = {"image": noise(0), "prompt": "a"}
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         getattr(pipe, task)(**{**picture, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "message"),
+    [
+        ("generate", {"prompt": None}, "prompt must be a text, or a list of texts, got None"),
+        ("generate", {"prompt": ["a", 2]}, "prompt must be a text, or a list of texts, got ['a', 2]"),
+        ("inpaint", {"image": "a.png", "mask_image": (0, 0, 4, 4)}, "image must be a picture (PIL.Image), or a list"),
+        ("inpaint", {"mask_image": [noise(0)]}, "mask_image must be one picture (PIL.Image) for all, or a box"),
+        ("inpaint", {"mask_image": (0.5, 0, 8.2, 8)}, "mask_image must be one picture (PIL.Image) for all, or a box"),
+        ("extend", {"image": [noise(0)], "directions": "up"}, "image must be one picture (PIL.Image), got ["),
+        ("extend", {"directions": "up", "by": 2.5}, "by must be a whole number of codes, got 2.5"),
+        ("vary", {"share": "x"}, "share must be a number, got 'x'"),
+        ("vary", {"other": "x"}, "other must be one picture (PIL.Image), got 'x'"),
+        ("vary", {"num_images_per_prompt": 1.5}, "num_images_per_prompt must be a whole number, got 1.5"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(
+    pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, task: str, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(Showo, "forward", None)
+    monkeypatch.setattr(pipe, "encode", None)
+    picture = {"prompt": "a"} if task == "generate" else {"image": noise(0), "prompt": "a"}
+    with pytest.raises(TypeError, match=re.escape(message)):
+        getattr(pipe, task)(**{**picture, **arguments})
+
+
+def test_one_or_many(pipe: ShowoPipeline) -> None:
+    """What takes many takes one too."""
+    picture = noise(3)
+    assert pipe.describe(picture, max_new_tokens=3) == pipe.describe([picture], max_new_tokens=3)
+    assert pipe.chat(picture).ask("a", max_new_tokens=3) == pipe.chat([picture]).ask("a", max_new_tokens=3)
+    (alone,), (listed,) = (
+        pipe.vary(shown, **options, steps=2) for shown, options in ((picture, {}), ([picture], {"prompt": [""]}))
+    )
+    assert alone.tobytes() == listed.tobytes()

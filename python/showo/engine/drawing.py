@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from showo.engine.composing import Others, check_others
 from showo.engine.generate import Earlier, GenerationStep, check_options, generate_codes
 from showo.engine.open_canvas import OpenCanvas
-from showo.engine.options import Also, Asked
+from showo.engine.options import Also, Asked, is_whole
 from showo.engine.session import Session
 from showo.errors import UserError
 from showo.pictures import to_pixels, to_rgb
@@ -166,7 +166,7 @@ class Drawing:
 
 def spread(texts: str | Sequence[str], count: int, name: str) -> list[str]:
     """A text for each of `count` pictures: the one that is given, or as many. UserError for another number."""
-    texts = [texts] * count if isinstance(texts, str) else list(texts)
+    texts = [texts] * count if isinstance(texts, str) else as_texts(texts, name)
     if len(texts) != count:
         raise UserError(f"{name} must be one text or {count}, got {len(texts)}")
     return texts
@@ -185,7 +185,12 @@ def spread_also(also: Also | Sequence[Also], count: int) -> list[Also]:
 
 
 def _is_weighted(text: object) -> bool:
-    return isinstance(text, tuple) and len(text) == 2 and isinstance(text[0], str) and isinstance(text[1], (int, float))
+    return (
+        isinstance(text, (tuple, list))
+        and len(text) == 2
+        and isinstance(text[0], str)
+        and isinstance(text[1], (int, float))
+    )
 
 
 def _others(pipe: ShowoPipeline, also: Sequence[Also]) -> list[Others]:
@@ -196,6 +201,8 @@ def _others(pipe: ShowoPipeline, also: Sequence[Also]) -> list[Others]:
 
 def repeated(values: Sequence[Any], times: int) -> list[Any]:
     """Each value so many times, one after another."""
+    if not is_whole(times):
+        raise TypeError(f"num_images_per_prompt must be a whole number, got {times!r}")
     if times < 1:
         raise UserError(f"num_images_per_prompt must be at least 1, got {times}")
     return [value for value in values for _ in range(times)]
@@ -205,12 +212,30 @@ def paired(
     pictures: Image.Image | Sequence[Image.Image], prompts: str | Sequence[str]
 ) -> tuple[list[Image.Image], list[str]]:
     """Upright RGB pictures, each with its prompt; one of either goes with all of the other. UserError otherwise."""
-    shown = [to_rgb(picture) for picture in ([pictures] if isinstance(pictures, Image.Image) else pictures)]
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    shown = [to_rgb(picture) for picture in as_pictures(pictures)]
+    texts = as_texts(prompts)
     count = max(len(shown), len(texts))
     if not {len(shown), len(texts)} <= {1, count}:
         raise UserError(f"{len(shown)} pictures for {len(texts)} prompts")
     return shown * (count // len(shown)), texts * (count // len(texts))
+
+
+def as_texts(texts: str | Sequence[str], name: str = "prompt") -> list[str]:
+    """The one that is given, or as many. TypeError for what is no text."""
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} must be a text, or a list of texts, got {texts!r}")
+    return list(texts)
+
+
+def as_pictures(pictures: Image.Image | Sequence[Image.Image], name: str = "image") -> list[Image.Image]:
+    """The one that is given, or as many. TypeError for what is no picture of Pillow's."""
+    if isinstance(pictures, Image.Image):
+        return [pictures]
+    if isinstance(pictures, Sequence) and all(isinstance(picture, Image.Image) for picture in pictures):
+        return list(pictures)
+    raise TypeError(f"{name} must be a picture (PIL.Image), or a list of pictures, got {pictures!r}")
 
 
 def check_output(output_type: str, blend: int | None = None) -> None:
@@ -231,10 +256,17 @@ def as_output(pictures: list[Image.Image], output_type: str) -> list[Image.Image
     return pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).numpy()
 
 
+def _draw_seeds(generator: torch.Generator, count: int) -> list[int]:
+    return torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
+
+
 def _seeds(asked: Asked, count: int) -> list[int]:
+    if isinstance(asked.generator, torch.Generator):
+        return _draw_seeds(asked.generator, count)
     if asked.generator is not None:
-        device = asked.generator.device
-        return torch.randint(2**63 - 1, (count,), generator=asked.generator, device=device).tolist()
+        if len(asked.generator) != count:
+            raise UserError(f"generator: {len(asked.generator)} generators for {count} pictures")
+        return [seed for generator in asked.generator for seed in _draw_seeds(generator, 1)]
     row_seeds(asked.seed, count)  # a wrong number of seeds is said here
     seed = asked.seed
-    return [seed + i for i in range(count)] if isinstance(seed, int) else [index(value) for value in seed]
+    return [index(value) for value in seed] if isinstance(seed, Iterable) else [index(seed) + i for i in range(count)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from showo.dialogue import SYSTEM_PROMPT, question_text
 from showo.engine.assembly import Assembly
-from showo.engine.drawing import Drawing, check_output, repeated
+from showo.engine.drawing import Drawing, as_pictures, as_texts, check_output, repeated
 from showo.engine.generate import Earlier
 from showo.engine.options import Asked, Options
 from showo.engine.tasks.chat import Chat
@@ -81,7 +81,7 @@ class ShowoPipeline(Assembly):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompt: str | Sequence[str],
         *,
         earlier: Sequence[Story] | None = None,
         num_images_per_prompt: int = 1,
@@ -97,7 +97,7 @@ class ShowoPipeline(Assembly):
         """
         asked = Asked.of(options, self)
         check_output(output_type)
-        prompts = [prompts] if isinstance(prompts, str) else prompts
+        prompts = as_texts(prompt)
         drawing = Drawing(self, asked, repeated(prompts, num_images_per_prompt), self.grid(asked.size))
         if earlier is None:
             return drawing.output(drawing.draw_all(), output_type)
@@ -112,9 +112,9 @@ class ShowoPipeline(Assembly):
 
     def inpaint(
         self,
-        pictures: Image.Image | Sequence[Image.Image],
-        prompts: str | Sequence[str],
-        mask: Image.Image | Box,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        mask_image: Image.Image | Box,
         *,
         blend: int | None = None,
         num_images_per_prompt: int = 1,
@@ -126,12 +126,12 @@ class ShowoPipeline(Assembly):
         One picture goes with all prompts, one prompt with all pictures; the mask is for all.
         """
         asked = Asked.of(options, self)
-        return inpaint(self, asked, pictures, prompts, mask, blend, num_images_per_prompt, output_type)
+        return inpaint(self, asked, image, prompt, mask_image, blend, num_images_per_prompt, output_type)
 
     def extend(
         self,
-        picture: Image.Image,
-        prompts: str | Sequence[str],
+        image: Image.Image,
+        prompt: str | Sequence[str],
         directions: str | Sequence[str],
         *,
         by: int | None = None,
@@ -143,12 +143,12 @@ class ShowoPipeline(Assembly):
 
         One prompt for all directions, or one for each. Window i of all steps is drawn with seed `seed + i`.
         """
-        return extend(self, Asked.of(options, self), picture, prompts, directions, by, blend, output_type)
+        return extend(self, Asked.of(options, self), image, prompt, directions, by, blend, output_type)
 
     def vary(
         self,
-        pictures: Image.Image | Sequence[Image.Image],
-        prompts: str | Sequence[str],
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str] = "",
         *,
         other: Image.Image | None = None,
         share: float = 0.5,
@@ -161,17 +161,19 @@ class ShowoPipeline(Assembly):
         One picture goes with all prompts, one prompt with all pictures.
         """
         asked = Asked.of(options, self)
-        return vary(self, asked, pictures, prompts, other, share, num_images_per_prompt, output_type)
+        return vary(self, asked, image, prompt, other, share, num_images_per_prompt, output_type)
 
     def interleave(
         self,
-        stories: Sequence[Sequence[str]],
-        given: Sequence[Sequence[Image.Image]] | None = None,
+        stories: Sequence[str] | Sequence[Sequence[str]],
+        given: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None = None,
         *,
         output_type: str = "pil",
         **options: Unpack[Options],
     ) -> list[Any]:
         """Text, picture, text, picture: for each story its pictures, one for each text; see `generate` for options.
+
+        stories: each of texts; or the texts of a single one, whose given pictures are a list of pictures then.
 
         given: the first pictures of each story, which the others go on from; `showo.engine.tasks.interleave` says more.
         """
@@ -193,7 +195,7 @@ class ShowoPipeline(Assembly):
     @torch.inference_mode()
     def describe(
         self,
-        images: Sequence[Image.Image],
+        images: Image.Image | Sequence[Image.Image],
         questions: Sequence[str | None] | str | None = None,
         *,
         size: tuple[int, int] | None = None,
@@ -210,6 +212,7 @@ class ShowoPipeline(Assembly):
         """
         if batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
+        images = as_pictures(images, "images")
         if questions is None or isinstance(questions, str):
             questions = [questions] * len(images)
         if len(questions) != len(images):
@@ -233,7 +236,13 @@ class ShowoPipeline(Assembly):
             texts += [self.text_tokenizer.decode(ids).strip() for ids in answers]
         return texts
 
-    def chat(self, images: Sequence[Image.Image] = (), *, size: tuple[int, int] | None = None, seed: int = 0) -> Chat:
+    def chat(
+        self,
+        images: Image.Image | Sequence[Image.Image] = (),
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> Chat:
         """A talk about pictures, in as many turns as the model has positions for: see `showo.engine.tasks.chat`."""
         return Chat(self, images, size=size, seed=seed)
 

@@ -11,6 +11,8 @@ from typing import Any
 from showo.config import check_types, reject_unknown
 from showo.errors import ConfigError
 
+MAX_STEPS = 1000  # far more than any picture has use for: whoever asks for more has made a mistake
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -19,8 +21,8 @@ class Sampling:
     steps: over which masks resolve. guidance: w of (1 + w) * conditional - w * unconditional logits.
     top_k: each place is drawn from its most probable codes, so many of them; 0 is all codes.
 
-    Raises ConfigError for other than at least one step, for a guidance that is negative or not finite, and for a
-    negative top_k.
+    Raises ConfigError for less than one step or more than MAX_STEPS, for a guidance that is negative or not finite, and
+    for a negative top_k.
     """
 
     steps: int = 18
@@ -29,8 +31,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.steps < 1:
-            raise ConfigError(f"sampling: steps must be at least 1, got {self.steps}")
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise ConfigError(f"sampling: steps must be at least 1 and at most {MAX_STEPS}, got {self.steps}")
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"sampling: guidance must be 0 or more and finite, got {self.guidance}")
         if self.top_k < 0:

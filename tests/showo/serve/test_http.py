@@ -253,7 +253,7 @@ def test_errors_of_the_client(served: Running) -> None:
         served.openai(api_key="another").models.list()
     with pytest.raises(openai.NotFoundError, match="gpt-5"):
         client.images.generate(model="gpt-5", prompt="a")
-    with pytest.raises(openai.BadRequestError, match="steps must be at most 1000") as error:
+    with pytest.raises(openai.BadRequestError, match="steps must be at least 1 and at most 1000") as error:
         client.images.generate(prompt="a", extra_body={"steps": 10_000})
     assert error.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError, match="b64_json") as error:

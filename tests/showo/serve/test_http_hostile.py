@@ -86,7 +86,7 @@ def bomb(side: int) -> bytes:
         ({"prompt": "a", "n": 11}, "n", "at most 10"),
         ({"prompt": "a", "n": "2"}, "n", "integer"),
         ({"prompt": "a", "seed": 2**70}, "seed", "less"),
-        ({"prompt": "a", "steps": 10_000}, None, "steps must be at most 1000"),
+        ({"prompt": "a", "steps": 10_000}, None, "steps must be at least 1 and at most 1000"),
         ({"prompt": "a", "steps": 0}, "steps", "greater"),
         ({"prompt": "a", "size": "99999x99999"}, None, "multiples"),
         ({"prompt": "a", "size": "99996x99996"}, None, "positions"),

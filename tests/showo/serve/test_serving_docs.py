@@ -16,7 +16,8 @@ from PIL import Image
 
 from showo.commands.serve import serve
 from showo.engine.batching.engine import default_rows
-from showo.engine.batching.requests import MAX_CHARACTERS, MAX_STEPS
+from showo.engine.batching.requests import MAX_CHARACTERS
+from showo.engine.sampling import MAX_STEPS
 from showo.serve.limits import Limits
 from showo.serve.schemas import MAX_DIRECTIONS, AskedChat, AskedEdits, AskedPictures, AskedVariations
 from tests.ports import free_port

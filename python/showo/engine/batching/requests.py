@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from showo.engine.pipeline import ShowoPipeline
 
 MAX_CHARACTERS = 20_000  # of a text: one much too long is refused without being turned into ids
-MAX_STEPS = 1000
 _NOT_FOR_ONE = ("generator", "batch", "callback", "callback_on_step_end", "progress")
 
 
@@ -192,10 +191,6 @@ class DrawingWork:
     finish: Callable[[Image.Image], Image.Image] | None
     grid: tuple[int, int]
     previews: bool
-
-    def __post_init__(self) -> None:
-        if self.drawing.steps > MAX_STEPS:
-            raise UserError(f"steps must be at most {MAX_STEPS}, got {self.drawing.steps}")
 
     @property
     def rows(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from showo.batch import Batch
 from showo.dialogue import SYSTEM_PROMPT
+from showo.engine.drawing import as_pictures
 from showo.engine.session import Session
 from showo.engine.text_pieces import TextPieces
 from showo.engine.understand import MAX_NEW_TOKENS, SeenPictures, check_options, seen_length
@@ -58,7 +59,7 @@ class Chat:
     def __init__(
         self,
         pipe: ShowoPipeline,
-        images: Sequence[Image.Image] = (),
+        images: Image.Image | Sequence[Image.Image] = (),
         *,
         size: tuple[int, int] | None = None,
         seed: int = 0,
@@ -66,7 +67,7 @@ class Chat:
         self.turns: list[Turn] = []
         self.seed = seed
         self._pipe = pipe
-        self._pictures = looking(pipe, images, size)()
+        self._pictures = looking(pipe, as_pictures(images, "images"), size)()
         self._session = Session(pipe.model, 1)
         self._answer: Generator[str] | None = None
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from showo.engine.drawing import Drawing, as_output, check_output, spread
-from showo.engine.options import Asked
+from showo.engine.drawing import Drawing, as_output, as_texts, check_output, spread
+from showo.engine.options import Asked, is_whole
 from showo.engine.tasks.inpaint import blended
 from showo.errors import UserError
 from showo.pictures import MAX_PIXELS, fit, to_rgb
@@ -46,8 +46,8 @@ def draw_in_turn(fill: Fill, draw: Callable[[int, Tensor], Tensor]) -> Tensor:
 def extend(
     pipe: ShowoPipeline,
     asked: Asked,
-    picture: Image.Image,
-    prompts: str | Sequence[str],
+    image: Image.Image,
+    prompt: str | Sequence[str],
     directions: str | Sequence[str],
     by: int | None,
     blend: int | None,
@@ -55,7 +55,7 @@ def extend(
 ) -> Any:
     """The output for one picture that is drawn on; arguments and errors as of `Extending`."""
     check_output(output_type, blend)
-    task = Extending(pipe, asked, picture, prompts, directions, by, blend)
+    task = Extending(pipe, asked, image, prompt, directions, by, blend)
     offset = pipe.config.vocabulary.image_offset
 
     def draw(number: int, window: Tensor) -> Tensor:
@@ -86,13 +86,15 @@ class Extending:
         self,
         pipe: ShowoPipeline,
         asked: Asked,
-        picture: Image.Image,
-        prompts: str | Sequence[str],
+        image: Image.Image,
+        prompt: str | Sequence[str],
         directions: str | Sequence[str],
         by: int | None,
         blend: int | None,
     ) -> None:
-        directions = [directions] if isinstance(directions, str) else list(directions)
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"image must be one picture (PIL.Image), got {image!r}")
+        directions = as_texts(directions, "directions")
         self._steps = steps = Extension(pipe.grid(asked.size), pipe.grid(), directions, by)
         self.grid = steps.grids()[-1]
         width, height = pipe.pixels(self.grid)
@@ -100,12 +102,12 @@ class Extending:
             raise UserError(f"a picture of {width}x{height} pixels, more than {MAX_PIXELS}: take fewer directions")
         texts = [
             text
-            for text, windows in zip(spread(prompts, len(directions), "prompts"), steps.windows(), strict=True)
+            for text, windows in zip(spread(prompt, len(directions), "prompt"), steps.windows(), strict=True)
             for _ in range(windows)
         ]
         self.drawing = Drawing(pipe, asked, texts, steps.window)
         self._pipe, self._blend = pipe, blend
-        self._first = fit(to_rgb(picture), pipe.pixels(steps.grid))
+        self._first = fit(to_rgb(image), pipe.pixels(steps.grid))
 
     def fill(self) -> Fill:
         """The windows, one after the other, and at last the grown canvas [height, width]."""
@@ -134,6 +136,10 @@ class Extension:
     by: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.directions:
+            raise UserError(f"directions: none is given; expected {', '.join(DIRECTIONS)}, one for each step")
+        if self.by is not None and not is_whole(self.by):
+            raise TypeError(f"by must be a whole number of codes, got {self.by!r}")
         for direction in self.directions:
             if direction not in DIRECTIONS:
                 raise UserError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from showo.engine.drawing import Drawing, check_output, paired, repeated
-from showo.engine.options import Asked
+from showo.engine.options import Asked, is_whole
 from showo.errors import UserError
 from showo.pictures import fit, fit_mask, to_grey
 
@@ -25,23 +25,23 @@ Box = tuple[int, int, int, int]
 def inpaint(
     pipe: ShowoPipeline,
     asked: Asked,
-    pictures: Image.Image | Sequence[Image.Image],
-    prompts: str | Sequence[str],
-    mask: Image.Image | Box,
+    image: Image.Image | Sequence[Image.Image],
+    prompt: str | Sequence[str],
+    mask_image: Image.Image | Box,
     blend: int | None,
     num_images_per_prompt: int,
     output_type: str,
 ) -> Any:
     """The output for pictures that are drawn anew in part; arguments and errors as of `Inpainting`."""
     check_output(output_type, blend)
-    task = Inpainting(pipe, asked, pictures, prompts, mask, blend, num_images_per_prompt)
+    task = Inpainting(pipe, asked, image, prompt, mask_image, blend, num_images_per_prompt)
     return task.drawing.output(task.drawing.draw_all(task.canvas()), output_type, task.finish)
 
 
 class Inpainting:
     """Every code in whose patch the mask marks a pixel, be it in part, is drawn anew; all other codes stay as they are.
 
-    mask: grey, of the pictures' size, as a brush paints it: black stays, all else is marked; or a box (left, top,
+    mask_image: grey, of the pictures' size, as a brush paints it: black stays, all else is marked; or a box (left, top,
         right, bottom) in pixels, the last two not included. It is cropped and resized as its picture is.
     blend: None gives all pixels as the image tokenizer decodes them, so that those of unmarked places are near the
         picture's, not equal. A number keeps the picture's pixels but for the marked ones, grey ones in part, and
@@ -54,14 +54,14 @@ class Inpainting:
         self,
         pipe: ShowoPipeline,
         asked: Asked,
-        pictures: Image.Image | Sequence[Image.Image],
-        prompts: str | Sequence[str],
-        mask: Image.Image | Box,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        mask_image: Image.Image | Box,
         blend: int | None,
         num_images_per_prompt: int = 1,
     ) -> None:
-        shown, texts = paired(pictures, prompts)
-        grey = to_grey(mask) if isinstance(mask, Image.Image) else mask
+        shown, texts = paired(image, prompt)
+        grey = to_grey(mask_image) if isinstance(mask_image, Image.Image) else mask_image
         masks = [as_mask(grey, picture.size) for picture in shown]
         self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
         pixels = pipe.pixels(self.drawing.grid)
@@ -91,6 +91,11 @@ def as_mask(mask: Image.Image | Box, size: tuple[int, int]) -> Image.Image:
     """
     width, height = size
     if not isinstance(mask, Image.Image):
+        if not (isinstance(mask, (tuple, list)) and len(mask) == 4 and all(map(is_whole, mask))):
+            raise TypeError(
+                "mask_image must be one picture (PIL.Image) for all, or a box (left, top, right, bottom) in whole "
+                f"pixels, got {mask!r}"
+            )
         left, top, right, bottom = mask
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise UserError(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showo.engine.drawing import Drawing, check_output
+from showo.engine.drawing import Drawing, as_pictures, as_texts, check_output
 from showo.engine.options import Asked
 from showo.engine.session import Session
 from showo.errors import UserError
@@ -71,11 +71,19 @@ def check_story(prompting: Prompting, texts: Sequence[TextIds], given: int, grid
         raise UserError(f"{name}: {len(texts)} texts and pictures take {length} positions; this model has {positions}")
 
 
+def _as_many(stories: Any, given: Any) -> tuple[list[list[str]], list[list[Image.Image]]]:
+    """Texts and given pictures of every story; the texts of a single one may be given as they are."""
+    if stories and all(isinstance(text, str) for text in stories):
+        stories, given = [stories], None if given is None else [given]
+    told = [as_texts(story, "stories") for story in stories]
+    return told, [[] for _ in told] if given is None else [as_pictures(images, "given") for images in given]
+
+
 def interleave(
     pipe: ShowoPipeline,
     asked: Asked,
-    stories: Sequence[Sequence[str]],
-    given: Sequence[Sequence[Image.Image]] | None,
+    stories: Sequence[str] | Sequence[Sequence[str]],
+    given: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None,
     output_type: str,
 ) -> list[Any]:
     """Of each story the output for its pictures, given ones as the model reads them.
@@ -86,9 +94,9 @@ def interleave(
     Raises UserError for a story without texts, with more pictures than texts, or too long for the model.
     """
     check_output(output_type)
-    if isinstance(stories, str) or any(isinstance(story, str) for story in stories):
-        raise TypeError('stories must be sequences of texts, such as [["a red star", "paint the star blue"]]')
-    shown = [[] for _ in stories] if given is None else given
+    if isinstance(stories, str):
+        raise TypeError(f'stories must be texts, such as ["a red star", "paint the star blue"], got {stories!r}')
+    stories, shown = _as_many(stories, given)
     if len(shown) != len(stories):
         raise UserError(f"given pictures of {len(shown)} stories for {len(stories)} stories")
     grid = pipe.grid(asked.size)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def vary(
     pipe: ShowoPipeline,
     asked: Asked,
-    pictures: Image.Image | Sequence[Image.Image],
-    prompts: str | Sequence[str],
+    image: Image.Image | Sequence[Image.Image],
+    prompt: str | Sequence[str],
     other: Image.Image | None,
     share: float,
     num_images_per_prompt: int,
@@ -33,7 +33,7 @@ def vary(
 ) -> Any:
     """The output for pictures near the given ones; arguments and errors as of `Variation`."""
     check_output(output_type)
-    task = Variation(pipe, asked, pictures, prompts, other, share, num_images_per_prompt)
+    task = Variation(pipe, asked, image, prompt, other, share, num_images_per_prompt)
     return task.drawing.output(task.drawing.draw_all(task.canvas()), output_type)
 
 
@@ -50,14 +50,16 @@ class Variation:
         self,
         pipe: ShowoPipeline,
         asked: Asked,
-        pictures: Image.Image | Sequence[Image.Image],
-        prompts: str | Sequence[str],
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str],
         other: Image.Image | None,
         share: float,
         num_images_per_prompt: int = 1,
     ) -> None:
         check_share(share)
-        shown, texts = paired(pictures, prompts)
+        if other is not None and not isinstance(other, Image.Image):
+            raise TypeError(f"other must be one picture (PIL.Image), got {other!r}")
+        shown, texts = paired(image, prompt)
         self.drawing = Drawing(pipe, asked, repeated(texts, num_images_per_prompt), pipe.grid(asked.size))
         pixels = pipe.pixels(self.drawing.grid)  # a request that waits holds no more than these
         self._shown = [fit(picture, pixels) for picture in shown]
@@ -79,7 +81,9 @@ class Variation:
 
 
 def check_share(share: float) -> None:
-    """UserError for other than a share that is more than none and at most all."""
+    """UserError for other than a share that is more than none and at most all, TypeError for what is no number."""
+    if not isinstance(share, (int, float)):
+        raise TypeError(f"share must be a number, got {share!r}")
     if not 0 < share <= 1:
         raise UserError(f"share must be more than 0 and at most 1, got {share}")
 
