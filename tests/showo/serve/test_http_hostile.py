@@ -247,7 +247,7 @@ def test_forms(http: httpx.Client) -> None:
         ({"prompt": "a", "extend": "back"}, {"image": whole}, "extend[0]: Input should be 'left', 'right', 'up'"),
         ({"prompt": "a", "extend": ["up"] * 65}, {"image": whole}, "at most 64"),
         ({"prompt": "a", "extend": "up", "extend_by": "4"}, {"image": whole}, "by must be 1 to 3"),
-        ({"prompt": "a", "extend": "up", "extend_prompts": ["a", "b"]}, {"image": whole}, "prompts must be one"),
+        ({"prompt": "a", "extend": "up", "extend_prompts": ["a", "b"]}, {"image": whole}, "prompt must be one"),
         ({"prompt": "a", "extend_by": "1"}, {"image": whole}, "extend_by: needs extend"),
         ({"prompt": "a", "extend": "up", "size": "2048x2048"}, {"image": whole}, "2048x2056 pixels, more than 4194304"),
         ({"prompt": "a", "extend": "up", "size": "99996x99996"}, {"image": whole}, "more than 4194304"),
