@@ -13,12 +13,14 @@ from rich.console import Console
 import showo.train.image_tokenizer as image_tokenizer_training
 from showo.errors import ConfigError
 from showo.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from showo.pictures import from_pixels
 from showo.seeds import seeded_generator
 from showo.train.augment import seam
 from showo.train.checkpoint import checkpoints
 from showo.train.config import TokenizerTraining, load_config
-from showo.train.image_tokenizer import picture_losses, train_tokenizer
+from showo.train.image_tokenizer import picture_batches, picture_losses, tokenizer_loop, train_tokenizer
 from showo.train.loop import TrainLoop
+from showo.train.tokenizer_losses import colour_loss, locality_loss, loss_terms, psnr
 from tests.official import SHAPES, shapes_of
 from tests.train.conftest import webdataset
 
@@ -144,11 +146,14 @@ def test_every_term_enters_the_loss_with_its_weight(pictures: Path, tmp_path: Pa
 def test_pictures_made_of_the_batch_are_learned_with_it(pictures: Path) -> None:
     """A quarter more for locality, joined from two; a quarter more for colour, which differ in their colours alone."""
     seen: list[torch.Tensor] = []
+    latents: list[torch.Tensor] = []
 
     class Spy(ImageTokenizer):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             seen.append(images)
-            return super().forward(images)
+            reconstruction, z = super().forward(images)
+            latents.append(z)
+            return reconstruction, z
 
     config = small_training(pictures, "locality_weight=1", "colour_weight=1", "colour_bits=2")
     images = torch.rand(8, 3, 32, 32) * 2 - 1
@@ -160,6 +165,57 @@ def test_pictures_made_of_the_batch_are_learned_with_it(pictures: Path) -> None:
     assert torch.equal(everything[8:10], line.join(images))
     assert not torch.equal(everything[10:], images[:2])
     assert terms.keys() == {"mse", "l1", "gradient", "commitment", "entropy", "locality", "colour"}
+    (z,) = latents
+    assert torch.equal(terms["locality"], locality_loss(z[:8], z[8:10], line))
+    assert torch.equal(terms["colour"], colour_loss(z[:2], z[10:], 2))
+
+
+def test_patches_of_one_colour_are_left_out_of_the_entropy_where_so_wished(pictures: Path) -> None:
+    model, images = ImageTokenizer(SMALL), torch.ones(4, 3, 32, 32)
+    images[:, :, :16] = torch.rand(4, 3, 16, 32)
+    terms = {
+        flat: picture_losses(
+            model, images, small_training(pictures, f"entropy_of_flat_patches={flat}"), seeded_generator(0)
+        )
+        for flat in ("true", "false")
+    }
+    reconstruction, z = model(images)
+    for flat, found in terms.items():
+        expected = loss_terms(reconstruction, z, images, flat_patches=flat == "true")["entropy"]
+        torch.testing.assert_close(found["entropy"], expected)
+    assert not torch.equal(terms["true"]["entropy"], terms["false"]["entropy"])
+
+
+def test_pictures_are_varied_anew_in_every_step_and_alike_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[torch.Tensor] = []
+
+    def losses(model: ImageTokenizer, images: torch.Tensor, *_: object) -> dict[str, torch.Tensor]:
+        learned.append(images)
+        return {"mse": images.square().mean()}
+
+    monkeypatch.setattr(image_tokenizer_training, "picture_losses", losses)
+    loop = tokenizer_loop(small_training(pictures, "augment=1"), tmp_path, Console(quiet=True))
+    (batch,) = loop.data.between(0, 1)
+    for step in (0, 1, 0):
+        loop.loss(batch, batch.counts, seeded_generator(7, step))
+    assert torch.equal(learned[0], learned[2])
+    assert not torch.equal(learned[0], learned[1])
+    assert not torch.equal(learned[0], from_pixels(batch.pixels))
+
+
+def test_validation_is_of_all_held_out_pictures_alike(pictures: Path, tmp_path: Path) -> None:
+    """Also where the last batch is smaller."""
+    loop = tokenizer_loop(small_training(pictures, "batch=3"), tmp_path, Console(quiet=True))
+    held_out = picture_batches("held_out", loop.config, loop.config.held_out)  # type: ignore[arg-type, attr-defined]
+    images = from_pixels(held_out.of(range(4)).pixels)
+    with torch.no_grad():
+        found, sheets = loop.validate(loop.model, 0)
+        codes = loop.model.encode(images)
+        after = loop.model.decode(codes, 16, 16)
+    assert found == {"psnr": pytest.approx(float(psnr(after, images).mean())), "codes_used": len(codes.unique())}
+    assert sheets["reconstruction"].width > 8 * 32  # four pairs
 
 
 def test_options_that_are_off_take_nothing(pictures: Path) -> None:

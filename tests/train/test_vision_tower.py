@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from showo.tokens import TextTokenizer
 from showo.train.checkpoint import checkpoints
 from showo.train.config import VisionTowerTraining, load_config
 from showo.train.loop import TrainLoop
-from showo.train.vision_tower import retrieval, train_vision_tower, vision_tower_loop
+from showo.train.vision_tower import pair_batches, retrieval, train_vision_tower, vision_tower_loop
 from tests.train.conftest import webdataset
 
 transformers = pytest.importorskip("transformers")
@@ -107,6 +108,27 @@ def test_it_learns_which_caption_belongs_to_a_picture(pictures: Path, tmp_path: 
         figures, _ = loop.validate(loop.model, 120)
     assert figures == {"caption_found": 1.0, "picture_found": 1.0}
     assert checkpoints(tmp_path)[-1].name == "step-000120"
+
+
+def test_validation_is_the_mean_over_all_held_out_pictures(pictures: Path, tmp_path: Path) -> None:
+    """Each is compared with those of its batch, of which the last one is smaller."""
+    loop = vision_tower_loop(small_training(pictures, "batch=3"), tmp_path, Console(quiet=True))
+    config: Any = loop.config
+    held_out = pair_batches("held_out", config, config.held_out, TextTokenizer.from_file(config.text_tokenizer))
+    with torch.no_grad():
+        found, _ = loop.validate(loop.model, 0)
+        batches = [held_out.of(numbers) for numbers in (range(3), range(3, 4))]
+        each = [retrieval(loop.model(b.pixels, b.texts, b.lengths), b.texts) for b in batches]
+    assert found == {name: float(torch.cat([some[name] for some in each]).mean()) for name in each[0]}
+    assert each[1]["caption_found"].tolist() == [1]  # alone in its batch
+
+
+def test_similarities_are_bounded() -> None:
+    model = towers()
+    model.logit_scale.data.fill_(9.0)
+    with torch.no_grad():
+        found = model(some_pixels(3), torch.randint(49, (3, 5)), torch.tensor([5, 5, 5]))
+    assert found.abs().max() <= 100
 
 
 def test_a_micro_batch_compares_its_own_pictures(pictures: Path, tmp_path: Path) -> None:

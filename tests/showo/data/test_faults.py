@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,19 @@ def test_every_source_has_an_order_of_its_own() -> None:
     drawn = Pool([Numbers(range(0)), Numbers(range(0))], [SourceConfig()] * 2, 5).draw(range(100), number)
     first, second = ([each.index for each in drawn if each.source == source] for source in (0, 1))
     assert all(a != b for a, b in zip(first, second))
+
+
+def test_a_source_is_read_by_blocks_where_so_wished() -> None:
+    """Of ten samples that follow one another; those of two blocks are mixed."""
+    drawn = Pool([Numbers(range(0))], [SourceConfig(block=10, window=2)], 5).draw(range(1000), number)
+    order = [each.index for each in drawn]
+    assert sorted(order) == list(range(1000))
+    runs = []
+    for start in range(0, 1000, 20):
+        numbers = sorted(order[start : start + 20])
+        runs.append(1 + sum(b - a > 1 for a, b in pairwise(numbers)))
+    assert max(runs) <= 3  # one may run over the end of the source
+    assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 300
 
 
 def test_faults_are_logged_and_too_many_stop_the_run_with_a_table(caplog: pytest.LogCaptureFixture) -> None:

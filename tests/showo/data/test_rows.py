@@ -178,6 +178,21 @@ def test_a_step_has_the_same_rows_whatever_its_micro_batches(making: Making) -> 
                 assert found == rows_of(batch, name)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_rows_are_dealt_to_ranks_in_turn(making: Making, ranks: int) -> None:
+    """Each row once; and after every micro-batch no rank has had more than one row more than another."""
+    alone = micro_batches(making, 2)
+    streams, vocabulary = alone.streams, making.prompting.vocabulary
+    dealt = [MicroBatches(streams, vocabulary, SIDE**2, 2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    had = [0] * ranks
+    for position in range(8):
+        numbers = [each.numbers(position) for each in dealt]
+        for name, whole in alone.numbers(position).items():
+            assert sorted(number for some in numbers for number in some[name]) == list(whole)
+        had = [count + sum(map(len, some.values())) for count, some in zip(had, numbers, strict=True)]
+        assert max(had) - min(had) <= 1
+
+
 def test_rows_go_through_all_samples_and_differ_each_time(making: Making) -> None:
     make = micro_batches(making, rows=8)
     epochs = [make(0), make(1)]
