@@ -45,8 +45,8 @@ def ways(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_augmentation_turns_scales_moves_mirrors_and_swaps() -> None:
-    height, width, count = 48, 64, 200
-    moved, channels = zip(*(ways(augment(maps(count, height, width), 1.0, generator())) for _ in range(4)))
+    height, width, count = 48, 64, 100
+    moved, channels = zip(*(ways(augment(maps(count, height, width), 1.0, generator())) for _ in range(8)))
     across, down, shift = torch.cat(moved).unbind(2)
     scale = down.norm(dim=1)
     torch.testing.assert_close(across.norm(dim=1), scale, rtol=1e-4, atol=0)
@@ -54,13 +54,14 @@ def test_augmentation_turns_scales_moves_mirrors_and_swaps() -> None:
     mirrored = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0] < 0
     degrees = torch.rad2deg(torch.atan2(-down[:, 0], down[:, 1]))
     pixels = shift * torch.tensor([width / 2, height / 2])
-    for values, low, high in ((degrees, -15, 15), (scale, 0.8, 1.2), (pixels, -6, 6)):
+    for values, low, high in ((degrees, -15, 15), (scale, 0.8, 1.2), *((each, -6, 6) for each in pixels.T)):
         near = (high - low) / 20
         assert low - 1e-3 < values.min() < low + near
         assert high - near < values.max() < high + 1e-3
     assert 0.4 < mirrored.float().mean() < 0.6
     swapped = [(each != torch.arange(3)).any(1).float().mean() for each in channels]
-    assert all(share == 0 or 0.15 < share < 0.45 for share in swapped)  # 0 where the drawn order is the one before
+    assert any(swapped)
+    assert all(share == 0 or 0.1 < share < 0.5 for share in swapped)  # 0 where the drawn order is the one before
     assert torch.equal(augment(torch.ones(2, 3, 32, 32), 1.0, generator()), torch.ones(2, 3, 32, 32))  # white stays
 
 
