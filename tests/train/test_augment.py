@@ -1,5 +1,7 @@
 """Pictures varied at random: what changes, what must not, and how pairs are joined."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,8 +62,8 @@ def test_augmentation_turns_scales_moves_mirrors_and_swaps() -> None:
         assert high - near < values.max() < high + 1e-3
     assert 0.4 < mirrored.float().mean() < 0.6
     swapped = [(each != torch.arange(3)).any(1).float().mean() for each in channels]
-    assert any(swapped)
-    assert all(share == 0 or 0.1 < share < 0.5 for share in swapped)  # 0 where the drawn order is the one before
+    seen = [float(share) for share in swapped if share]  # none is where the drawn order is the one before
+    assert 0.2 < sum(seen) / len(seen) < 0.4
     assert torch.equal(augment(torch.ones(2, 3, 32, 32), 1.0, generator()), torch.ones(2, 3, 32, 32))  # white stays
 
 
@@ -78,7 +80,7 @@ def test_most_recoloured_pictures_keep_channels_in_some_order() -> None:
     most, which = mixed.max(2)
     clear = most.min(1).values > 0.85
     assert 0.08 < clear.float().mean() < 0.4  # a little mixed; the others more
-    assert len({*map(tuple, which[clear].tolist())}) == 6  # orders
+    assert {*permutations(range(3))} <= {*map(tuple, which[clear].tolist())}
     assert most.min() < 0.5
 
 
