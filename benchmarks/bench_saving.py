@@ -62,7 +62,7 @@ def main() -> None:
 
     waits, wholes, alone, beside = [], [], [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        saver = Saver(Path(folder), Parallel(model), optimizer, None, LoopConfig(steps=1, keep_checkpoints=1), None)
+        saver = Saver(Path(folder), Parallel(model), optimizer, None, LoopConfig(steps=1, keep_checkpoints=1), {}, None)
         number = 0
         for _ in range(options.rounds):
             alone.append(median(seconds(step) for _ in range(20)))

@@ -60,7 +60,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 def save(run: Path, step: int, attach: Any = None) -> Path:
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters())
-    saver = Saver(run, Parallel(model), optimizer, None, LoopConfig(steps=9, keep_checkpoints=9), attach)
+    saver = Saver(run, Parallel(model), optimizer, None, LoopConfig(steps=9, keep_checkpoints=9), {}, attach)
     path = saver.start(step)
     saver.wait()
     return path

@@ -15,6 +15,8 @@ import torch
 import yaml
 from rich.console import Console
 
+from showo.data.faults import open_pool
+from showo.data.sources.config import SourceConfig
 from showo.errors import CheckpointError, OutputError, RunInUseError, UserError
 from showo.lock import run_lock
 from showo.train.checkpoint import _differences, checkpoints
@@ -22,6 +24,7 @@ from showo.train.checksums import write_checksums
 from showo.train.config import ShowoTraining, load_config, to_yaml
 from showo.train.image_tokenizer import train_tokenizer
 from showo.train.loop import TrainLoop
+from showo.train.pools import SourceFacts, changed_sources, facts_of, facts_to_json
 from showo.train.saving import Saver
 from tests.train.test_image_tokenizer import small_training
 
@@ -160,6 +163,57 @@ def test_an_option_that_is_younger_than_the_run_had_its_default(pictures: Path, 
     assert train(pictures, run, resume=True)[0].step == 6
     with pytest.raises(CheckpointError, match=r"another configuration: recolour 0\.0 -> 0\.5;"):
         train(pictures, run, "recolour=0.5", resume=True)
+
+
+@pytest.fixture
+def own(pictures: Path, run: Path, tmp_path: Path) -> Path:
+    """A copy of the pictures, which that run has read by patterns, as a test may change it."""
+    for path in checkpoints(run):
+        facts = (path / "training.json").read_text().replace(str(pictures), str(tmp_path / "own"))
+        (path / "training.json").write_text(facts)
+        write_checksums(path)
+    return shutil.copytree(pictures, tmp_path / "own")
+
+
+def test_a_run_goes_on_with_the_samples_that_it_began_with(own: Path, run: Path) -> None:
+    """Copies of its files are the same; one more, or another one of as many samples, is not."""
+    assert train(own, run, resume=True)[0].step == 6
+    refused = rf"^resume: .*step-000006 was made with other data: pictures: webdataset {own}.* had 16 samples and has "
+    more = shutil.copy(own / "val-0000.tar", own / "train-0001.tar")
+    with pytest.raises(CheckpointError, match=refused + "20; resume with the old files, or begin another run"):
+        train(own, run, resume=True)
+    more.unlink()
+    (own / "train-0000.tar").rename(more)
+    with pytest.raises(CheckpointError, match=refused + "16 of other files; "):
+        train(own, run, resume=True)
+
+
+def test_a_checkpoint_that_says_nothing_of_its_data_takes_what_is_there(own: Path, run: Path) -> None:
+    """Such as one of an older version."""
+    for path in checkpoints(run):
+        facts = json.loads((path / "training.json").read_text())
+        del facts["sources"]
+        (path / "training.json").write_text(json.dumps(facts))
+        write_checksums(path)
+    shutil.copy(own / "val-0000.tar", own / "train-0001.tar")
+    assert train(own, run, resume=True)[0].step == 6
+
+
+def test_folders_of_classes_are_known_by_their_pictures(tmp_path: Path) -> None:
+    picture = tmp_path / "objects" / "n1" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    (tmp_path / "names.txt").write_text("n1 one\n")
+    config = SourceConfig("imagenet", [str(tmp_path / "objects")], class_names=str(tmp_path / "names.txt"))
+
+    def facts() -> dict[str, list[SourceFacts]]:
+        return facts_of({"t2i": open_pool([config], 0, tmp_path / "cache")})
+
+    before = facts_to_json(facts())
+    assert changed_sources(before, facts()) == []
+    picture.rename(picture.with_name("b.png"))
+    (changed,) = changed_sources(before, facts())
+    assert changed.endswith("objects had 1 samples and has 1 of other files")
 
 
 def test_so_many_checkpoints_are_kept_as_configured(pictures: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Training:
         self.parallel = Parallel(self.model)
         self.optimizer = make_optimizer(self.model, self.config.optimizer)
         self.average = WeightAverage(self.model, 0.5)
-        self.saver = Saver(run, self.parallel, self.optimizer, self.average, self.config, None)
+        self.saver = Saver(run, self.parallel, self.optimizer, self.average, self.config, {}, None)
 
     def step(self) -> None:
         self.model(torch.randn(4, 8)).square().mean().backward()
@@ -47,7 +47,7 @@ class Training:
 
     def load(self, said: list[str] | None = None) -> int | None:
         tell = (said if said is not None else []).append
-        return load_checkpoint(self.run, self.parallel, self.optimizer, self.average, self.config, tell)
+        return load_checkpoint(self.run, self.parallel, self.optimizer, self.average, self.config, {}, tell)
 
 
 @pytest.fixture

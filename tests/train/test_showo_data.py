@@ -66,7 +66,7 @@ def test_samples_hang_on_the_step_alone(folders: Folders, tmp_path: Path) -> Non
     common = ["accumulate=2", "t2i.batch=4", "mmu.batch=4", "lm.batch=2", "question_share=0.5"]
     two = "[{layout: webdataset, files: [%s/train-*.tar]}, {layout: webdataset, files: [%s/val-*.tar], weight: 0.5}]"
     common.append(f"t2i.data={two % (folders['pictures'], folders['pictures'])}")
-    common.append("t2i.held_out=[]")
+    common += ["t2i.held_out=[]", "mmu.held_out=[]"]
     recorded = list(data(small_training(folders, *common, "workers=0"), tmp_path).between(0, 16))
     assert {source for rows in recorded for source, _ in keys(rows)["t2i"]} == {0, 1}
     for workers in (1, 3):
@@ -320,11 +320,15 @@ def test_a_file_is_not_learned_and_held_out(folders: Folders, tmp_path: Path, pa
     (folder / "link.tar").symlink_to("train-0000.tar")
     named = webdataset(folder / "train-*.tar", folder / "val-*.tar")
     held_out = webdataset(pattern.format(folder=folder, name=folder.name))
-    files = r"held_out\[0\]\.files must be other files than those of data, got .*\.tar"
-    with pytest.raises(ConfigError, match=r"^t2i\." + files):
+    files = r"held_out\[0\]\.files must be other files than those of {}data, got .*\.tar"
+    with pytest.raises(ConfigError, match=r"^t2i\." + files.format(r"t2i\.")):
         data(small_training(folders, f"t2i.data={named}", f"t2i.held_out={held_out}"), tmp_path)
+    shutil.copy(folder / "val-0000.tar", tmp_path / "other.tar")
+    apart = [f"t2i.data={named}", "t2i.held_out=[]", f"mmu.data={webdataset(tmp_path / 'other.tar')}"]
+    with pytest.raises(ConfigError, match=r"^mmu\." + files.format(r"t2i\.")):
+        data(small_training(folders, *apart, f"mmu.held_out={held_out}"), tmp_path)
     tokenizer = load_config(TokenizerTraining, "tiny-image-tokenizer", [f"data={named}", f"held_out={held_out}"])
-    with pytest.raises(ConfigError, match="^" + files):
+    with pytest.raises(ConfigError, match="^" + files.format("")):
         tokenizer_loop(tokenizer, tmp_path, Console(quiet=True))
 
 

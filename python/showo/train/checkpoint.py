@@ -3,7 +3,7 @@
 RUN/checkpoints/step-000500/   config.json ...   (what belongs to the model besides its weights)
                                state/            (all tensors of the training, as torch.distributed.checkpoint writes
                                                  them, each once: weights, their averages, the optimizer's state)
-                               training.json     (the step, the configuration, versions)
+                               training.json     (the step, the configuration, what the sources hold, versions)
                                SHA256SUMS        (of all files, checked before a run goes on)
 RUN/checkpoints/latest         (the name of the newest one)
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from showo.train.checksums import check_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.parallel import Parallel
+from showo.train.pools import SourceFacts, changed_sources
 
 OPTIMIZER = "optimizer."  # how the names of the optimizer's tensors begin: optimizer.exp_avg.NAME OF THE PARAMETER
 _OLD_NAME = "training.pt"  # of checkpoints that older versions have written
@@ -83,18 +84,21 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
     config: LoopConfig,
+    source_facts: Mapping[str, Sequence[SourceFacts]],
     tell: Callable[[str], object],
 ) -> int | None:
     """Loads the newest whole checkpoint into model, optimizer and average; returns its step, None without one.
 
     All ranks call this together. Each reads what it has of the tensors, however many ranks have written them; rank 0
     finds the checkpoint. Newer ones that are damaged are set aside, under a name with ".damaged"; `tell` gets a line
-    about each. Raises CheckpointError if all are damaged, or if the run was made with another configuration: it would
-    not be the same run.
+    about each. source_facts: of the sources of every stream, as they are now, on rank 0.
+
+    Raises CheckpointError if all are damaged, or if the run was made with another configuration, or with other files
+    of data: it would not be the same run.
     """
     optimizer.state.clear()
     shapes = {name: tuple(x.shape) for name, x in tensors_of(parallel.model, optimizer, average).items()}
-    found = _newest_whole(run, shapes, config, tell) if parallel.ranks.first else None
+    found = _newest_whole(run, shapes, config, source_facts, tell) if parallel.ranks.first else None
     found = parallel.ranks.from_first(found)
     if found is None:
         return None
@@ -122,24 +126,24 @@ def _make_room(optimizer: torch.optim.Optimizer, model: nn.Module, stored: Mappi
 
 
 def _newest_whole(
-    run: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig, tell: Callable[[str], object]
+    run: Path,
+    shapes: dict[str, tuple[int, ...]],
+    config: LoopConfig,
+    source_facts: Mapping[str, Sequence[SourceFacts]],
+    tell: Callable[[str], object],
 ) -> tuple[Path, int] | None:
     """The newest whole checkpoint, and its step. shapes: of the tensors that it has to hold, among others."""
     damaged: list[tuple[Path, CheckpointError]] = []
     for path in reversed(checkpoints(run)):
         try:
-            step, differing = _check(path, shapes, config)
+            step, refusal = _check(path, shapes, config, source_facts)
         except CheckpointError as error:
             damaged.append((path, error))
             continue
-        if not differing:
-            _set_aside(damaged, path, tell)
-            return path, step
-        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-        raise CheckpointError(
-            f"resume: {path} was made with another configuration: {', '.join(differing[:_SHOWN])}{more}; resume with "
-            "the old values, or begin another run with init_from"
-        )
+        if refusal:
+            raise CheckpointError(f"resume: {path} was made with {refusal}, or begin another run with init_from")
+        _set_aside(damaged, path, tell)
+        return path, step
     if damaged:
         reasons = "; ".join(str(error) for _, error in damaged)
         raise CheckpointError(f"resume: no checkpoint of {run} is whole: {reasons}")
@@ -157,8 +161,16 @@ def _set_aside(damaged: list[tuple[Path, CheckpointError]], used: Path, tell: Ca
         tell(f"damaged checkpoint: {error}; set aside as {aside.name}, going on from {used.name}")
 
 
-def _check(path: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig) -> tuple[int, list[str]]:
-    """The step of a checkpoint that is whole, and how its configuration differs. Raises CheckpointError."""
+def _check(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    config: LoopConfig,
+    source_facts: Mapping[str, Sequence[SourceFacts]],
+) -> tuple[int, str]:
+    """The step of a checkpoint that is whole, and what it was made with that is not so any more: "" for nothing.
+
+    Raises CheckpointError.
+    """
     if (path / _OLD_NAME).exists():
         raise CheckpointError(
             f"{path} is of an older version, which cannot be resumed; begin another run with init_from={path}"
@@ -167,12 +179,19 @@ def _check(path: Path, shapes: dict[str, tuple[int, ...]], config: LoopConfig) -
     facts = read_facts(path)
     if step_name(facts["step"]) != path.name:
         raise CheckpointError(f"{path / FACTS_NAME} is of step {facts['step']}")
-    differing = _differences(facts["config"], config)
-    if not differing:
-        stored = stored_shapes(path / STATE_NAME)
-        found = {name: shape for name, shape in stored.items() if not name.startswith(OPTIMIZER)}
-        check_names_and_shapes(shapes, found, what=str(path / STATE_NAME), into="this training")
-    return facts["step"], differing
+    if differing := _differences(facts["config"], config):
+        return facts["step"], f"another configuration: {_first(differing)}; resume with the old values"
+    if changed := changed_sources(facts.get("sources", {}), source_facts):
+        return facts["step"], f"other data: {_first(changed)}; resume with the old files"
+    stored = stored_shapes(path / STATE_NAME)
+    found = {name: shape for name, shape in stored.items() if not name.startswith(OPTIMIZER)}
+    check_names_and_shapes(shapes, found, what=str(path / STATE_NAME), into="this training")
+    return facts["step"], ""
+
+
+def _first(differences: list[str]) -> str:
+    more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    return ", ".join(differences[:_SHOWN]) + more
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def tokenizer_loop(config: TokenizerTraining, run: Path, console: Console | None
     model.encoder.requires_grad_(config.train_encoder)
     pictures = picture_batches("data", config, config.data)
     data = Loader(pictures, workers=config.workers, prefetch=config.prefetch)
-    check_apart("", config.data, config.held_out)
+    check_apart({"data": config.data}, {"held_out": config.held_out})
     held_out = picture_batches("held_out", config, config.held_out) if config.held_out else None
     weights = loss_weights(config)
 

@@ -33,6 +33,7 @@ from showo.train.meter import Meter, peak_memory
 from showo.train.optimizer import learning_rate, make_optimizer
 from showo.train.out_of_memory import explained_lack_of_memory
 from showo.train.parallel import Parallel
+from showo.train.pools import facts_of
 from showo.train.profile import profiled_steps
 from showo.train.progress import TrainProgress
 from showo.train.ranks import Ranks
@@ -84,7 +85,8 @@ class TrainLoop(Generic[B]):
         self.console = console or Console(stderr=True)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
-        self.saver = Saver(run, parallel, self.optimizer, self.average, config, attach)
+        self.source_facts = facts_of(pools) if self.ranks.first else {}  # before anything can change under the run
+        self.saver = Saver(run, parallel, self.optimizer, self.average, config, self.source_facts, attach)
         self.step = 0
         self.history: list[float] = []  # the loss of every step
         self._faults = {
@@ -96,7 +98,9 @@ class TrainLoop(Generic[B]):
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint of the run folder; False where there is none."""
-        step = load_checkpoint(self.run_folder, self.parallel, self.optimizer, self.average, self.config, self.tell)
+        step = load_checkpoint(
+            self.run_folder, self.parallel, self.optimizer, self.average, self.config, self.source_facts, self.tell
+        )
         if step is None:
             return False
         self.step = step

@@ -66,12 +66,13 @@ class RowStreams:
     tower: TowerSizes
 
     def open(self, name: str, *, held_out: bool) -> RowStream:
-        """The rows of a stream, which is to have sources. Raises as `open_samples` and `check_apart`."""
+        """The rows of a stream, which is to have sources. Raises as `open_samples`; held out, as `check_apart`."""
         stream, form = getattr(self.config, name), self._format(name, held_out)
         seed = int(hashed_words(self.config.seed, STREAMS.index(name))[0])
         sources = stream.held_out if held_out else stream.data
         if held_out:
-            check_apart(f"{name}.", stream.data, stream.held_out)
+            learned = {f"{name}.data": stream.data for name, stream in self.config.streams.items()}
+            check_apart(learned, {f"{name}.held_out": sources})
         pool = open_samples(f"{name}.{'held_out' if held_out else 'data'}", sources, form.kinds, seed)
         return RowStream(name, form, pool, stream.batch, seed)
 

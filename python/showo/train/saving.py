@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +31,7 @@ from showo.train.checksums import write_checksums
 from showo.train.config import LoopConfig, to_yaml
 from showo.train.ema import WeightAverage
 from showo.train.parallel import Parallel, local_part
+from showo.train.pools import SourceFacts, facts_to_json
 from showo_ext import __version__
 
 # What DCP says where one process trains, to whom there is nothing to say.
@@ -55,6 +56,7 @@ class _Writer(FileSystemWriter):
 class Saver:
     """Writes the checkpoints of a run, one at a time. All ranks have one, and call its methods together.
 
+    source_facts: of the sources of every stream, on rank 0.
     attach: called with every checkpoint's folder, to write what belongs to the model besides its weights.
     """
 
@@ -65,11 +67,12 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
         config: LoopConfig,
+        source_facts: Mapping[str, Sequence[SourceFacts]],
         attach: Callable[[Path], object] | None,
     ) -> None:
         self.folder, self.run = run / "checkpoints", run
         self.parallel, self.optimizer, self.average = parallel, optimizer, average
-        self.config, self.attach = config, attach
+        self.config, self.source_facts, self.attach = config, source_facts, attach
         self._group = dist.new_group(backend="gloo") if parallel.ranks.count > 1 else None
         self._thread = ThreadPoolExecutor(1)
         self._writer = _Writer(self.folder, per_thread_copy_ahead=0)  # what it writes is on the CPU already
@@ -124,6 +127,7 @@ class Saver:
         facts = {
             "step": step,
             "config": to_yaml(self.config),
+            "sources": facts_to_json(self.source_facts),
             "versions": {"showo": __version__, "torch": torch.__version__},
         }
         try:

@@ -42,7 +42,7 @@ def vision_tower_loop(config: VisionTowerTraining, run: Path, console: Console |
     model = fresh_model(build, config.seed).to(device)
     pairs = pair_batches("data", config, config.data, tokenizer)
     data = Loader(pairs, workers=config.workers, prefetch=config.prefetch)
-    check_apart("", config.data, config.held_out)
+    check_apart({"data": config.data}, {"held_out": config.held_out})
     held_out = pair_batches("held_out", config, config.held_out, tokenizer) if config.held_out else None
 
     def compared(model: ContrastiveTowers, batch: PairBatch) -> tuple[Tensor, Tensor]:
