@@ -31,8 +31,8 @@ def hung(engine: Engine, request: Draw = SHORT) -> Ticket:
     return ticket
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["while a prompt is read", "in a step"])
-def test_nothing_is_begun(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+def hanging(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, ...]:
+    """From the first event on forward passes set the second one, and hang until the third."""
     hangs, go_on = threading.Event(), threading.Event()
 
     def hang(hidden: Any) -> Any:
@@ -40,7 +40,12 @@ def test_nothing_is_begun(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, 
         go_on.wait(60)
         return hidden
 
-    now = planted(pipe, monkeypatch, hang)
+    return planted(pipe, monkeypatch, hang), hangs, go_on
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["while a prompt is read", "in a step"])
+def test_nothing_is_begun(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    now, hangs, go_on = hanging(pipe, monkeypatch)
     with Engine(pipe) as engine:
         if first:
             now.set()
@@ -81,14 +86,17 @@ def test_its_readers_go_when_their_time_is_over(
 
 def test_closing_leaves_it_behind(pipe: ShowoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("showo.engine.batching.engine._LOOK_SECONDS", 0.01)
-    go_on = held(pipe, monkeypatch)
+    now, hangs, go_on = hanging(pipe, monkeypatch)
     engine = Engine(pipe)
-    running, waiting = hung(engine), engine.submit(SHORT)
+    running, reader = begun(engine)
+    now.set()
+    assert hangs.wait(60)
+    waiting = engine.submit(SHORT)
     engine.step_seconds = 0.0
     engine.close()
-    for ticket in (running, waiting):
+    for each in (reader, waiting):
         with pytest.raises(EngineClosedError):
-            ticket.result()
+            list(each)
     assert engine._thread.is_alive()
     go_on.set()
     engine._thread.join(60)
