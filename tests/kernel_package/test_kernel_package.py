@@ -46,7 +46,7 @@ TESTS = [
     "rope_qkv/test_rope_qkv.py::test_values_and_gradients",
     "rope_qkv/test_rope_qkv.py::test_into_cache",
     "rope_qkv/test_rope_qkv.py::test_slots_out_of_range",
-    "rope_qkv/test_rope_qkv.py::test_compiles",
+    "rope_qkv/test_operator.py::test_compiles",
     "codebook/test_lfq.py::test_follows_the_definition",
     "codebook/test_lfq.py::test_opcheck",
     "codebook/test_lfq.py::test_compiles",

@@ -53,7 +53,7 @@ def test_prompts_and_questions_are_cleaned() -> None:
     pipe = ShowoPipeline.from_pretrained()
     with pytest.raises(TypeError, match=r"a sequence of texts, got the text 'red'; write \['red'\]"):
         pipe.text_ids("red")
-    with pytest.raises(TypeError, match="text must be a str, got bytes"):
+    with pytest.raises(TypeError, match=r"prompt must be a text, or a list of texts, got \[b'red'\]"):
         pipe.generate([b"red"])  # type: ignore[list-item]
     clean, same = (pipe.generate([prompt], steps=2)[0] for prompt in ("red apple", "\ufeffred  apple\n"))
     assert clean.tobytes() == same.tobytes()

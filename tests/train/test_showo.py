@@ -133,7 +133,7 @@ def test_held_out_rows_are_the_same_whatever_training_rows_draw(folders: Folders
     texts = TextTokenizer.from_file(config.text_tokenizer)
     config.t2v.held_out = config.t2v.data
     streams = RowStreams(config, texts, 4, TowerSizes())
-    with pytest.raises(ConfigError, match=r"^t2v\.held_out\[0\]\.files must be other files than those of data"):
+    with pytest.raises(ConfigError, match=r"^t2v\.held_out\[0\]\.files must be other files than those of t2v\.data"):
         streams.open("t2v", held_out=True)
     shutil.copytree(tmp_path / "steps", tmp_path / "others")
     config.t2v.held_out = [SourceConfig(layout="sequences", files=[str(tmp_path / "others" / steps.name)])]
